@@ -1,0 +1,26 @@
+import { TestEnvironment } from "jest-environment-node";
+
+/**
+ * onnxruntime-node checks `instanceof Float32Array` against the constructors of the outer realm, so the sandbox of a
+ * test gets those.
+ */
+export default class OuterTypedArrays extends TestEnvironment {
+  constructor(config, context) {
+    super(config, context);
+    for (const type of [
+      Float32Array,
+      Float64Array,
+      Int8Array,
+      Uint8Array,
+      Int16Array,
+      Uint16Array,
+      Int32Array,
+      Uint32Array,
+      BigInt64Array,
+      BigUint64Array,
+      ArrayBuffer,
+    ]) {
+      this.global[type.name] = type;
+    }
+  }
+}
