@@ -1,0 +1,117 @@
+import { randomBytes } from "node:crypto";
+import { constants } from "node:fs";
+import { access, type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import { fileError } from "./file-error.ts";
+
+const marker = ".partial-";
+
+/** A name beside `path`, in the same file system, that says whose unfinished work it is. */
+const temporaryName = (path: string): string =>
+  join(dirname(path), `.${basename(path)}${marker}${process.pid}-${randomBytes(4).toString("hex")}`);
+
+/** Whether a file or folder name is that of unfinished work of this module, left behind by a killed process. */
+export const isPartial = (name: string): boolean => name.startsWith(".") && name.includes(marker);
+
+/** Removes what killed writers left in `folder`. Only for the one process that may write there. */
+export const removePartials = async (folder: string): Promise<void> => {
+  for (const name of await readdir(folder))
+    if (isPartial(name)) await rm(join(folder, name), { recursive: true, force: true });
+};
+
+/** Flushes a folder's entries to disk, so that a rename in it survives a loss of power. */
+export const syncFolder = async (folder: string): Promise<void> => {
+  if (process.platform === "win32") return; // folders cannot be opened there
+  const handle = await open(folder, constants.O_RDONLY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+};
+
+/** Largest single write: the system call takes no more than 2 GiB. */
+const largestWrite = 2 ** 30;
+
+const writeAll = async (handle: FileHandle, bytes: Uint8Array): Promise<void> => {
+  for (let offset = 0; offset < bytes.length; ) {
+    const { bytesWritten } = await handle.write(bytes, offset, Math.min(bytes.length - offset, largestWrite));
+    offset += bytesWritten;
+  }
+};
+
+/**
+ * Writes a file whole or not at all: to a temporary name in the same folder, flushed, then renamed over `path`.
+ * Missing parent folders are made.
+ *
+ * @param content the text, the bytes, or pieces of bytes in order (so that large files need no copy in memory)
+ * @throws RequestError or RunError naming `path` where the file system refuses
+ */
+export const writeFileAtomic = async (
+  path: string,
+  content: string | Uint8Array | Iterable<Uint8Array>,
+): Promise<void> => {
+  const pieces =
+    typeof content === "string" ? [Buffer.from(content)] : ArrayBuffer.isView(content) ? [content] : content;
+  const temporary = temporaryName(resolve(path));
+  try {
+    await mkdir(dirname(temporary), { recursive: true });
+    try {
+      const handle = await open(temporary, "wx");
+      try {
+        for (const piece of pieces) await writeAll(handle, piece);
+        await handle.sync();
+      } finally {
+        await handle.close();
+      }
+      await rename(temporary, path);
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    }
+    await syncFolder(dirname(temporary));
+  } catch (error) {
+    throw fileError(error, "write", path);
+  }
+};
+
+const exists = async (path: string): Promise<boolean> =>
+  access(path).then(
+    () => true,
+    () => false,
+  );
+
+/**
+ * Writes a folder whole or not at all: `fill` writes into a temporary folder beside `path`, which is flushed and renamed.
+ * A folder that stands at `path` already is replaced; missing parent folders are made.
+ *
+ * @param fill writes the files into the folder that it is given, none deeper than that folder, each flushed by itself
+ *   (as `writeFileAtomic` does)
+ * @throws RequestError or RunError naming `path` where the file system refuses
+ */
+export const writeFolderAtomic = async (path: string, fill: (folder: string) => Promise<void>): Promise<void> => {
+  const target = resolve(path);
+  const temporary = temporaryName(target);
+  try {
+    await mkdir(temporary, { recursive: true });
+    try {
+      await fill(temporary);
+      await syncFolder(temporary);
+      if (await exists(target)) await removeAtomic(target);
+      await rename(temporary, target);
+    } catch (error) {
+      await rm(temporary, { recursive: true, force: true });
+      throw error;
+    }
+    await syncFolder(dirname(target));
+  } catch (error) {
+    throw fileError(error, "write", path);
+  }
+};
+
+/** Removes a file or folder so that it is seen whole or not at all: renamed first, then deleted. */
+export const removeAtomic = async (path: string): Promise<void> => {
+  const temporary = temporaryName(resolve(path));
+  await rename(path, temporary);
+  await rm(temporary, { recursive: true, force: true });
+};
