@@ -13,7 +13,7 @@ describe("known answers", () => {
     );
   });
 
-  test("xoshiro128** from the state 1, 2, 3, 4 (its reference code in Python)", () => {
+  test("xoshiro128** from the state 1, 2, 3, 4, as computed from the published code in Python", () => {
     const r = xoshiro([1, 2, 3, 4]);
     const words = Array.from({ length: 10 }, () => r.uniform() * 2 ** 32);
     expect(words).toEqual([
