@@ -1,0 +1,71 @@
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  writeSync,
+} from "node:fs";
+import { dirname } from "node:path";
+import { fileError } from "./file-error.ts";
+
+/**
+ * A log on disk that only grows, cut back to a known length when a run resumes. Writes are synchronous, so lines keep
+ * their order and a killed process loses nothing that was written.
+ */
+export class AppendFile {
+  readonly path: string;
+  readonly #fd: number;
+  #size: number;
+
+  /**
+   * Opens or makes the file.
+   *
+   * @param length bytes to keep of what it holds; a file that is shorter is kept as it is
+   * @throws RequestError or RunError naming the file where the file system refuses
+   */
+  constructor(path: string, length: number) {
+    this.path = path;
+    try {
+      mkdirSync(dirname(path), { recursive: true });
+      this.#fd = openSync(path, "a");
+      this.#size = fstatSync(this.#fd).size;
+      if (this.#size > length) {
+        ftruncateSync(this.#fd, length);
+        this.#size = length;
+      }
+    } catch (error) {
+      throw fileError(error, "write", path);
+    }
+  }
+
+  /** Length in bytes. */
+  get size(): number {
+    return this.#size;
+  }
+
+  append(content: string | Uint8Array): void {
+    const bytes = typeof content === "string" ? Buffer.from(content) : content;
+    try {
+      for (let offset = 0; offset < bytes.length; ) offset += writeSync(this.#fd, bytes, offset);
+    } catch (error) {
+      throw fileError(error, "write", this.path);
+    }
+    this.#size += bytes.length;
+  }
+
+  /** Flushes to disk. */
+  sync(): void {
+    fsyncSync(this.#fd);
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}
+
+/** Length in bytes of the whole lines of a text file; 0 where it is missing. */
+export const wholeLines = (path: string): number => (existsSync(path) ? readFileSync(path).lastIndexOf("\n") + 1 : 0);

@@ -1,0 +1,16 @@
+/** A setting as users write it, in flags and files: `attackSteps` → `attack-steps`. */
+export const kebabCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+
+/** A setting as code names it, from any spelling: `attack-steps`, `attack_steps` → `attackSteps`. */
+export const camelCase = (name: string): string =>
+  name.replace(/[-_]+(.)/g, (_, letter: string) => letter.toUpperCase());
+
+/** What a setting may hold; undefined where it is not given and has no default. */
+export type SettingValue = string | number | boolean | readonly number[] | readonly string[] | undefined;
+
+/** A setting's value as messages print it. */
+export const printSetting = (value: SettingValue): string => {
+  if (value === undefined) return "not set";
+  if (Array.isArray(value)) return value.length === 0 ? "an empty list" : value.join(",");
+  return value === "" ? '""' : String(value);
+};
