@@ -1,0 +1,257 @@
+/** Graphs to ONNX files, through onnx-proto. */
+import onnxProto from "onnx-proto";
+import { dtypes } from "./dtype.ts";
+import { GraphError } from "./error.ts";
+import {
+  type Attribute,
+  type AttributeKind,
+  inputName,
+  isAbsent,
+  isConstant,
+  isInput,
+  type Node,
+  nodesOf,
+  type Subgraph,
+  type Type,
+  type Value,
+} from "./graph.ts";
+import type { Tensor } from "./tensor.ts";
+
+const { onnx } = onnxProto;
+type AttributeProto = onnxProto.onnx.IAttributeProto;
+type GraphProto = onnxProto.onnx.IGraphProto;
+type NodeProto = onnxProto.onnx.INodeProto;
+type TensorProto = onnxProto.onnx.ITensorProto;
+type ValueInfoProto = onnxProto.onnx.IValueInfoProto;
+
+export const OPSET = 17;
+export const IR_VERSION = 8;
+
+export interface ModelOptions {
+  readonly name?: string;
+  /** Key-value pairs kept in the file (metadata_props). */
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** Names for dimensions of inputs and outputs that may vary: `{ x: ["batch"] }` frees axis 0 of x. */
+  readonly dynamic?: Readonly<Record<string, readonly (string | null)[]>>;
+}
+
+/** An ONNX model: its bytes, what it takes and gives, and which node of the file came from where. */
+export interface Model {
+  readonly bytes: Uint8Array;
+  readonly inputs: Readonly<Record<string, Type>>;
+  readonly outputs: Readonly<Record<string, Type>>;
+  /** Nodes by their names in the file, for messages; control-flow bodies included. */
+  readonly nodes: ReadonlyMap<string, Node>;
+}
+
+const utf8 = new TextEncoder();
+
+/** TensorProto with raw data, as all engines read it. */
+export const tensorProto = (value: Tensor, name = ""): TensorProto => ({
+  name,
+  dims: [...value.shape],
+  dataType: dtypes[value.dtype].onnx,
+  rawData: new Uint8Array(value.data.buffer, value.data.byteOffset, value.data.byteLength),
+});
+
+/**
+ * Writes the graph that `outputs` need. `inputs` fixes the order of the model's inputs and may hold some that nothing
+ * reads; an input that is read but not listed follows in the order of use.
+ * Throws a GraphError where a composite op was not lowered, or a value escapes from a control-flow body.
+ */
+export const buildModel = (
+  outputs: Readonly<Record<string, Value>>,
+  inputs: readonly Value[] = [],
+  options: ModelOptions = {},
+): Model => {
+  const writer = new Writer();
+  const graph = writer.graph(options.name ?? "advcl", Object.entries(outputs), inputs, options.dynamic ?? {});
+  const bytes = onnx.ModelProto.encode(
+    onnx.ModelProto.create({
+      irVersion: IR_VERSION,
+      producerName: "advcl",
+      opsetImport: [...writer.domains].map((domain) => ({ domain, version: domain === "" ? OPSET : 1 })),
+      metadataProps: Object.entries(options.metadata ?? {}).map(([key, value]) => ({ key, value })),
+      graph,
+    }),
+  ).finish();
+  const typesOf = (values: Iterable<readonly [string, Value]>) =>
+    Object.fromEntries(Array.from(values, ([name, { dtype, shape }]) => [name, { dtype, shape }]));
+  return {
+    bytes,
+    inputs: typesOf(writer.modelInputs.map((value) => [inputName(value), value])),
+    outputs: typesOf(Object.entries(outputs)),
+    nodes: writer.nodes,
+  };
+};
+
+class Writer {
+  readonly domains = new Set([""]);
+  readonly nodes = new Map<string, Node>();
+  readonly modelInputs: Value[] = [];
+  private readonly names = new Map<Value, string>();
+  private readonly used = new Map<string, number>();
+
+  graph(
+    name: string,
+    outputs: readonly (readonly [string, Value])[],
+    inputs: readonly Value[],
+    dynamic: Required<ModelOptions>["dynamic"],
+  ): GraphProto {
+    const values = outputs.map(([, value]) => value);
+    const order = nodesOf(values, null);
+    const listed = new Set(inputs);
+    this.modelInputs.push(...inputs);
+    for (const node of order) {
+      const value = node.outputs[0] as Value;
+      if (isInput(value) && !listed.has(value)) this.modelInputs.push(value);
+    }
+    for (const value of this.modelInputs) {
+      const given = inputName(value);
+      if (this.used.has(given)) throw new GraphError("parameter", `two inputs are named ${given}`);
+      this.used.set(given, 1);
+      this.names.set(value, given);
+    }
+    const renamed: NodeProto[] = [];
+    for (const [wanted, value] of outputs) {
+      if (this.used.has(wanted)) throw new GraphError("parameter", `two inputs or outputs are named ${wanted}`);
+      this.used.set(wanted, 1);
+      if (!this.names.has(value) && !isConstant(value)) this.names.set(value, wanted);
+      else renamed.push({ name: this.unique(`${wanted}/Identity`), opType: "Identity", domain: "", output: [wanted] });
+    }
+    const scope = new Map<string, TensorProto>();
+    const node = order.filter((n) => !isInput(n.outputs[0] as Value)).map((n) => this.node(n, scope));
+    let next = 0;
+    for (const [wanted, value] of outputs)
+      if (this.names.get(value) !== wanted)
+        node.push({ ...(renamed[next++] as NodeProto), input: [this.nameOf(value, scope)] });
+    return {
+      name,
+      node,
+      initializer: [...scope.values()],
+      input: this.modelInputs.map((value) => this.info(value, inputName(value), dynamic[inputName(value)])),
+      output: outputs.map(([wanted, value]) => this.info(value, wanted, dynamic[wanted])),
+    };
+  }
+
+  private body(subgraph: Subgraph, path: string): GraphProto {
+    subgraph.inputs.forEach((value, i) => {
+      this.names.set(value, this.unique(`${path}/input_${i}`));
+    });
+    const scope = new Map<string, TensorProto>();
+    const order = nodesOf(subgraph.outputs, subgraph.frame);
+    const node = order.filter((n) => !isInput(n.outputs[0] as Value)).map((n) => this.node(n, scope));
+    // A body's outputs are made in it, each under a name of its own.
+    const output = subgraph.outputs.map((value, i) => {
+      const name = this.unique(`${path}/output_${i}`);
+      node.push({
+        name,
+        opType: "Identity",
+        domain: "",
+        input: [this.nameOf(value, scope)],
+        output: [name],
+      });
+      return this.info(value, name);
+    });
+    return {
+      name: this.unique(path),
+      node,
+      initializer: [...scope.values()],
+      input: subgraph.inputs.map((value) => this.info(value, this.nameOf(value, scope))),
+      output,
+    };
+  }
+
+  private node(node: Node, scope: Map<string, TensorProto>): NodeProto {
+    const { definition, path } = node;
+    if (definition.domain === "advcl")
+      throw new GraphError("internal", "the composite op was not lowered before writing", {
+        op: definition.name,
+        path,
+      });
+    this.domains.add(definition.domain);
+    const { inputs, attributes } = definition.write?.(node.inputs, node.attributes) ?? node;
+    const name = this.unique(`${path === "" ? "" : `${path}/`}${definition.name}`);
+    this.nodes.set(name, node);
+    const present = inputs.findLastIndex((value) => !isAbsent(value)) + 1;
+    const input = inputs.slice(0, present).map((value) => (isAbsent(value) ? "" : this.nameOf(value, scope)));
+    const output = node.outputs.map((value, i) => {
+      const known = this.names.get(value) ?? this.unique(i === 0 ? name : `${name}:${i}`, i === 0);
+      this.names.set(value, known);
+      return known;
+    });
+    const attribute = Object.entries(attributes).flatMap(([key, value]) => {
+      const kind = definition.attributes[key];
+      if (value === undefined) return [];
+      if (kind === undefined)
+        throw new GraphError("internal", `the attribute ${key} is not declared`, { op: definition.name, path });
+      return [this.attribute(key, kind, value, name)];
+    });
+    return { name, opType: definition.name, domain: definition.domain, input, output, attribute };
+  }
+
+  private attribute(name: string, kind: AttributeKind, value: Attribute, path: string): AttributeProto {
+    const { AttributeType } = onnx.AttributeProto;
+    switch (kind) {
+      case "int":
+        return { name, type: AttributeType.INT, i: value as number };
+      case "dtype":
+        return { name, type: AttributeType.INT, i: dtypes[value as keyof typeof dtypes].onnx };
+      case "ints":
+        return { name, type: AttributeType.INTS, ints: [...(value as number[])] };
+      case "float":
+        return { name, type: AttributeType.FLOAT, f: value as number };
+      case "floats":
+        return { name, type: AttributeType.FLOATS, floats: [...(value as number[])] };
+      case "string":
+        return { name, type: AttributeType.STRING, s: utf8.encode(value as string) };
+      case "strings":
+        return { name, type: AttributeType.STRINGS, strings: (value as string[]).map((s) => utf8.encode(s)) };
+      case "tensor":
+        return { name, type: AttributeType.TENSOR, t: tensorProto(value as Tensor) };
+      case "graph":
+        return { name, type: AttributeType.GRAPH, g: this.body(value as Subgraph, path) };
+    }
+  }
+
+  /** The name of a value; a constant becomes an initializer of the graph that reads it, small equal ones once. */
+  private nameOf(value: Value, scope: Map<string, TensorProto>): string {
+    if (isConstant(value)) {
+      const held = value.node.attributes.value as Tensor;
+      const key = held.data.byteLength <= 64 ? `${held.dtype}[${held.shape}]${held.data.join()}` : this.identity(value);
+      let known = scope.get(key);
+      if (known === undefined) {
+        known = tensorProto(held, this.unique("constant"));
+        scope.set(key, known);
+      }
+      return known.name as string;
+    }
+    const name = this.names.get(value);
+    if (name === undefined)
+      throw new GraphError("internal", "a value is read outside the control-flow body that makes it", {
+        op: value.node.definition.name,
+        path: value.node.path,
+        types: [value],
+      });
+    return name;
+  }
+
+  private readonly identities = new Map<Value, string>();
+  private identity(value: Value): string {
+    const known = this.identities.get(value) ?? `#${this.identities.size}`;
+    this.identities.set(value, known);
+    return known;
+  }
+
+  private unique(wanted: string, asIs = false): string {
+    if (asIs) return wanted;
+    const count = this.used.get(wanted) ?? 0;
+    this.used.set(wanted, count + 1);
+    return count === 0 ? wanted : this.unique(`${wanted}_${count}`);
+  }
+
+  private info(type: Type, name: string, free: readonly (string | null)[] = []): ValueInfoProto {
+    const dim = type.shape.map((d, i) => (free[i] ? { dimParam: free[i] } : { dimValue: d }));
+    return { name, type: { tensorType: { elemType: dtypes[type.dtype].onnx, shape: { dim } } } };
+  }
+}

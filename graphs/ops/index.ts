@@ -1,0 +1,11 @@
+/** Every op: for callers who build graphs, for tests and for reading files. */
+export * from "./control.ts";
+export * from "./conv.ts";
+export * from "./define.ts";
+export * from "./elementwise.ts";
+export * from "./indexing.ts";
+export * from "./linear.ts";
+export * from "./movement.ts";
+export * from "./normalize.ts";
+export * from "./pool.ts";
+export * from "./reduce.ts";

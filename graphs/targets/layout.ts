@@ -1,0 +1,64 @@
+/**
+ * Where the elements of a value lie in memory. Ops are written for row-major NCHW; a target's lowerings may ask for
+ * their operands in another layout, and say in which they return. A layout may cut a value into several tensors.
+ */
+import type { Type, Value } from "../onnx/graph.ts";
+
+export interface Layout {
+  /** Equal names are equal layouts, parameters included: `blocked8`. */
+  readonly name: string;
+  /** The tensors that hold x, a row-major value. */
+  pack(x: Value): readonly Value[];
+  /** Back to one row-major value of the given type. */
+  unpack(parts: readonly Value[], type: Type): Value;
+}
+
+/** Row-major, as ONNX has it. */
+export const rowMajor: Layout = {
+  name: "row-major",
+  pack: (x) => [x],
+  unpack: ([x]) => x as Value,
+};
+
+/** A value in a layout: what a lowering returns where that is not row-major. */
+export interface Placed {
+  readonly layout: Layout;
+  readonly parts: readonly Value[];
+}
+
+/** A value of the source graph as the lowered graph has it, in one layout or in several; each reorder is made once. */
+export class Laid {
+  readonly type: Type;
+  /** The layout that it was computed in. */
+  readonly home: Layout;
+  private readonly forms = new Map<string, readonly Value[]>();
+
+  constructor(type: Type, placed: Placed) {
+    this.type = type;
+    this.home = placed.layout;
+    this.forms.set(placed.layout.name, placed.parts);
+  }
+
+  /** Whether it is there already without a reorder. */
+  has(layout: Layout): boolean {
+    return this.forms.has(layout.name);
+  }
+
+  /** Its tensors in a layout. */
+  in(layout: Layout): readonly Value[] {
+    const known = this.forms.get(layout.name);
+    if (known !== undefined) return known;
+    const made = layout.pack(layout.name === rowMajor.name ? this.unpacked() : this.plain);
+    this.forms.set(layout.name, made);
+    return made;
+  }
+
+  /** Its row-major form. */
+  get plain(): Value {
+    return this.in(rowMajor)[0] as Value;
+  }
+
+  private unpacked(): Value {
+    return this.home.unpack(this.forms.get(this.home.name) as readonly Value[], this.type);
+  }
+}

@@ -1,0 +1,153 @@
+/**
+ * The lowering pass: a source graph of standard and composite ops to one that a target's engine runs.
+ *
+ * For each node the target's own lowering is asked first; where it has none, or declines, a composite op is expanded by
+ * its portable lowering (whose nodes are lowered in turn) and a standard op stands for itself, row-major.
+ */
+import {
+  type Attributes,
+  absent,
+  apply,
+  constantInts,
+  type Frame,
+  isConstant,
+  isInput,
+  type Node,
+  onBehalfOf,
+  ordered,
+  type Subgraph,
+  scalar,
+  subgraph,
+  type Type,
+  type Value,
+} from "../onnx/graph.ts";
+import { definitionOf, loopDefinition, type OpDefinition } from "../ops/index.ts";
+import { Laid, type Placed, rowMajor } from "./layout.ts";
+
+/** What a lowering sees of the node that it replaces. */
+export interface LoweringCall<A = Attributes> {
+  readonly inputs: readonly Laid[];
+  readonly attributes: A;
+  /** Types of the outputs, as the source graph has them. */
+  readonly types: readonly Type[];
+  readonly node: Node;
+}
+
+/** Returns the outputs, row-major as plain values or placed in a layout; undefined declines. */
+// biome-ignore lint/suspicious/noExplicitAny: each lowering knows the attributes of its own op
+export type Lowering = (call: LoweringCall<any>) => readonly (Value | Placed)[] | undefined;
+
+export interface Target {
+  readonly name: string;
+  /** Exceptions to the portable lowerings, by the op they lower; each names the measurement that justifies it. */
+  readonly lowerings: ReadonlyMap<OpDefinition, Lowering>;
+  /** Whether a Loop stays one, or is written out. */
+  readonly loops: "keep" | "unroll";
+}
+
+/** Lowers the values of a source graph; returns row-major values under the same names. */
+export const lower = <K extends string>(outputs: Readonly<Record<K, Value>>, target: Target): Record<K, Value> => {
+  const pass = new Lowerer(target);
+  const names = Object.keys(outputs) as K[];
+  pass.run(names.map((name) => outputs[name]));
+  return Object.fromEntries(names.map((name) => [name, pass.laid(outputs[name]).plain])) as Record<K, Value>;
+};
+
+class Lowerer {
+  private readonly target: Target;
+  /** What each frame's values became; the outermost graph is null. */
+  private readonly environments = new Map<Frame | null, Map<Value, Laid>>([[null, new Map()]]);
+  private readonly expansions = new Map<Node, readonly Value[]>();
+
+  constructor(target: Target) {
+    this.target = target;
+  }
+
+  laid(value: Value): Laid {
+    const environment = this.environments.get(value.frame);
+    const known = environment?.get(value);
+    if (known !== undefined) return known;
+    if (isConstant(value) || value === absent || (isInput(value) && value.frame === null)) {
+      const itself = new Laid(value, { layout: rowMajor, parts: [value] });
+      environment?.set(value, itself);
+      return itself;
+    }
+    throw new Error(`internal: ${value.node.definition.name} at ${value.node.path} is read before it is lowered`);
+  }
+
+  /** Lowers what `outputs` need and is not lowered yet, in whatever frame it lives. */
+  run(outputs: readonly Value[]): void {
+    for (const node of ordered(outputs, (n) => !this.done(n))) {
+      const results = onBehalfOf(node, () => this.node(node));
+      const environment = this.environments.get(node.frame) as Map<Value, Laid>;
+      node.outputs.forEach((output, i) => {
+        environment.set(output, results[i] as Laid);
+      });
+    }
+  }
+
+  private done(node: Node): boolean {
+    const output = node.outputs[0] as Value;
+    return isInput(output) || (this.environments.get(node.frame)?.has(output) ?? false);
+  }
+
+  private node(node: Node): readonly Laid[] {
+    const definition = definitionOf(node);
+    const inputs = node.inputs.map((value) => this.laid(value));
+    const own = this.target.lowerings.get(definition)?.({
+      inputs,
+      attributes: node.attributes,
+      types: node.outputs,
+      node,
+    });
+    if (own !== undefined) return own.map((result, i) => placed(result, node.outputs[i] as Value));
+    if (definition === loopDefinition) return this.loop(node, inputs);
+    if (definition.lower !== undefined) return this.expand(node, definition.lower);
+    return apply(
+      definition,
+      inputs.map((laid) => laid.plain),
+      node.attributes,
+    ).map((value) => placed(value, value));
+  }
+
+  private expand(node: Node, portable: NonNullable<OpDefinition["lower"]>): readonly Laid[] {
+    let expansion = this.expansions.get(node);
+    if (expansion === undefined) {
+      expansion = portable(node.inputs, node.attributes, node.outputs);
+      this.expansions.set(node, expansion);
+    }
+    this.run(expansion);
+    return expansion.map((value) => this.laid(value));
+  }
+
+  private loop(node: Node, inputs: readonly Laid[]): readonly Laid[] {
+    const body = node.attributes.body as Subgraph;
+    const initial = inputs.slice(2).map((laid) => laid.plain);
+    const iterate = (given: readonly Value[]): Value[] => {
+      const environment = new Map<Value, Laid>();
+      this.environments.set(body.frame, environment);
+      body.inputs.forEach((placeholder, i) => {
+        environment.set(placeholder, placed(given[i] as Value, placeholder));
+      });
+      this.run(body.outputs);
+      return body.outputs.map((output) => this.laid(output).plain);
+    };
+    if (this.target.loops === "keep") {
+      const lowered = subgraph(body.inputs, iterate);
+      const [times, condition] = inputs.slice(0, 2).map((laid) => laid.plain) as [Value, Value];
+      return apply(loopDefinition, [times, condition, ...initial], { body: lowered } as unknown as Attributes).map(
+        (v) => placed(v, v),
+      );
+    }
+    const times = constantInts(node.inputs[0] as Value, "the number of iterations")[0] as number;
+    let carried = initial;
+    for (let i = 0; i < times; i++) carried = iterate([scalar(i, "int64"), scalar(1, "bool"), ...carried]).slice(1);
+    return carried.map((value) => placed(value, value));
+  }
+}
+
+const placed = (result: Value | Placed, type: Type): Laid =>
+  new Laid(
+    { dtype: type.dtype, shape: type.shape },
+    "parts" in result ? result : { layout: rowMajor, parts: [result] },
+  );
