@@ -81,10 +81,9 @@ export interface OpDefinition extends Definition {
 }
 
 type Operands<I extends readonly unknown[]> = { [K in keyof I]: Operand };
-// biome-ignore lint/complexity/noBannedTypes: `{}` asks whether all attributes are optional
 type Arguments<I extends readonly unknown[], A> = [
   ...Operands<I>,
-  ...({} extends A ? [attributes?: A] : [attributes: A]),
+  ...(Partial<A> extends A ? [attributes?: A] : [attributes: A]),
 ];
 
 /** A callable op: returns its first output; `.outputs` returns all. */

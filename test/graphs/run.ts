@@ -1,0 +1,69 @@
+/** What graph tests share: running values on ONNX Runtime and drawing inputs. */
+import { type DType, dtypes } from "../../graphs/onnx/dtype.ts";
+import { inputName, isInput, ordered, type Value } from "../../graphs/onnx/graph.ts";
+import { sizeOf, type Tensor } from "../../graphs/onnx/tensor.ts";
+import { buildModel } from "../../graphs/onnx/write.ts";
+import { lower, type Target } from "../../graphs/targets/lower.ts";
+import { portable } from "../../graphs/targets/portable.ts";
+import { createSession, type Feeds, type SessionOptions } from "../../src/runtime.ts";
+
+/** Lowers values for a target, runs them on the CPU and returns them under their names. */
+export const evaluate = async <K extends string>(
+  outputs: Readonly<Record<K, Value>>,
+  feeds: Feeds,
+  target: Target = portable,
+  options: SessionOptions = {},
+): Promise<Record<K, Tensor>> => {
+  const session = await createSession(buildModel(lower(outputs, target)), options);
+  try {
+    const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name] as Tensor]));
+    return (await session.run(used)) as Record<K, Tensor>;
+  } finally {
+    await session.release();
+  }
+};
+
+/** A small generator with a fixed seed (mulberry32): numbers in [0, 1). */
+export const randomNumbers = (seed: number) => {
+  let state = seed >>> 0;
+  return (): number => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+};
+
+export const randomTensor = (
+  random: () => number,
+  shape: readonly number[],
+  low = -1,
+  high = 1,
+  dtype: DType = "float32",
+): Tensor => {
+  const values = Array.from({ length: sizeOf(shape) }, () => low + (high - low) * random());
+  return filledWith(dtype, shape, values);
+};
+
+export const filledWith = (dtype: DType, shape: readonly number[], values: readonly number[]): Tensor => {
+  const data = new dtypes[dtype].array(values.length);
+  values.forEach((v, i) => {
+    data[i] = data instanceof BigInt64Array || data instanceof BigUint64Array ? BigInt(v) : v;
+  });
+  return { dtype, shape, data };
+};
+
+export const inputsOf = (outputs: readonly Value[]): string[] =>
+  ordered(outputs, () => true)
+    .filter((node) => isInput(node.outputs[0] as Value))
+    .map((node) => inputName(node.outputs[0] as Value));
+
+/** ‖a - b‖ / ‖b‖. */
+export const relativeError = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
+  let [difference, norm] = [0, 0];
+  for (let i = 0; i < b.length; i++) {
+    difference += ((a[i] as number) - (b[i] as number)) ** 2;
+    norm += (b[i] as number) ** 2;
+  }
+  return Math.sqrt(difference / Math.max(norm, 1e-24));
+};
