@@ -4,7 +4,7 @@ import type { Random } from "./random.ts";
  * Colour transforms of planar images [3, pixels] in [0, 1], in place, as torchvision defines them for float tensors.
  */
 
-const clamp = (x: number): number => (x < 0 ? 0 : x > 1 ? 1 : x);
+const clamp = (x: number): number => Math.min(1, Math.max(0, x));
 
 const grey = (red: number, green: number, blue: number): number => 0.2989 * red + 0.587 * green + 0.114 * blue;
 
