@@ -8,9 +8,18 @@ export const camelCase = (name: string): string =>
 /** What a setting may hold; undefined where it is not given and has no default. */
 export type SettingValue = string | number | boolean | readonly number[] | readonly string[] | undefined;
 
+/** Numbers given in 255ths, as attacks on images are, are printed so. */
+const printNumber = (value: number): string => {
+  const parts = Math.round(value * 255);
+  return value !== 0 && !Number.isInteger(value) && parts / 255 === value && String(value).length > 8
+    ? `${parts}/255`
+    : String(value);
+};
+
 /** A setting's value as messages print it. */
 export const printSetting = (value: SettingValue): string => {
   if (value === undefined) return "not set";
-  if (Array.isArray(value)) return value.length === 0 ? "an empty list" : value.join(",");
+  if (typeof value === "number") return printNumber(value);
+  if (typeof value === "object") return value.length === 0 ? "none" : value.map(printSetting).join(",");
   return value === "" ? '""' : String(value);
 };

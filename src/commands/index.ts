@@ -1,0 +1,16 @@
+import type { Command } from "../command.ts";
+
+/** A command as the list shows it; loaded only when it is used. */
+export interface CommandEntry {
+  /** The same text as in the command's own file (a test compares them). */
+  readonly summary: string;
+  readonly load: () => Promise<Command>;
+}
+
+/** The commands in the order of --help. */
+export const commands: Readonly<Record<string, CommandEntry>> = {
+  config: {
+    summary: "print all settings of a command as YAML",
+    load: async () => (await import("./config.ts")).config,
+  },
+};

@@ -1,0 +1,137 @@
+import { SingleBar } from "cli-progress";
+
+/** What a step reports. */
+export interface ProgressUpdate {
+  readonly step: number;
+  readonly epoch?: number;
+  /** Figures to show by name, in order: the loss first. */
+  readonly figures?: Readonly<Record<string, number>>;
+  /** Images done since the last update. */
+  readonly images?: number;
+  /** Seconds since the last update that were spent waiting for data. */
+  readonly dataWait?: number;
+}
+
+export interface ProgressOptions {
+  /** Steps in all. */
+  readonly steps: number;
+  /** Epochs in all. */
+  readonly epochs?: number;
+  /** Steps done before, by the run that is resumed. */
+  readonly done?: number;
+  /** What is counted (default `step`). */
+  readonly unit?: string;
+}
+
+export interface ProgressLine {
+  update(progress: ProgressUpdate): void;
+  /** Leaves the line as it is and stops. Safe to call twice. */
+  stop(): void;
+}
+
+export interface ProgressStream {
+  readonly isTTY?: boolean;
+  write(text: string): unknown;
+}
+
+interface Output {
+  readonly stream: ProgressStream & NodeJS.WritableStream;
+  readonly quiet?: boolean;
+  /** Seconds between lines where the stream is not a terminal (default 10). */
+  readonly interval?: number;
+  /** Milliseconds of a clock that never goes back. */
+  readonly now?: () => number;
+}
+
+/** `2h 03m`, `4m 05s`, `6s`. */
+export const printDuration = (seconds: number): string => {
+  const s = Math.round(seconds);
+  const two = (n: number): string => String(n).padStart(2, "0");
+  if (s >= 86_400) return `${Math.floor(s / 86_400)}d ${two(Math.floor(s / 3600) % 24)}h`;
+  if (s >= 3600) return `${Math.floor(s / 3600)}h ${two(Math.floor(s / 60) % 60)}m`;
+  return s >= 60 ? `${Math.floor(s / 60)}m ${two(s % 60)}s` : `${s}s`;
+};
+
+const printRate = (rate: number): string => (rate >= 100 ? rate.toFixed(0) : rate.toPrecision(3));
+
+/** Share of the newest step in the running means. */
+const newest = 0.1;
+
+/** Running means over steps; they start at the first value. */
+class RunningMean {
+  #mean: number | undefined;
+  add(value: number): void {
+    this.#mean = this.#mean === undefined ? value : this.#mean + newest * (value - this.#mean);
+  }
+  get value(): number | undefined {
+    return this.#mean;
+  }
+}
+
+/**
+ * The line that shows how far a run is: epoch, step, figures, images a second, share of time spent waiting for data and
+ * time left. On a terminal it is redrawn in place, elsewhere a line is written every few seconds and at the end.
+ */
+export const progressLine = (
+  { steps, epochs, done = 0, unit = "step" }: ProgressOptions,
+  { stream, quiet = false, interval = 10, now = () => performance.now() }: Output,
+): ProgressLine => {
+  if (quiet) return { update: () => {}, stop: () => {} };
+  const secondsPerStep = new RunningMean();
+  const imagesPerSecond = new RunningMean();
+  const waiting = new RunningMean();
+  let line = "";
+  let written = "";
+  let step = done;
+  let last = now();
+  let shown = last;
+  const bar = stream.isTTY
+    ? new SingleBar({ stream, format: () => line, hideCursor: true, forceRedraw: true } as ConstructorParameters<
+        typeof SingleBar
+      >[0])
+    : undefined;
+  let started = false;
+  let running = true;
+  const show = (): void => {
+    if (line === written || bar !== undefined) return;
+    written = line;
+    stream.write(`${line}\n`);
+  };
+  return {
+    update: (progress) => {
+      const time = now();
+      const seconds = (time - last) / 1000;
+      const stepped = progress.step - step;
+      if (stepped > 0) secondsPerStep.add(seconds / stepped);
+      if (progress.images !== undefined && seconds > 0) imagesPerSecond.add(progress.images / seconds);
+      if (progress.dataWait !== undefined && seconds > 0) waiting.add(progress.dataWait / seconds);
+      const first = !started;
+      started = true;
+      ({ step } = progress);
+      last = time;
+      const parts: string[] = [];
+      if (progress.epoch !== undefined)
+        parts.push(`epoch ${progress.epoch}${epochs === undefined ? "" : `/${epochs}`}`);
+      parts.push(`${unit} ${step}/${steps}`);
+      for (const [name, value] of Object.entries(progress.figures ?? {})) parts.push(`${name} ${value.toPrecision(4)}`);
+      if (imagesPerSecond.value !== undefined) parts.push(`${printRate(imagesPerSecond.value)} images/s`);
+      if (waiting.value !== undefined) parts.push(`data ${Math.round(100 * waiting.value)}%`);
+      if (secondsPerStep.value !== undefined && step < steps)
+        parts.push(`${printDuration(secondsPerStep.value * (steps - step))} left`);
+      line = parts.join("  ");
+      if (bar !== undefined) {
+        if (first) bar.start(steps, step);
+        else bar.update(step);
+      } else if (first || time - shown >= interval * 1000) {
+        show();
+        shown = time;
+      }
+    },
+    stop: () => {
+      if (!running) return;
+      running = false;
+      if (bar !== undefined) bar.stop();
+      else show();
+    },
+  };
+};

@@ -1,0 +1,63 @@
+import { Writable } from "node:stream";
+import { describe, expect, test } from "@jest/globals";
+import { printDuration, progressLine } from "../src/progress.ts";
+
+class Sink extends Writable {
+  text = "";
+  isTTY = false;
+  columns = 120;
+  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.text += chunk;
+    done();
+  }
+}
+
+test.each([
+  [0.4, "0s"],
+  [59, "59s"],
+  [61, "1m 01s"],
+  [3_661, "1h 01m"],
+  [90_000, "1d 01h"],
+])("%d seconds are %s", (seconds, text) => {
+  expect(printDuration(seconds)).toBe(text);
+});
+
+describe("a progress line", () => {
+  const steps = (stream: Sink, quiet = false) => {
+    let time = 0;
+    const line = progressLine({ steps: 100, epochs: 4, done: 10 }, { stream, quiet, now: () => time });
+    for (let step = 11; step <= 20; step++) {
+      time += 2000;
+      line.update({ step, epoch: 1, figures: { loss: 1 / 3 }, images: 512, dataWait: 0.2 });
+    }
+    line.stop();
+    line.stop();
+  };
+
+  test("elsewhere than on a terminal is written every ten seconds and at the end", () => {
+    const stream = new Sink();
+    steps(stream);
+    expect(stream.text).toBe(
+      [11, 16, 20]
+        .map(
+          (n, i) =>
+            `epoch 1/4  step ${n}/100  loss 0.3333  256 images/s  data 10%  ${["2m 58s", "2m 48s", "2m 40s"][i]} left\n`,
+        )
+        .join(""),
+    );
+  });
+
+  test("on a terminal is redrawn in place", () => {
+    const stream = new Sink();
+    stream.isTTY = true;
+    Object.assign(stream, { cursorTo: () => true, clearLine: () => true, moveCursor: () => true });
+    steps(stream);
+    expect(stream.text).toContain("epoch 1/4  step 20/100  loss 0.3333  256 images/s  data 10%  2m 40s left");
+  });
+
+  test("is silent when quiet", () => {
+    const stream = new Sink();
+    steps(stream, true);
+    expect(stream.text).toBe("");
+  });
+});
