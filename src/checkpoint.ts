@@ -119,15 +119,21 @@ export const latestCheckpoint = async (
   warn: (message: string) => void,
 ): Promise<Checkpoint | undefined> => {
   const steps = await stepsIn(folder);
+  let vanished = false;
   for (const step of steps.reverse()) {
     const path = join(folder, nameOf(step));
     try {
       return await readCheckpoint(path);
     } catch (error) {
+      if (!(await stepsIn(folder)).includes(step)) {
+        vanished = true; // removed meanwhile by the run that writes here, for newer ones
+        continue;
+      }
       const reason = error instanceof z.ZodError ? `${stateFile} lacks what it should hold` : (error as Error).message;
       warn(`checkpoint ${path} is damaged (${reason}); trying the one before it`);
     }
   }
+  if (vanished) return latestCheckpoint(folder, warn);
   if (steps.length > 0) throw new RunError(`no checkpoint in ${folder} reads whole; remove the folder to start over`);
   return undefined;
 };

@@ -1,5 +1,3 @@
-import { SingleBar } from "cli-progress";
-
 /** What a step reports. */
 export interface ProgressUpdate {
   readonly step: number;
@@ -29,19 +27,17 @@ export interface ProgressLine {
   stop(): void;
 }
 
-export interface ProgressStream {
-  readonly isTTY?: boolean;
-  write(text: string): unknown;
-}
-
 interface Output {
-  readonly stream: ProgressStream & NodeJS.WritableStream;
+  readonly stream: { readonly isTTY?: boolean; readonly columns?: number; write(text: string): unknown };
   readonly quiet?: boolean;
   /** Seconds between lines where the stream is not a terminal (default 10). */
   readonly interval?: number;
   /** Milliseconds of a clock that never goes back. */
   readonly now?: () => number;
 }
+
+/** Seconds between redrawings on a terminal. */
+const redrawInterval = 0.1;
 
 /** `2h 03m`, `4m 05s`, `6s`. */
 export const printDuration = (seconds: number): string => {
@@ -80,22 +76,17 @@ export const progressLine = (
   const secondsPerStep = new RunningMean();
   const imagesPerSecond = new RunningMean();
   const waiting = new RunningMean();
+  const pause = 1000 * (stream.isTTY ? redrawInterval : interval);
   let line = "";
-  let written = "";
+  let shown = "";
+  let shownAt = Number.NEGATIVE_INFINITY;
   let step = done;
   let last = now();
-  let shown = last;
-  const bar = stream.isTTY
-    ? new SingleBar({ stream, format: () => line, hideCursor: true, forceRedraw: true } as ConstructorParameters<
-        typeof SingleBar
-      >[0])
-    : undefined;
-  let started = false;
   let running = true;
   const show = (): void => {
-    if (line === written || bar !== undefined) return;
-    written = line;
-    stream.write(`${line}\n`);
+    shown = line;
+    shownAt = last;
+    stream.write(stream.isTTY ? `\r${line.slice(0, (stream.columns ?? 80) - 1)}\u001b[K` : `${line}\n`);
   };
   return {
     update: (progress) => {
@@ -105,8 +96,6 @@ export const progressLine = (
       if (stepped > 0) secondsPerStep.add(seconds / stepped);
       if (progress.images !== undefined && seconds > 0) imagesPerSecond.add(progress.images / seconds);
       if (progress.dataWait !== undefined && seconds > 0) waiting.add(progress.dataWait / seconds);
-      const first = !started;
-      started = true;
       ({ step } = progress);
       last = time;
       const parts: string[] = [];
@@ -119,19 +108,13 @@ export const progressLine = (
       if (secondsPerStep.value !== undefined && step < steps)
         parts.push(`${printDuration(secondsPerStep.value * (steps - step))} left`);
       line = parts.join("  ");
-      if (bar !== undefined) {
-        if (first) bar.start(steps, step);
-        else bar.update(step);
-      } else if (first || time - shown >= interval * 1000) {
-        show();
-        shown = time;
-      }
+      if (last - shownAt >= pause) show();
     },
     stop: () => {
       if (!running) return;
       running = false;
-      if (bar !== undefined) bar.stop();
-      else show();
+      if (line !== shown) show();
+      if (stream.isTTY && line !== "") stream.write("\n");
     },
   };
 };

@@ -245,7 +245,7 @@ describe("processes", () => {
   });
 
   test("a run killed at random moments ends with the same bytes as one that was not, but for the clock's", async () => {
-    const steps = 40;
+    const steps = 24;
     const straight = join(root, "straight");
     expect(await once(start(straight, steps), "exit")).toEqual([0, null]);
     let seed = 7;
@@ -256,7 +256,7 @@ describe("processes", () => {
       const opens = once(child.stdout!, "data");
       await Promise.race([opens, exit]);
       seed = (seed * 48271) % 0x7fffffff;
-      const timer = setTimeout(() => child.kill("SIGKILL"), seed % 120);
+      const timer = setTimeout(() => child.kill("SIGKILL"), seed % 100);
       const [code] = await exit;
       clearTimeout(timer);
       if (code === 0) break;
