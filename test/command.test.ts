@@ -277,10 +277,10 @@ describe("running", () => {
 
 test("help lists every setting with its default, in groups", () => {
   expect(
-  commandOf().
-  help(100).
-  replace(/compute with \(default \d+/, "compute with (default CORES")
-).toMatchInlineSnapshot(`
+    commandOf()
+      .help(100)
+      .replace(/compute with \(default \d+/, "compute with (default CORES"),
+  ).toMatchInlineSnapshot(`
 "advcl pretrain: train an encoder
 
 Trains.
