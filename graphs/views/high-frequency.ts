@@ -12,22 +12,24 @@ import { add, matMul, mul, sub } from "../ops/index.ts";
 export const highFrequency = (x: Value, radius: number): Value =>
   named("high_frequency", () => {
     const size = x.dim(-1);
-    const removed = Array.from({ length: size }, (_, i) => i - size / 2).filter((k) => Math.abs(k) < radius);
+    // Place i of the shifted spectrum holds frequency i - ⌊S/2⌋ and lies i - S/2 from the centre.
+    const removed = Array.from({ length: size }, (_, i) => i).filter((i) => Math.abs(i - size / 2) < radius);
     if (removed.length === 0) return x;
     const table = (f: (angle: number) => number): Tensor =>
       tensor(
         "float32",
         [removed.length, size],
         Float32Array.from({ length: removed.length * size }, (_, i) => {
-          // The angle is reduced in integers where it can be: exact for even sizes.
-          const turns = ((removed[Math.floor(i / size)] as number) * (i % size)) % size;
+          // Whole turns are taken off in integers, where they are exact.
+          const frequency = (removed[Math.floor(i / size)] as number) - Math.floor(size / 2);
+          const turns = (frequency * (i % size)) % size;
           return f((2 * Math.PI * turns) / size);
         }),
       );
     const [cos, sin] = [table(Math.cos), table(Math.sin)];
     const mask = Float32Array.from({ length: removed.length ** 2 }, (_, i) => {
-      const row = removed[Math.floor(i / removed.length)] as number;
-      const column = removed[i % removed.length] as number;
+      const row = (removed[Math.floor(i / removed.length)] as number) - size / 2;
+      const column = (removed[i % removed.length] as number) - size / 2;
       return Math.hypot(row, column) < radius ? 1 / size ** 2 : 0;
     });
     const [c, s, ct, st] = [cos, sin, transposed(cos), transposed(sin)].map(constant) as [Value, Value, Value, Value];

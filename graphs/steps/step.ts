@@ -1,0 +1,52 @@
+/** A step: one program that reads a batch and the parameters and returns the next parameters, as named values. */
+import { maybeGrad } from "../autodiff/grad.ts";
+import type { Slot, Store } from "../nn/scope.ts";
+import type { Value } from "../onnx/graph.ts";
+import { buildModel, type Model, type ModelOptions } from "../onnx/write.ts";
+import type { Optimizer } from "../optim/sgd.ts";
+import { lower, type Target } from "../targets/lower.ts";
+
+/**
+ * Names of a step model: it takes `input.*`, `param.*` and `state.*`, and gives `metric.*` and, because ONNX has one name
+ * for one value, `next.param.*` and `next.state.*`. A driver feeds those back and knows nothing else of the model.
+ */
+export interface Step {
+  readonly store: Store;
+  readonly outputs: Readonly<Record<string, Value>>;
+}
+
+/** Minimises `loss` over every parameter of the store with an optimizer: the gradients, and what is next of everything. */
+export const update = (
+  store: Store,
+  loss: Value,
+  optimizer: Optimizer,
+  trainable: (path: string) => boolean = () => true,
+): { readonly gradients: ReadonlyMap<string, Value>; readonly outputs: Record<string, Value> } => {
+  const slots = [...store.parameters.values()].filter(({ path }) => trainable(path));
+  const lr = store.input("lr", { dtype: "float32", shape: [] });
+  const gradients = new Map<string, Value>();
+  const outputs: Record<string, Value> = {};
+  maybeGrad(
+    loss,
+    slots.map((slot) => slot.value),
+  ).forEach((gradient, i) => {
+    const slot = slots[i] as Slot;
+    // A parameter outside the loss keeps still, as in PyTorch, where its gradient is None.
+    if (gradient === undefined) return;
+    gradients.set(slot.path, gradient);
+    outputs[`next.param.${slot.path}`] = optimizer(store, slot, gradient, lr);
+  });
+  return { gradients, outputs: { ...outputs, ...nextStates(store) } };
+};
+
+/** What is next of every state that a program moves. */
+export const nextStates = (store: Store): Record<string, Value> =>
+  Object.fromEntries(
+    [...store.states.values()]
+      .filter(({ path, value }) => store.latest(path) !== value)
+      .map(({ path }) => [`next.state.${path}`, store.latest(path)]),
+  );
+
+/** Lowers a step for a target and writes it as a model. */
+export const compile = ({ outputs }: Step, target: Target, options: ModelOptions = {}): Model =>
+  buildModel(lower(outputs, target), [], options);

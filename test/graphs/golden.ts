@@ -1,0 +1,36 @@
+/** The golden values (test/fixtures/golden/README.md) and how far from them each kind of arithmetic may be. */
+import { fileURLToPath } from "node:url";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { readSafetensors } from "../../src/safetensors.ts";
+
+export const golden = async (name: string): Promise<ReadonlyMap<string, Tensor>> =>
+  (await readSafetensors(fileURLToPath(new URL(`../fixtures/golden/${name}.safetensors`, import.meta.url)))).tensors;
+
+/** Tolerances of the README: relative L2 for tensors, share of unequal pixels for attacked images. */
+export const tolerances = {
+  direct: {
+    value: 1e-5,
+    firstGradient: 1e-4,
+    image: 1e-3,
+    image5: 1e-2,
+    gradientMedian: 1e-3,
+    gradient: 3e-2,
+    after: 3e-4,
+  },
+  winograd: {
+    value: 1e-4,
+    firstGradient: 1e-2,
+    image: 5e-3,
+    image5: 5e-2,
+    gradientMedian: 5e-3,
+    gradient: 2e-1,
+    after: 3e-3,
+  },
+} as const;
+
+/** Share of pixels that differ by more than 1e-5. */
+export const unequalPixels = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
+  let unequal = 0;
+  for (let i = 0; i < b.length; i++) if (Math.abs((a[i] as number) - (b[i] as number)) > 1e-5) unequal++;
+  return unequal / b.length;
+};
