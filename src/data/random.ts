@@ -23,6 +23,9 @@ export interface Random {
   fillNormal(out: Float32Array, std: number): void;
 }
 
+// Bound once: under jest every look-up of a global is slow.
+const { imul, floor } = Math;
+
 const high32 = (a: number, b: number): number => {
   const al = a & 0xffff;
   const ah = a >>> 16;
@@ -31,7 +34,7 @@ const high32 = (a: number, b: number): number => {
   const low = al * bl;
   const middle = ah * bl + (low >>> 16);
   const cross = al * bh + (middle % 0x10000);
-  return (ah * bh + Math.floor(middle / 0x10000) + Math.floor(cross / 0x10000)) >>> 0;
+  return (ah * bh + floor(middle / 0x10000) + floor(cross / 0x10000)) >>> 0;
 };
 
 /** One block of Philox4x32 with 10 rounds: four 32-bit words from a counter of four words and a key of two. */
@@ -43,9 +46,9 @@ export const philox = (
   let [k0, k1] = key;
   for (let round = 0; round < 10; round++) {
     const h0 = high32(0xd2511f53, c0);
-    const l0 = Math.imul(0xd2511f53, c0);
+    const l0 = imul(0xd2511f53, c0);
     const h1 = high32(0xcd9e8d57, c2);
-    const l1 = Math.imul(0xcd9e8d57, c2);
+    const l1 = imul(0xcd9e8d57, c2);
     c0 = (h1 ^ c1 ^ k0) >>> 0;
     c1 = l1 >>> 0;
     c2 = (h0 ^ c3 ^ k1) >>> 0;
@@ -75,8 +78,8 @@ class Xoshiro implements Random {
 
   private next(): number {
     const s1 = this.s1;
-    const five = Math.imul(s1, 5);
-    const result = Math.imul((five << 7) | (five >>> 25), 9) >>> 0;
+    const five = imul(s1, 5);
+    const result = imul((five << 7) | (five >>> 25), 9) >>> 0;
     this.s2 ^= this.s0;
     this.s3 ^= s1;
     this.s1 = s1 ^ this.s2;
@@ -144,7 +147,7 @@ const checked = (name: string, value: number, limit: number): number => {
 /** The 32-bit number of a stream's name (FNV-1a over its UTF-16 units). */
 export const streamNumber = (name: string): number => {
   let hash = 0x811c9dc5;
-  for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);
+  for (let i = 0; i < name.length; i++) hash = imul(hash ^ name.charCodeAt(i), 0x01000193);
   return hash >>> 0;
 };
 
@@ -160,7 +163,7 @@ export const random = (seed: number, epoch: number, index: number, stream: strin
   checked("seed", seed, 2 ** 53);
   const word = typeof stream === "string" ? streamNumber(stream) : checked("stream", stream, 2 ** 32);
   const counter = [word, checked("index", index, 2 ** 32), checked("epoch", epoch, 2 ** 32), 0] as const;
-  return xoshiro(philox(counter, [seed >>> 0, Math.floor(seed / 2 ** 32)]));
+  return xoshiro(philox(counter, [seed >>> 0, floor(seed / 2 ** 32)]));
 };
 
 /** The order in which an epoch visits `count` images: a permutation keyed by (seed, epoch). */

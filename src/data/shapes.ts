@@ -2,6 +2,9 @@ import { RequestError } from "../errors.ts";
 import type { Dataset, FormatOptions } from "./dataset.ts";
 import { type Random, random } from "./random.ts";
 
+// Bound once: under jest every look-up of a global is slow.
+const { min, max, floor, abs, hypot, cos, sin, round } = Math;
+
 /** Signed distance of a point to a shape that fills about [-1, 1]²: negative inside. */
 type Distance = (x: number, y: number) => number;
 
@@ -13,8 +16,8 @@ interface Shape {
   readonly turn: number;
 }
 
-const disc: Distance = (x, y) => Math.hypot(x, y) - 0.9;
-const box: Distance = (x, y) => Math.max(Math.abs(x), Math.abs(y)) - 0.8;
+const disc: Distance = (x, y) => hypot(x, y) - 0.9;
+const box: Distance = (x, y) => max(abs(x), abs(y)) - 0.8;
 
 /** Distance to a polygon given by its corners (Quilez, https://iquilezles.org/articles/distfunctions2d/). */
 const polygon = (corners: readonly (readonly [number, number])[]): Distance => {
@@ -26,8 +29,8 @@ const polygon = (corners: readonly (readonly [number, number])[]): Distance => {
       const [bx, by] = corners[j]!;
       const ex = bx - ax;
       const ey = by - ay;
-      const t = Math.min(1, Math.max(0, ((x - ax) * ex + (y - ay) * ey) / (ex * ex + ey * ey)));
-      nearest = Math.min(nearest, Math.hypot(x - ax - t * ex, y - ay - t * ey));
+      const t = min(1, max(0, ((x - ax) * ex + (y - ay) * ey) / (ex * ex + ey * ey)));
+      nearest = min(nearest, hypot(x - ax - t * ex, y - ay - t * ey));
       if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) sign = -sign;
     }
     return sign * nearest;
@@ -37,31 +40,28 @@ const polygon = (corners: readonly (readonly [number, number])[]): Distance => {
 const around = (n: number, radius: (i: number) => number): [number, number][] =>
   Array.from({ length: n }, (_, i) => {
     const angle = (2 * Math.PI * i) / n - Math.PI / 2;
-    return [radius(i) * Math.cos(angle), radius(i) * Math.sin(angle)];
+    return [radius(i) * cos(angle), radius(i) * sin(angle)];
   });
 
-const wave = (x: number, period: number): number =>
-  Math.abs(((((x / period) % 1) + 1.5) % 1) - 0.5) * period - period / 4;
+const wave = (x: number, period: number): number => abs(((((x / period) % 1) + 1.5) % 1) - 0.5) * period - period / 4;
 
 const shapeTable = {
   circle: { distance: disc, turn: 0 },
   square: { distance: box, turn: 0.35 },
   triangle: { distance: polygon(around(3, () => 1.05)), turn: 0.5 },
   cross: {
-    distance: (x, y) =>
-      Math.min(Math.max(Math.abs(x) - 0.95, Math.abs(y) - 0.3), Math.max(Math.abs(x) - 0.3, Math.abs(y) - 0.95)),
+    distance: (x, y) => min(max(abs(x) - 0.95, abs(y) - 0.3), max(abs(x) - 0.3, abs(y) - 0.95)),
     turn: 0.35,
   },
-  ring: { distance: (x, y) => Math.abs(Math.hypot(x, y) - 0.7) - 0.2, turn: 0 },
+  ring: { distance: (x, y) => abs(hypot(x, y) - 0.7) - 0.2, turn: 0 },
   star: { distance: polygon(around(10, (i) => (i % 2 === 0 ? 1.1 : 0.45))), turn: 0.6 },
   stripes: { distance: box, ink: (x) => wave(x, 0.53), turn: Math.PI / 2 },
   checker: {
     distance: box,
-    ink: (x, y) =>
-      (wave(x, 1.07) * wave(y, 1.07) > 0 ? 1 : -1) * Math.min(Math.abs(wave(x, 1.07)), Math.abs(wave(y, 1.07))),
+    ink: (x, y) => (wave(x, 1.07) * wave(y, 1.07) > 0 ? 1 : -1) * min(abs(wave(x, 1.07)), abs(wave(y, 1.07))),
     turn: 0.35,
   },
-  crescent: { distance: (x, y) => Math.max(disc(x, y), 0.75 - Math.hypot(x - 0.45, y)), turn: 0.6 },
+  crescent: { distance: (x, y) => max(disc(x, y), 0.75 - hypot(x - 0.45, y)), turn: 0.6 },
   hourglass: {
     distance: polygon([
       [-0.8, -0.95],
@@ -84,7 +84,7 @@ type Colour = readonly [number, number, number];
 const hue = (h: number, s: number, v: number): Colour => {
   const channel = (n: number): number => {
     const k = (n + h * 6) % 6;
-    return v * (1 - s * Math.max(0, Math.min(k, 4 - k, 1)));
+    return v * (1 - s * max(0, min(k, 4 - k, 1)));
   };
   return [channel(5), channel(3), channel(1)];
 };
@@ -97,7 +97,7 @@ const anyColour = (r: Random): Colour => hue(r.uniform(), between(r, 0.1, 0.9), 
 const contrasting = (r: Random, others: readonly Colour[]): Colour => {
   for (;;) {
     const colour = anyColour(r);
-    if (others.every((o) => Math.hypot(colour[0] - o[0], colour[1] - o[1], colour[2] - o[2]) > 0.45)) return colour;
+    if (others.every((o) => hypot(colour[0] - o[0], colour[1] - o[1], colour[2] - o[2]) > 0.45)) return colour;
   }
 };
 
@@ -106,8 +106,8 @@ const texture = (r: Random): Distance => {
   const lattice = new Float32Array(81);
   r.fillUniform(lattice, -1, 1);
   return (x, y) => {
-    const cx = Math.min(7, Math.floor(x * 8));
-    const cy = Math.min(7, Math.floor(y * 8));
+    const cx = min(7, floor(x * 8));
+    const cy = min(7, floor(y * 8));
     const u = x * 8 - cx;
     const v = y * 8 - cy;
     const su = u * u * (3 - 2 * u);
@@ -133,8 +133,8 @@ const draw = (r: Random, label: number, size: number, out: Uint8Array): void => 
   const grain = between(r, 0.005, 0.04);
   const light = between(r, -0.18, 0.18);
   const noise = texture(r);
-  const c = Math.cos(angle) / radius;
-  const s = Math.sin(angle) / radius;
+  const c = cos(angle) / radius;
+  const s = sin(angle) / radius;
   const edge = radius * size; // pixels of one unit of the shape: edges are one pixel soft
   const plane = size * size;
   for (let py = 0; py < size; py++)
@@ -143,15 +143,15 @@ const draw = (r: Random, label: number, size: number, out: Uint8Array): void => 
       const y = (py + 0.5) / size;
       const u = (x - cx) * c + (y - cy) * s;
       const v = (y - cy) * c - (x - cx) * s;
-      const cover = Math.min(1, Math.max(0, 0.5 - shape.distance(u, v) * edge));
-      const mark = shape.ink === undefined ? 0 : Math.min(1, Math.max(0, 0.5 - shape.ink(u, v) * edge));
-      const t = Math.min(1, Math.max(0, 0.5 + (x - 0.5) * Math.cos(slope) + (y - 0.5) * Math.sin(slope)));
+      const cover = min(1, max(0, 0.5 - shape.distance(u, v) * edge));
+      const mark = shape.ink === undefined ? 0 : min(1, max(0, 0.5 - shape.ink(u, v) * edge));
+      const t = min(1, max(0, 0.5 + (x - 0.5) * cos(slope) + (y - 0.5) * sin(slope)));
       const rough = roughness * noise(x, y);
       for (let p = 0; p < 3; p++) {
         const ground = from[p]! + (to[p]! - from[p]!) * t + rough;
         const front = body[p]! + (ink[p]! - body[p]!) * mark + light * (u - v) * 0.5 - rough * 0.3;
         const value = ground + (front - ground) * cover + grain * r.normal();
-        out[p * plane + py * size + px] = Math.round(255 * Math.min(1, Math.max(0, value)));
+        out[p * plane + py * size + px] = round(255 * min(1, max(0, value)));
       }
     }
 };
@@ -178,6 +178,6 @@ export const shapes = async ({ split, size = 32, limit, seed }: FormatOptions): 
     images,
     labels,
     index: Int32Array.from({ length: count }, (_, i) => i),
-    officialCount: Math.max(count, defaultCounts[split]),
+    officialCount: max(count, defaultCounts[split]),
   };
 };

@@ -248,15 +248,15 @@ describe("folder", () => {
 
 describe("shapes", () => {
   test("are fixed by seed, split and index", async () => {
-    const few = await loadDataset({ name: "shapes", split: "train", limit: 12 });
-    const more = await loadDataset({ name: "shapes", split: "train", limit: 20 });
+    const few = await loadDataset({ name: "shapes", split: "train", limit: 12, size: 8 });
+    const more = await loadDataset({ name: "shapes", split: "train", limit: 20, size: 8 });
     expect(more.images.subarray(0, few.images.length)).toEqual(few.images);
     expect(few.classes).toHaveLength(10);
     expect([...few.labels!]).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]);
     expect(few.officialCount).toBe(2000);
     for (const other of [
-      await loadDataset({ name: "shapes", split: "test", limit: 12 }),
-      await loadDataset({ name: "shapes", split: "train", limit: 12, seed: 1 }),
+      await loadDataset({ name: "shapes", split: "test", limit: 12, size: 8 }),
+      await loadDataset({ name: "shapes", split: "train", limit: 12, size: 8, seed: 1 }),
     ])
       expect(other.images).not.toEqual(few.images);
   });
