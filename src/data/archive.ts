@@ -120,9 +120,7 @@ const readArchive = async <T>(
   const stream = createReadStream(archive, { highWaterMark: 1 << 20 });
   try {
     for await (const chunk of stream) {
-      if (!parser.write(chunk)) {
-        await Promise.race([once(parser, "drain"), reading]);
-      }
+      if (!parser.write(chunk)) await once(parser, "drain");
       if (failure !== undefined || results.size === files.length) break;
     }
     if (failure === undefined && results.size < files.length) {

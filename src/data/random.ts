@@ -127,7 +127,22 @@ class Xoshiro implements Random {
 
   fillUniform(out: Float32Array, low: number, high: number): void {
     const span = (high - low) * scale;
-    for (let i = 0; i < out.length; i++) out[i] = low + span * this.next();
+    let { s0, s1, s2, s3 } = this; // `next` with its state in registers
+    for (let i = 0; i < out.length; i++) {
+      const five = imul(s1, 5);
+      out[i] = low + span * (imul((five << 7) | (five >>> 25), 9) >>> 0);
+      const shifted = s1 << 9;
+      s2 ^= s0;
+      s3 ^= s1;
+      s1 ^= s2;
+      s0 ^= s3;
+      s2 ^= shifted;
+      s3 = (s3 << 11) | (s3 >>> 21);
+    }
+    this.s0 = s0;
+    this.s1 = s1;
+    this.s2 = s2;
+    this.s3 = s3;
   }
 
   fillNormal(out: Float32Array, std: number): void {

@@ -43,6 +43,14 @@ describe("random", () => {
     expect(new Set(keys.map((r) => r.uniform())).size).toBe(keys.length);
   });
 
+  test("numbers drawn in bulk are those drawn one by one", () => {
+    const [bulk, single] = [random(1, 2, 3, "bulk"), random(1, 2, 3, "bulk")];
+    const out = new Float32Array(50);
+    bulk.fillUniform(out, 0, 1);
+    expect(out).toEqual(Float32Array.from(out, () => single.uniform()));
+    expect(bulk.uniform()).toBe(single.uniform());
+  });
+
   test("moments of uniform and normal numbers", () => {
     const n = 50_000;
     const r = random(1, 0, 0, "moments");
