@@ -1,15 +1,17 @@
 import { constant, named, type Value } from "../onnx/graph.ts";
 import { tensor } from "../onnx/tensor.ts";
 import {
+  and,
+  cast,
   div,
   equal,
   matMul,
   matrixTranspose,
   mul,
+  not,
   reduceLogSumExp,
   reduceMean,
   reduceSum,
-  reshape,
   sub,
   where,
 } from "../ops/index.ts";
@@ -28,22 +30,25 @@ export interface ContrastiveOptions {
  */
 export const contrastive = (z: Value, views: number, { temperature, baseTemperature }: ContrastiveOptions): Value =>
   named("contrastive", () => {
-    const [rows, width] = [z.dim(0), z.dim(1)];
+    const rows = z.dim(0);
     const similarity = div(matMul(z, matrixTranspose(z)), temperature);
-    const place = (shape: number[]) =>
+    const index = (shape: number[], of: (row: number) => number) =>
       constant(
         tensor(
           "int64",
           shape,
-          BigInt64Array.from({ length: rows }, (_, i) => BigInt(i)),
+          BigInt64Array.from({ length: rows }, (_, i) => BigInt(of(i))),
         ),
       );
-    const others = where(equal(place([rows, 1]), place([1, rows])), -1e9, similarity);
-    const denominator = reduceLogSumExp(others, { axes: [1], keepdims: 0 });
-    // Σ over positives of z·p = z · (sum of the image's views) - z·z
-    const perImage = reshape(z, [rows / views, views, width]);
-    const withAll = reduceSum(mul(perImage, reduceSum(perImage, { axes: [1] })), { axes: [2], keepdims: 0 });
-    const withItself = reduceSum(mul(perImage, perImage), { axes: [2], keepdims: 0 });
-    const positives = div(reshape(sub(withAll, withItself), [rows]), temperature * (views - 1));
+    const pairs = (of: (row: number) => number) => equal(index([rows, 1], of), index([1, rows], of));
+    const itself = pairs((row) => row);
+    const denominator = reduceLogSumExp(where(itself, -1e9, similarity), { axes: [1], keepdims: 0 });
+    // Both terms meet in the gradient of the similarities, where they nearly cancel, and not after the product with z.
+    const positive = and(
+      pairs((row) => Math.floor(row / views)),
+      not(itself),
+    );
+    const share = mul(cast(positive, { to: "float32" }), 1 / (views - 1));
+    const positives = reduceSum(mul(similarity, share), { axes: [1], keepdims: 0 });
     return mul(reduceMean(sub(denominator, positives), { keepdims: 0 }), temperature / baseTemperature);
   });

@@ -34,12 +34,17 @@ export const highFrequency = (x: Value, radius: number): Value =>
     });
     const [c, s, ct, st] = [cos, sin, transposed(cos), transposed(sin)].map(constant) as [Value, Value, Value, Value];
     const disc = constant(tensor("float32", [removed.length, removed.length], mask));
-    const [xc, xs] = [matMul(x, ct), matMul(x, st)];
-    const real = mul(sub(matMul(c, xc), matMul(s, xs)), disc);
-    const imaginary = mul(add(matMul(s, xc), matMul(c, xs)), disc);
-    const byCos = matMul(add(matMul(ct, real), matMul(st, imaginary)), c);
-    const bySin = matMul(sub(matMul(ct, imaginary), matMul(st, real)), s);
-    return sub(x, add(byCos, bySin));
+    const low = (image: Value): Value => {
+      const [xc, xs] = [matMul(image, ct), matMul(image, st)];
+      const real = mul(sub(matMul(c, xc), matMul(s, xs)), disc);
+      const imaginary = mul(add(matMul(s, xc), matMul(c, xs)), disc);
+      const byCos = matMul(add(matMul(ct, real), matMul(st, imaginary)), c);
+      const bySin = matMul(sub(matMul(ct, imaginary), matMul(st, real)), s);
+      return add(byCos, bySin);
+    };
+    const high = sub(x, low(x));
+    // A projection: what rounding left of the low frequencies goes in a second pass, and the small result keeps its digits.
+    return sub(high, low(high));
   });
 
 const transposed = ({ shape: [rows = 0, columns = 0], data }: Tensor): Tensor =>
