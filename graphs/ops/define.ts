@@ -68,8 +68,20 @@ export interface OpSpec<I extends readonly Value[], A> {
   readonly gradcheck?: readonly GradcheckCase<A>[];
   /** How files of this project's opset spell the op, and how to read any opset's spelling, where either differs. */
   readonly write?: (inputs: readonly Value[], attributes: Attributes) => Spelling;
-  readonly read?: (inputs: readonly Value[], attributes: Attributes) => Spelling;
+  readonly read?: Reader;
+  /** Attributes that only files have, for `read`. */
+  readonly readAttributes?: { readonly [name: string]: AttributeKind };
 }
+
+/** The file that an op is read from. */
+export interface ReadingContext {
+  /** Version of the standard operators. */
+  readonly opset: number;
+  /** How many outputs the node names. */
+  readonly outputs: number;
+}
+/** From a file's spelling to the one held here; throws InferenceError where it cannot be. */
+export type Reader = (inputs: readonly Value[], attributes: Attributes, context: ReadingContext) => Spelling;
 
 /** The definition behind an op, with its rules. */
 export interface OpDefinition extends Definition {
@@ -77,7 +89,9 @@ export interface OpDefinition extends Definition {
   readonly vjp: Vjp<readonly Value[], Attributes> | "zero" | NotDifferentiable;
   readonly lower?: (inputs: readonly Value[], attributes: Attributes, types: readonly Type[]) => readonly Value[];
   readonly gradcheck: readonly GradcheckCase<Attributes>[];
-  readonly read?: (inputs: readonly Value[], attributes: Attributes) => Spelling;
+  readonly read?: Reader;
+  /** Attributes that only files have, for `read`. */
+  readonly readAttributes?: { readonly [name: string]: AttributeKind };
 }
 
 type Operands<I extends readonly unknown[]> = { [K in keyof I]: Operand };
@@ -124,6 +138,7 @@ export const defineOp = <
     gradcheck: (spec.gradcheck ?? []) as readonly GradcheckCase<Attributes>[],
     ...(spec.write && { write: spec.write }),
     ...(spec.read && { read: spec.read }),
+    ...(spec.readAttributes && { readAttributes: spec.readAttributes }),
   };
   const key = domain === "" || domain === compositeDomain ? name : `${domain}:${name}`;
   if (registry.has(key)) throw new Error(`internal: op ${key} is defined twice`);

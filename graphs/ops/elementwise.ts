@@ -78,6 +78,11 @@ export const div: Binary = defineBinary("Div", {
 export const pow: Binary = defineBinary("Pow", {
   vjp: ({ inputs: [a, b], output: y, cotangent: dy }) => [mul(dy, mul(b, pow(a, sub(b, 1)))), mul(dy, mul(y, log(a)))],
   gradcheck: pair(0.5, 2),
+  // Files may give an exponent of another type.
+  read: ([a, b], attributes) => ({
+    inputs: [a as Value, a?.dtype === b?.dtype ? (b as Value) : cast(b as Value, { to: (a as Value).dtype })],
+    attributes,
+  }),
 });
 
 export const neg: Unary = defineUnary("Neg", { vjp: ({ cotangent: dy }) => [neg(dy)], gradcheck: one(-1, 1, 1) });
@@ -218,6 +223,13 @@ const chosen = (first: Value, tie: Value, dy: Value): [Value, Value] => {
 
 const clipOp: Op<[x: Value, low: Value, high: Value]> = defineOp<[x: Value, low: Value, high: Value]>("Clip", {
   minInputs: 1,
+  readAttributes: { min: "float", max: "float" },
+  read: (inputs, { min: low, max: high, ...attributes }) => {
+    if (low === undefined && high === undefined) return { inputs, attributes };
+    const x = inputs[0] as Value;
+    const bound = (value: unknown) => (value === undefined ? absent : (valuesOf([x, value as number])[1] as Value));
+    return { inputs: [x, bound(low), bound(high)], attributes };
+  },
   infer: ([x, low, high]) => {
     for (const bound of [low, high]) check(isAbsent(bound) || bound.size === 1, "shape", "bounds must be scalars");
     return { dtype: x.dtype, shape: x.shape };
@@ -251,6 +263,11 @@ export const less: Binary = defineCompare("Less");
 export const equal: Binary = defineCompare("Equal");
 export const greaterOrEqual: Binary = defineCompare("GreaterOrEqual");
 export const lessOrEqual: Binary = defineCompare("LessOrEqual");
+/** Whether an element is not a number. */
+export const isNan: Op<[x: Value]> = defineOp<[x: Value]>("IsNaN", {
+  infer: ([x]) => ({ dtype: "bool", shape: x.shape }),
+  vjp: "zero",
+});
 export const and: Binary = defineCompare("And");
 export const or: Binary = defineCompare("Or");
 

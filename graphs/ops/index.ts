@@ -8,4 +8,5 @@ export * from "./linear.ts";
 export * from "./movement.ts";
 export * from "./normalize.ts";
 export * from "./pool.ts";
+export * from "./random.ts";
 export * from "./reduce.ts";

@@ -89,6 +89,11 @@ const topKOp: Op<[x: Value, k: Value], { axis?: number; largest?: number; sorted
   { axis?: number; largest?: number; sorted?: number }
 >("TopK", {
   attributes: { axis: "int", largest: "int", sorted: "int" },
+  readAttributes: { k: "int" },
+  read: ([x, given], { k, ...attributes }) => ({
+    inputs: [x as Value, k === undefined ? (given as Value) : ints([k as number])],
+    attributes,
+  }),
   infer: ([x, k], { axis = -1 }) => {
     const at = axisOf(axis, x.rank);
     const count = constantInts(k, "k")[0] as number;

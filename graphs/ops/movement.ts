@@ -2,10 +2,18 @@
 import { check } from "../onnx/error.ts";
 import { absent, constantInts, ints, isAbsent, scalar, type Type, type Value } from "../onnx/graph.ts";
 import { sizeOf } from "../onnx/tensor.ts";
-import { axisOf, broadcast, defineOp, type Op, sameDtype, type Variadic, variadic } from "./define.ts";
+import { axisOf, broadcast, defineOp, type Op, type Reader, sameDtype, type Variadic, variadic } from "./define.ts";
 import { reduceSum } from "./reduce.ts";
 
 type WithInts = Op<[x: Value, ints: Value]>;
+
+/** Older opsets give an argument as an attribute, newer ones as an input. */
+const fromAttribute =
+  (name: string): Reader =>
+  ([x, given], { [name]: values, ...attributes }) => ({
+    inputs: [x as Value, ...(values !== undefined ? [ints(values as readonly number[])] : given ? [given] : [])],
+    attributes,
+  });
 
 const fixedInts = (values: readonly number[]) => ({
   shape: [values.length],
@@ -53,6 +61,11 @@ export const transpose: Op<[x: Value], { perm: readonly number[] }> = defineOp<[
       );
       return { dtype: x.dtype, shape: perm.map((p) => x.dim(p)) };
     },
+    // Without perm the axes are reversed.
+    read: ([x], attributes) => ({
+      inputs: [x as Value],
+      attributes: { perm: x?.shape.map((_, i) => (x as Value).rank - 1 - i), ...attributes },
+    }),
     vjp: ({ cotangent: dy, attributes: { perm } }) => [transpose(dy, { perm: perm.map((_, i) => perm.indexOf(i)) })],
     gradcheck: [{ inputs: [{ shape: [2, 3, 4] }], attributes: { perm: [2, 0, 1] }, step: 1 }],
   },
@@ -84,6 +97,16 @@ const splitOp: Op<[x: Value, sizes: Value], { axis?: number }> = defineOp<[x: Va
   "Split",
   {
     attributes: { axis: "int" },
+    readAttributes: { split: "ints", num_outputs: "int" },
+    // Pieces of one size, the last one smaller, where the file does not say.
+    read: ([x, given], { split: listed, num_outputs, ...attributes }, { outputs }) => {
+      const size = (x as Value).dim(axisOf((attributes.axis as number | undefined) ?? 0, (x as Value).rank));
+      const each = Math.ceil(size / outputs);
+      const sizes = Array.from({ length: outputs }, (_, i) => Math.max(0, Math.min(each, size - i * each)));
+      check(num_outputs === undefined || num_outputs === outputs, "attribute", `num_outputs is ${num_outputs}`);
+      const pieces = listed === undefined ? (given ?? ints(sizes)) : ints(listed as readonly number[]);
+      return { inputs: [x as Value, pieces], attributes };
+    },
     infer: ([x, sizes], { axis = 0 }) => {
       const at = axisOf(axis, x.rank);
       const lengths = constantInts(sizes, "the sizes");
@@ -135,6 +158,12 @@ const sliceOp: Op<[x: Value, starts: Value, ends: Value, axes: Value, steps: Val
   [x: Value, starts: Value, ends: Value, axes: Value, steps: Value]
 >("Slice", {
   minInputs: 3,
+  readAttributes: { starts: "ints", ends: "ints", axes: "ints" },
+  read: (inputs, { starts, ends, axes, ...attributes }) => {
+    if (starts === undefined) return { inputs, attributes };
+    const parts = [starts, ends, axes].map((part) => (part === undefined ? absent : ints(part as readonly number[])));
+    return { inputs: [inputs[0] as Value, ...parts], attributes };
+  },
   infer: ([x, ...parts]) => ({ dtype: x.dtype, shape: sliceShape(x, rangesOf(x, parts)) }),
   vjp: ({ inputs: [x, ...parts], cotangent: dy }) => [sliceGrad(x, rangesOf(x, parts), dy), null, null, null, null],
   gradcheck: [
@@ -207,6 +236,24 @@ const padOp: Op<[x: Value, pads: Value, value: Value], { mode?: string }> = defi
 >("Pad", {
   attributes: { mode: "string" },
   minInputs: 2,
+  readAttributes: { pads: "ints", value: "float" },
+  read: ([x, given, value, axes], { pads: listed, value: filler, ...attributes }) => {
+    const rank = (x as Value).rank;
+    if (listed !== undefined) {
+      const scalarFiller = filler === undefined ? absent : scalar(filler as number, (x as Value).dtype);
+      return { inputs: [x as Value, ints(listed as readonly number[]), scalarFiller], attributes };
+    }
+    if (isAbsent(axes)) return { inputs: [x as Value, given as Value, ...(value ? [value] : [])], attributes };
+    // Pads of some axes only.
+    const along = constantInts(axes as Value, "axes").map((axis) => axisOf(axis, rank));
+    const some = constantInts(given as Value, "pads");
+    const full = new Array<number>(2 * rank).fill(0);
+    along.forEach((axis, i) => {
+      full[axis] = some[i] as number;
+      full[axis + rank] = some[i + along.length] as number;
+    });
+    return { inputs: [x as Value, ints(full), value ?? absent], attributes };
+  },
   infer: ([x, pads], { mode = "constant" }) => {
     check(mode === "constant", "unsupported", `mode ${mode} is not supported, only constant`);
     const p = constantInts(pads, "pads");
@@ -233,6 +280,8 @@ export const pad = Object.assign(
 );
 
 const unsqueezeOp: WithInts = defineOp<[x: Value, axes: Value]>("Unsqueeze", {
+  readAttributes: { axes: "ints" },
+  read: fromAttribute("axes"),
   infer: ([x, axes]) => {
     const at = constantInts(axes, "axes");
     const rank = x.rank + at.length;
@@ -252,6 +301,8 @@ export const unsqueeze = Object.assign((x: Value, axes: readonly number[]): Valu
 
 const squeezeOp: WithInts = defineOp<[x: Value, axes: Value]>("Squeeze", {
   minInputs: 1,
+  readAttributes: { axes: "ints" },
+  read: fromAttribute("axes"),
   infer: ([x, axes]) => {
     const at = isAbsent(axes)
       ? x.shape.flatMap((d, i) => (d === 1 ? [i] : []))

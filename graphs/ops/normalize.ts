@@ -1,7 +1,7 @@
 /** Normalisation: softmax, and batch norm in both modes. */
 import { check, GraphError } from "../onnx/error.ts";
-import type { Type, Value } from "../onnx/graph.ts";
-import { axisOf, defineOp, notDifferentiable, type Op, sameDtype } from "./define.ts";
+import { isAbsent, type Type, type Value } from "../onnx/graph.ts";
+import { axisOf, broadcast, defineOp, notDifferentiable, type Op, sameDtype } from "./define.ts";
 import { add, div, exp, mul, reciprocal, sqrt, sub } from "./elementwise.ts";
 import { reshape } from "./movement.ts";
 import { reduceMean, reduceSum } from "./reduce.ts";
@@ -171,3 +171,48 @@ export const batchNormTrainingGrad: Op<
 /** Unit length along an axis: x / max(‖x‖₂, epsilon), as torch.nn.functional.normalize. */
 export const normalizeL2 = (x: Value, axis = -1, epsilon = 1e-12): Value =>
   div(x, sqrt(add(reduceSum(mul(x, x), { axes: [axis] }), epsilon * epsilon)));
+
+type LayerNorm = { axis?: number; epsilon?: number };
+/**
+ * Layer norm (Ba, Kiros & Hinton 2016) over the axes from `axis` on. x […,D], scale and bias [D] (bias may be left out);
+ * outputs y, and mean and 1/σ with those axes as 1. With x̂ = (x - mean)/σ, g = dy·scale and means over those axes:
+ * dx = (g - mean(g) - x̂ · mean(g·x̂))/σ.
+ */
+export const layerNormalization: Op<[x: Value, scale: Value, bias: Value], LayerNorm> = defineOp<
+  [x: Value, scale: Value, bias: Value],
+  LayerNorm
+>("LayerNormalization", {
+  attributes: { axis: "int", epsilon: "float" },
+  minInputs: 2,
+  readAttributes: { stash_type: "int" },
+  read: (inputs, { stash_type: _, ...attributes }) => ({ inputs, attributes }),
+  infer: ([x, scale, bias], { axis = -1 }): Type[] => {
+    const at = axisOf(axis, x.rank);
+    for (const part of [scale, bias])
+      check(
+        isAbsent(part) || broadcast(part.shape, x.shape.slice(at)).join() === x.shape.slice(at).join(),
+        "shape",
+        `scale and bias must be [${x.shape.slice(at).join(", ")}]`,
+      );
+    const kept = { dtype: x.dtype, shape: x.shape.map((d, i) => (i < at ? d : 1)) };
+    return [{ dtype: sameDtype([x, scale]), shape: x.shape }, kept, kept];
+  },
+  vjp: ({ inputs: [x, scale, bias], outputs: [, mean, invStd], cotangents, attributes: { axis = -1 } }) => {
+    const [dy, dMean, dInvStd] = cotangents;
+    if (dMean !== undefined || dInvStd !== undefined || dy === undefined)
+      throw new GraphError("not-differentiable", "gradients do not flow into mean and deviation", {
+        op: "LayerNormalization",
+      });
+    const at = axisOf(axis, x.rank);
+    const axes = x.shape.flatMap((_, i) => (i < at ? [] : [i]));
+    const normal = mul(sub(x, mean as Value), invStd as Value);
+    const g = mul(dy, scale);
+    const centred = sub(g, reduceMean(g, { axes }));
+    const dx = mul(sub(centred, mul(normal, reduceMean(mul(g, normal), { axes }))), invStd as Value);
+    return [dx, mul(dy, normal), isAbsent(bias) ? null : dy];
+  },
+  gradcheck: [
+    { inputs: [{ shape: [3, 4] }, { shape: [4] }, { shape: [4] }], tolerance: 5e-3 },
+    { inputs: [{ shape: [2, 3, 4] }, { shape: [3, 4] }], attributes: { axis: 1 }, tolerance: 5e-3 },
+  ],
+});

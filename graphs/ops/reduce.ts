@@ -34,11 +34,13 @@ const cases = (low: number, high: number, step?: number) =>
 
 /** Newer opsets give the axes as an input, and leave out an empty one to mean all axes. */
 const axesFromInput = ([x, axes]: readonly Value[], attributes: Attributes): Spelling => {
-  if (isAbsent(axes)) {
-    check(!attributes.noop_with_empty_axes, "unsupported", "noop_with_empty_axes is not supported");
-    return { inputs: [x as Value], attributes };
+  const { noop_with_empty_axes, ...others } = attributes;
+  const listed = isAbsent(axes) ? undefined : constantInts(axes as Value, "axes");
+  if (listed === undefined || listed.length === 0) {
+    check(!noop_with_empty_axes, "unsupported", "noop_with_empty_axes is not supported");
+    return { inputs: [x as Value], attributes: others };
   }
-  return { inputs: [x as Value], attributes: { ...attributes, axes: constantInts(axes as Value, "axes") } };
+  return { inputs: [x as Value], attributes: { ...others, axes: listed } };
 };
 const axesToInput = (inputs: readonly Value[], { axes, ...attributes }: Attributes): Spelling => ({
   inputs: axes === undefined ? inputs : [...inputs, ints(axes as readonly number[])],
@@ -50,6 +52,7 @@ const defineReduce = (name: string, spec: Omit<OpSpec<[x: Value], Reduction>, "i
     attributes: { axes: "ints", keepdims: "int" },
     infer: inferReduction,
     read: axesFromInput,
+    readAttributes: { noop_with_empty_axes: "int" },
     ...spec,
   });
 

@@ -1,0 +1,237 @@
+/**
+ * ONNX files to the same Values that builders make, so that a model from elsewhere can be attacked, finetuned or used as
+ * a teacher. Everything is refused here, by op and node, before anything runs: unknown ops, attributes that are not
+ * supported, shapes that do not fit or are too large.
+ */
+import { dtypeOfCode, isFloat } from "../onnx/dtype.ts";
+import { GraphError, InferenceError } from "../onnx/error.ts";
+import {
+  type Attribute,
+  type AttributeKind,
+  type Attributes,
+  absent,
+  apply,
+  constant,
+  input,
+  isAbsent,
+  named,
+  type Type,
+  type Value,
+} from "../onnx/graph.ts";
+import { type FileAttribute, type FileInput, type FileModel, type FileNode, parseModel } from "../onnx/parse.ts";
+import { type Tensor, typeName } from "../onnx/tensor.ts";
+import { compositeDomain, definitions, type OpDefinition } from "../ops/index.ts";
+import { folded } from "./fold.ts";
+import { readings } from "./readings.ts";
+
+export interface ReadOptions {
+  /** Size of the first dimension of the inputs, where the file leaves it open. */
+  readonly batch?: number;
+  /** Sizes of open dimensions by the names that the file gives them. */
+  readonly dims?: Readonly<Record<string, number>>;
+  /** Values that take the place of the file's inputs, by name. */
+  readonly bind?: Readonly<Record<string, Value>>;
+  /**
+   * Initializers that become inputs of the graph, under the name returned; the others, and by default all, are constants.
+   * Only floating-point initializers of rank 1 and more are asked about.
+   */
+  readonly parameter?: (name: string) => string | undefined;
+}
+
+export interface ReadModel {
+  readonly inputs: Readonly<Record<string, Value>>;
+  readonly outputs: Readonly<Record<string, Value>>;
+  /** Floating-point initializers of rank 1 and more, by the file's names: constants, or inputs where asked for. */
+  readonly parameters: Readonly<Record<string, Value>>;
+  /** What the file holds of each of them. */
+  readonly weights: Readonly<Record<string, Tensor>>;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/** Standard operators of these versions are understood. */
+const OPSETS = { oldest: 7, newest: 25 };
+/** No value of a graph may have more elements: 4 GiB of float32. */
+const LARGEST_VALUE = 2 ** 30;
+const MOST_NODES = 200_000;
+
+/**
+ * Reads a model.
+ * @param file the file's bytes, or what parseModel made of them (a file read several times is parsed once)
+ * @throws GraphError (malformed, unsupported, shape, dtype, attribute) in one sentence that names op and node
+ */
+export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {}): ReadModel => {
+  const model = file instanceof Uint8Array ? parseModel(file) : file;
+  if (model.opset < OPSETS.oldest || model.opset > OPSETS.newest)
+    throw new GraphError(
+      "unsupported",
+      `the file uses opset ${model.opset}; ${OPSETS.oldest} to ${OPSETS.newest} are supported`,
+    );
+  if (model.nodes.length > MOST_NODES)
+    throw new GraphError(
+      "unsupported",
+      `the model has ${model.nodes.length} nodes; at most ${MOST_NODES} are supported`,
+    );
+  const values = new Map<string, Value>([["", absent]]);
+  const parameters: Record<string, Value> = {};
+  const weights: Record<string, Tensor> = {};
+  for (const [name, tensor] of model.initializers) {
+    const trainable = isFloat(tensor.dtype) && tensor.shape.length > 0;
+    const asInput = trainable ? options.parameter?.(name) : undefined;
+    const value = asInput === undefined ? constant(tensor) : input(asInput, tensor);
+    values.set(name, value);
+    if (!trainable) continue;
+    parameters[name] = value;
+    weights[name] = tensor;
+  }
+  const inputs: Record<string, Value> = {};
+  for (const given of model.inputs) {
+    const value = inputOf(given, options);
+    values.set(given.name, value);
+    inputs[given.name] = value;
+  }
+  for (const node of model.nodes) {
+    const made = read(
+      node,
+      node.inputs.map((name) => values.get(name) as Value),
+      model.opset,
+    );
+    node.outputs.forEach((name, i) => {
+      if (name !== "") values.set(name, made[i] as Value);
+    });
+  }
+  const outputs = Object.fromEntries(
+    model.outputs.map((name) => {
+      const value = values.get(name);
+      if (value === undefined || value === absent)
+        throw new GraphError("malformed", `nothing makes the output ${JSON.stringify(name)}`);
+      return [name, value];
+    }),
+  );
+  return { inputs, outputs, parameters, weights, metadata: model.metadata };
+};
+
+const inputOf = ({ name, dtype, dims }: FileInput, { batch, dims: sizes = {}, bind = {} }: ReadOptions): Value => {
+  const bound = Object.hasOwn(bind, name) ? bind[name] : undefined;
+  const label = `the input ${JSON.stringify(name)}`;
+  const shape = dims.map((dim, axis) => {
+    if (typeof dim === "number") return dim;
+    if (dim !== null && Object.hasOwn(sizes, dim)) return sizes[dim] as number;
+    if (axis === 0 && batch !== undefined) return batch;
+    if (bound !== undefined && bound.rank === dims.length) return bound.dim(axis);
+    throw new GraphError(
+      "unsupported",
+      `${label} leaves dimension ${axis}${dim === null ? "" : ` (${dim})`} open; give its size`,
+    );
+  });
+  const type: Type = { dtype, shape };
+  checkSize(type, label);
+  if (bound === undefined) return input(name, type);
+  if (typeName(bound) !== typeName(type))
+    throw new GraphError("shape", `${label} is ${typeName(type)} but gets ${typeName(bound)}`);
+  return bound;
+};
+
+const checkSize = (type: Type, label: string, where: { op?: string; path?: string } = {}): void => {
+  const fits = type.shape.every((d) => Number.isSafeInteger(d) && d >= 0) && type.shape.length <= 32;
+  const size = type.shape.reduce((n, d) => n * d, 1);
+  if (fits && size <= LARGEST_VALUE) return;
+  const why = fits
+    ? `has ${size} elements, more than ${LARGEST_VALUE}`
+    : `has the impossible shape [${type.shape.join(", ")}]`;
+  throw new GraphError(fits ? "unsupported" : "malformed", `${label} ${why}`, where);
+};
+
+/** The outputs of one node. */
+const read = (node: FileNode, inputs: readonly Value[], opset: number): readonly Value[] => {
+  const where = { op: node.op, path: node.name };
+  if (node.domain !== "")
+    throw new GraphError(
+      "unsupported",
+      `the domain ${node.domain} is not supported; export with standard ops only`,
+      where,
+    );
+  const context = { opset, outputs: node.outputs.length };
+  const reading = Object.hasOwn(readings, node.op) ? readings[node.op] : undefined;
+  const definition = definitions.get(node.op);
+  const known = definition !== undefined && definition.domain !== compositeDomain && !bodied(definition);
+  if (reading === undefined && !known) throw new GraphError("unsupported", "the operator is not supported", where);
+  const made = guarded(node, inputs, () => {
+    if (reading !== undefined) {
+      const [fewest, most] = reading.inputs;
+      if (inputs.length < fewest || inputs.length > most || inputs.slice(0, fewest).some(isAbsent))
+        throw new InferenceError("malformed", `it takes ${fewest === most ? fewest : `${fewest} to ${most}`} inputs`);
+      const built = reading.build(inputs, attributesOf(node, reading.attributes ?? {}), context);
+      return Array.isArray(built) ? (built as Value[]) : [built as Value];
+    }
+    return spelled(node, definition as OpDefinition, inputs, context);
+  });
+  if (node.outputs.length > made.length && node.outputs.slice(made.length).some((name) => name !== ""))
+    throw new GraphError("unsupported", `output ${made.length} is not supported`, where);
+  return made.map((value) => {
+    checkSize(value, "its output", where);
+    return folded(value);
+  });
+};
+
+const bodied = (definition: OpDefinition): boolean => Object.values(definition.attributes).includes("graph");
+
+/** Applies an op that is held here as files have it, but for what its `read` rule changes. */
+const spelled = (
+  node: FileNode,
+  definition: OpDefinition,
+  inputs: readonly Value[],
+  context: { opset: number; outputs: number },
+): readonly Value[] => {
+  const { read: reader, minInputs } = definition;
+  const given = attributesOf(node, { ...definition.attributes, ...definition.readAttributes });
+  const spelling = reader === undefined ? { inputs, attributes: given } : reader(inputs, given, context);
+  const operands = spelling.inputs.map((value) => folded(value));
+  const needed = minInputs > 0 ? minInputs : operands.length;
+  if (operands.slice(0, needed).some((value) => isAbsent(value)))
+    throw new InferenceError("malformed", "an input that it needs is left out");
+  return apply(definition, operands, spelling.attributes);
+};
+
+/** Runs `build`; whatever goes wrong in it is a sentence about the node. */
+const guarded = (node: FileNode, inputs: readonly Value[], build: () => readonly Value[]): readonly Value[] => {
+  try {
+    return named(node.name, build);
+  } catch (error) {
+    const types = inputs.filter((value) => !isAbsent(value));
+    const where = { op: node.op, path: node.name, types };
+    if (error instanceof GraphError && error.code !== "internal") throw error;
+    if (error instanceof InferenceError) throw new GraphError(error.code, error.message, where);
+    throw new GraphError("malformed", "its inputs and attributes are not what the operator takes", where);
+  }
+};
+
+/** Attributes that mean nothing at these values, whatever the op. */
+const harmless: Readonly<Record<string, number | string>> = {
+  storage_order: 0,
+  saturate: 1,
+  spatial: 1,
+  round_mode: "up",
+};
+
+const attributesOf = (node: FileNode, kinds: Readonly<Record<string, AttributeKind>>): Attributes => {
+  const out: Record<string, Attribute> = {};
+  for (const [name, given] of node.attributes) {
+    const kind = Object.hasOwn(kinds, name) ? kinds[name] : undefined;
+    if (kind !== undefined) out[name] = converted(name, kind, given);
+    else if (!("value" in given) || harmless[name] !== given.value)
+      throw new InferenceError("unsupported", `the attribute ${name} is not supported`);
+  }
+  return out;
+};
+
+const converted = (name: string, kind: AttributeKind, given: FileAttribute): Attribute => {
+  if (kind === "dtype" && given.kind === "int") {
+    const dtype = dtypeOfCode(given.value);
+    if (dtype === undefined)
+      throw new InferenceError("unsupported", `the element type ${given.value} is not supported`);
+    return dtype;
+  }
+  if (given.kind !== kind)
+    throw new InferenceError("malformed", `the attribute ${name} is of kind ${given.kind}, not ${kind}`);
+  return (given as { value: Attribute }).value;
+};

@@ -1,0 +1,76 @@
+/**
+ * Resizing as two matrix products: with fixed sizes each axis is a constant linear map, whatever the interpolation, and
+ * its gradient is the transposed map.
+ */
+import { check } from "../onnx/error.ts";
+import { constant, type Value } from "../onnx/graph.ts";
+import { float32 } from "../onnx/tensor.ts";
+import { matMul } from "../ops/index.ts";
+
+export interface Interpolation {
+  readonly mode: string;
+  readonly coordinate_transformation_mode: string;
+  readonly nearest_mode: string;
+}
+
+/** Place in the input of pixel `i` of the output. */
+const sourceOf = (i: number, from: number, to: number, scale: number, rule: string): number => {
+  switch (rule) {
+    case "half_pixel":
+      return (i + 0.5) / scale - 0.5;
+    case "pytorch_half_pixel":
+      return to > 1 ? (i + 0.5) / scale - 0.5 : 0;
+    case "align_corners":
+      return to > 1 ? (i * (from - 1)) / (to - 1) : 0;
+    case "asymmetric":
+      return i / scale;
+    default:
+      check(false, "unsupported", `coordinate_transformation_mode ${rule} is not supported`);
+  }
+};
+
+const roundings: Readonly<Record<string, (x: number) => number>> = {
+  round_prefer_floor: (x) => Math.ceil(x - 0.5),
+  round_prefer_ceil: (x) => Math.floor(x + 0.5),
+  floor: Math.floor,
+  ceil: Math.ceil,
+};
+
+/** Weights [to, from] of one axis. */
+const weights = (from: number, to: number, scale: number, how: Interpolation): Float32Array => {
+  const out = new Float32Array(to * from);
+  const give = (row: number, at: number, weight: number) => {
+    const column = Math.min(Math.max(at, 0), from - 1);
+    out[row * from + column] = (out[row * from + column] as number) + weight;
+  };
+  for (let i = 0; i < to; i++) {
+    const x = sourceOf(i, from, to, scale, how.coordinate_transformation_mode);
+    if (how.mode === "nearest") {
+      const round = roundings[how.nearest_mode];
+      check(round !== undefined, "unsupported", `nearest_mode ${how.nearest_mode} is not supported`);
+      give(i, round(x), 1);
+    } else if (how.mode === "linear") {
+      const low = Math.floor(x);
+      give(i, low, 1 - (x - low));
+      give(i, low + 1, x - low);
+    } else check(false, "unsupported", `mode ${how.mode} is not supported, only nearest and linear`);
+  }
+  return out;
+};
+
+/** Images [N,C,H,W] to [N,C,...size]; `scales` are those of the axes, which rounding of the sizes may not give exactly. */
+export const resize = (x: Value, size: readonly number[], scales: readonly number[], how: Interpolation): Value => {
+  check(x.rank === 4, "unsupported", "only images (rank 4) are resized");
+  const [h, w] = x.shape.slice(2) as [number, number];
+  const [toH, toW] = size as [number, number];
+  check(size.every((d) => d > 0 && d <= 2 ** 14) && h <= 2 ** 14 && w <= 2 ** 14, "shape", `the size [${size}]`);
+  const across = (from: number, to: number, scale: number) => weights(from, to, scale, how);
+  let y = x;
+  if (toH !== h) y = matMul(constant(float32([toH, h], across(h, toH, scales[0] as number))), y);
+  if (toW !== w) {
+    const map = across(w, toW, scales[1] as number);
+    const transposed = Float32Array.from(map, (_, k) => map[(k % toW) * w + Math.floor(k / toW)] as number);
+    y = matMul(y, constant(float32([w, toW], transposed)));
+  }
+  return y;
+};
