@@ -1,0 +1,139 @@
+/**
+ * Batch norm in the pixel-major layout. Sums over an image's pixels are products with a row of ones; what a branch does to
+ * a channel is one factor and one term an image and channel, a row [1, c·C] that broadcasts over the pixels of a chunk.
+ *
+ * Forward (Ioffe & Szegedy 2015): y = f·x + t with f = scale/σ, t = bias - mean·f, σ² = E[x²] - mean² + ε.
+ * Backward: with x̂ = (x - mean)/σ and means over a branch's channel, dx = f·(dy - mean(dy) - x̂·mean(dy·x̂)), that is
+ * dx = f·dy + p·x + q with p = -f·mean(dy·x̂)/σ and q = -f·mean(dy) - p·mean.
+ */
+import { constant, filled, type Type, type Value } from "../../onnx/graph.ts";
+import {
+  add,
+  type BranchedNorm,
+  batchNormalization,
+  batchNormTraining,
+  batchNormTrainingGrad,
+  div,
+  expandAs,
+  matMul,
+  max,
+  mul,
+  neg,
+  type OpDefinition,
+  reshape,
+  sqrt,
+  sub,
+} from "../../ops/index.ts";
+import type { Laid } from "../layout.ts";
+import type { Lowering } from "../lower.ts";
+import { fromImageRows, isPixel, type PixelLayout, rechunk } from "./pixel.ts";
+
+const rows = new Map<string, Value>();
+/** A row of n equal numbers. */
+const row = (n: number, value: number): Value => {
+  const key = `${n} ${value}`;
+  const known = rows.get(key) ?? constant(filled("float32", [1, n], value));
+  rows.set(key, known);
+  return known;
+};
+
+/** Means over the pixels of each image, [N,C], of parts [H·W, c·C]. */
+export const pixelMeans = (parts: readonly Value[], channels: number): Value =>
+  fromImageRows(
+    parts.map((part) => matMul(row(part.dim(0), 1 / part.dim(0)), part)),
+    channels,
+  );
+
+/** Means over the images of each branch, [nb,C], of what there is for each image, [N,C]. */
+const branchMeans = (perImage: Value, branches: number): Value => {
+  const [n, c] = [perImage.dim(0), perImage.dim(1)];
+  const each = n / branches;
+  return reshape(matMul(row(each, 1 / each), reshape(perImage, [each, branches * c])), [branches, c]);
+};
+
+/** The row [1, c·C] of each chunk from a value [nb,C]; chunks that start alike share theirs. */
+const branchRows = (perBranch: Value, { chunks }: PixelLayout, images: number): readonly Value[] => {
+  const [branches, c] = [perBranch.dim(0), perBranch.dim(1)];
+  const aligned = chunks.every((size) => size % branches === 0);
+  const period = aligned ? (chunks[0] as number) : images;
+  const tiled = reshape(expandAs(reshape(perBranch, [1, branches * c]), [period / branches, branches * c]), [
+    1,
+    period * c,
+  ]);
+  if (!aligned) return rechunk([tiled], [images], chunks, c);
+  const short = chunks.at(-1) as number;
+  const last = short === period ? tiled : (rechunk([tiled], [period], [short, period - short], c)[0] as Value);
+  return chunks.map((size) => (size === period ? tiled : last));
+};
+
+const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }) => {
+  const layout = (x as Laid).home;
+  if (!isPixel(layout)) return undefined;
+  const { branches, epsilon } = attributes as BranchedNorm;
+  const parts = (x as Laid).in(layout);
+  const [images = 0, channels = 0] = (y as Type).shape;
+  const mean = branchMeans(pixelMeans(parts, channels), branches);
+  const squares = parts.map((part) => mul(part, part));
+  const variance = max(sub(branchMeans(pixelMeans(squares, channels), branches), mul(mean, mean)), 0);
+  const factor = div((scale as Laid).plain, sqrt(add(variance, epsilon)));
+  const term = sub((bias as Laid).plain, mul(mean, factor));
+  return [{ layout, parts: affine(parts, factor, term, layout, images) }, mean, variance];
+};
+
+/** factor·x + term with [nb,C] each. */
+const affine = (
+  parts: readonly Value[],
+  factor: Value,
+  term: Value,
+  layout: PixelLayout,
+  images: number,
+): readonly Value[] => {
+  const [factors, terms] = [branchRows(factor, layout, images), branchRows(term, layout, images)];
+  return parts.map((part, i) => add(mul(part, factors[i] as Value), terms[i] as Value));
+};
+
+const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx] }) => {
+  const layout = (x as Laid).home;
+  if (!isPixel(layout)) return undefined;
+  const { branches, epsilon } = attributes as BranchedNorm;
+  const [images = 0, channels = 0, h = 0, w = 0] = (dx as Type).shape;
+  const [parts, g] = [(x as Laid).in(layout), (dy as Laid).in(layout)];
+  const sigma = sqrt(add((variance as Laid).plain, epsilon));
+  const centre = (mean as Laid).plain;
+  const meanG = branchMeans(pixelMeans(g, channels), branches);
+  const products = parts.map((part, i) => mul(g[i] as Value, part));
+  const meanGX = branchMeans(pixelMeans(products, channels), branches);
+  const meanGN = div(sub(meanGX, mul(centre, meanG)), sigma);
+  const f = div((scale as Laid).plain, sigma);
+  const p = neg(div(mul(f, meanGN), sigma));
+  const q = neg(add(mul(f, meanG), mul(p, centre)));
+  const [fs, ps, qs] = [f, p, q].map((v) => branchRows(v, layout, images)) as [Value[], Value[], Value[]];
+  const count = (images / branches) * h * w;
+  return [
+    {
+      layout,
+      parts: parts.map((part, i) =>
+        add(add(mul(part, ps[i] as Value), qs[i] as Value), mul(g[i] as Value, fs[i] as Value)),
+      ),
+    },
+    mul(meanGN, count),
+    mul(meanG, count),
+  ];
+};
+
+/** Evaluation mode: the same affine map with given statistics. */
+const evaluation: Lowering = ({ inputs: [x, scale, bias, mean, variance], attributes, types: [y] }) => {
+  const layout = (x as Laid).home;
+  if (!isPixel(layout)) return undefined;
+  const factor = div((scale as Laid).plain, sqrt(add((variance as Laid).plain, attributes.epsilon ?? 1e-5)));
+  const term = sub((bias as Laid).plain, mul((mean as Laid).plain, factor));
+  const [images = 0, c = 0] = (y as Type).shape;
+  const single = (v: Value) => reshape(v, [1, c]);
+  return [{ layout, parts: affine((x as Laid).in(layout), single(factor), single(term), layout, images) }];
+};
+
+export const batchNorms: readonly [OpDefinition, Lowering][] = [
+  [batchNormTraining.definition, training],
+  [batchNormTrainingGrad.definition, trainingGrad],
+  [batchNormalization.definition, evaluation],
+];

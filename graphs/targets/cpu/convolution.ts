@@ -1,0 +1,192 @@
+/** Convolutions and their gradients in the pixel-major layout: which way for which shape. */
+import { isAbsent, type Type, type Value } from "../../onnx/graph.ts";
+import {
+  add,
+  type ConvAttributes,
+  conv,
+  convGradInput,
+  convGradWeight,
+  type GradInput,
+  type GradWeight,
+  type OpDefinition,
+  reshape,
+  type Window,
+  windowOf,
+} from "../../ops/index.ts";
+import type { Laid } from "../layout.ts";
+import type { Lowering } from "../lower.ts";
+import {
+  type Geometry,
+  im2colConv,
+  im2colGradInput,
+  im2colGradWeight,
+  tapFirstFilter,
+  tapMajorFilter,
+} from "./im2col.ts";
+import { finer, type PixelLayout, pixelLayout, rechunk } from "./pixel.ts";
+import { thinConv, thinGradInput, thinGradWeight, thinLayout } from "./thin.ts";
+import { winogradConv, winogradFilter, winogradGradInput, winogradTurned } from "./winograd.ts";
+
+/** The ways to compute a convolution; all take any shape but for what `waysFor` says. */
+export type Way = "winograd" | "im2col" | "thin";
+
+/** Chooses among the ways that can take a shape, the first being the usual choice. */
+export type Choose = (op: "forward" | "input" | "weight", ways: readonly Way[], shape: ConvShape) => Way;
+
+export interface ConvShape {
+  readonly images: number;
+  readonly inputChannels: number;
+  readonly outputChannels: number;
+  readonly geometry: Geometry;
+}
+
+const square = (pair: readonly number[], value: number): boolean => pair.every((v) => v === value);
+
+/** A stem's few channels leave a Winograd product too thin; wide kernels in rows leave the im2col rows too short. */
+const THIN = 8;
+
+/** The ways that can take a shape, best first as measured on AVX2 (`advcl bench --what lowerings`). */
+export const waysFor = (
+  op: "forward" | "input" | "weight",
+  { geometry: g, inputChannels, outputChannels }: ConvShape,
+): readonly Way[] => {
+  const plain = square(g.strides, 1) && square(g.dilations, 1);
+  const ways: Way[] = ["im2col"];
+  if (op !== "weight" && plain && square(g.kernel, 3) && square(g.pads, 1) && same(g.input, g.output))
+    if (Math.min(inputChannels, outputChannels) >= THIN) ways.unshift("winograd");
+  if (inputChannels < THIN && square(g.strides, 1)) ways.unshift("thin");
+  return ways;
+};
+
+const same = (a: readonly number[], b: readonly number[]): boolean => a.join() === b.join();
+
+const pairOf = (v: readonly number[]): readonly [number, number] => [v[0] as number, v[1] as number];
+
+/** The shape of a convolution of x [N,Ci,H,W] to y [N,Co,H',W'], or undefined where the layout does not serve it. */
+const shapeOf = (x: Type, y: Type, window: Window, kernel: readonly number[]): ConvShape | undefined => {
+  if (x.dtype !== "float32" || window.group !== 1 || x.shape.length !== 4) return undefined;
+  const [n = 0, ci = 0, h = 0, w = 0] = x.shape;
+  if (n === 0) return undefined;
+  return {
+    images: n,
+    inputChannels: ci,
+    outputChannels: y.shape[1] as number,
+    geometry: {
+      input: [h, w],
+      output: pairOf(y.shape.slice(2)),
+      kernel: pairOf(kernel),
+      pads: pairOf(window.pads),
+      strides: pairOf(window.strides),
+      dilations: pairOf(window.dilations),
+    },
+  };
+};
+
+/** The tensors of a value in its own layout, cut as `chunks` says. */
+const cutAs = (value: Laid, layout: PixelLayout, chunks: readonly number[]): readonly Value[] =>
+  rechunk(value.in(layout), layout.chunks, chunks, value.type.shape[1] as number);
+
+const forward =
+  (choose: Choose): Lowering =>
+  ({ inputs: [x, w, bias], attributes, types: [y], node }) => {
+    const [input, filter, type] = [(x as Laid).type, (w as Laid).type, y as Type];
+    const kernel = filter.shape.slice(2);
+    const window = windowOf(attributes as ConvAttributes, input.shape.slice(2), kernel);
+    const shape = shapeOf(input, type, window, kernel);
+    if (shape === undefined) return undefined;
+    const { geometry } = shape;
+    const [from, to] = [pixelLayout(input), pixelLayout(type)];
+    const chunks = finer(from, to);
+    const way = choose("forward", waysFor("forward", shape), shape);
+    const each = (parts: readonly Value[], one: (part: Value, images: number) => Value) =>
+      parts.map((part, i) => one(part, chunks[i] as number));
+    let parts: readonly Value[];
+    if (way === "thin") {
+      const form = (w as Laid).in(tapMajorFilter)[0] as Value;
+      parts = thinChunks(x as Laid, to.chunks, (part, images) => thinConv(part, form, geometry, images));
+    } else if (way === "winograd") {
+      const u = (w as Laid).in(winogradFilter)[0] as Value;
+      parts = each(cutAs(x as Laid, from, chunks), (part, n) => winogradConv(part, u, geometry.input, n));
+    } else {
+      const form = (w as Laid).in(tapMajorFilter)[0] as Value;
+      parts = each(cutAs(x as Laid, from, chunks), (part, n) => im2colConv(part, form, geometry, n));
+    }
+    parts = rechunk(parts, way === "thin" ? to.chunks : chunks, to.chunks, shape.outputChannels);
+    if (!isAbsent(node.inputs[2])) {
+      const row = (bias as Laid).plain;
+      parts = parts.map((part) => reshape(add(reshape(part, [-1, shape.outputChannels]), row), part.shape));
+    }
+    return [{ layout: to, parts }];
+  };
+
+/** Maps the chunks of a value of few channels. */
+const thinChunks = (
+  x: Laid,
+  chunks: readonly number[],
+  one: (part: Value, images: number, index: number) => Value,
+): readonly Value[] => x.in(thinLayout(chunks)).map((part, i) => one(part, chunks[i] as number, i));
+
+const gradInput =
+  (choose: Choose): Lowering =>
+  ({ inputs: [dy, w], attributes, types: [x] }) => {
+    const { size: _, ...window } = attributes as GradInput;
+    const [output, filter, type] = [(dy as Laid).type, (w as Laid).type, x as Type];
+    const shape = shapeOf(type, output, window as unknown as Window, filter.shape.slice(2));
+    if (shape === undefined) return undefined;
+    const { geometry } = shape;
+    const [from, to] = [pixelLayout(output), pixelLayout(type)];
+    const way = choose("input", waysFor("input", shape), shape);
+    if (way === "thin") {
+      const form = (w as Laid).in(tapMajorFilter)[0] as Value;
+      const given = (dy as Laid).in(from);
+      const parts = given.map((part, i) => thinGradInput(part, form, geometry, from.chunks[i] as number));
+      return [{ layout: thinLayout(from.chunks), parts }];
+    }
+    const chunks = finer(from, to);
+    const given = cutAs(dy as Laid, from, chunks);
+    let parts: readonly Value[];
+    if (way === "winograd") {
+      const u = (w as Laid).in(winogradTurned)[0] as Value;
+      parts = given.map((part, i) => winogradGradInput(part, u, geometry.input, chunks[i] as number));
+    } else {
+      const form = (w as Laid).in(tapFirstFilter)[0] as Value;
+      parts = given.map((part, i) => im2colGradInput(part, form, geometry, chunks[i] as number));
+    }
+    return [{ layout: to, parts: rechunk(parts, chunks, to.chunks, shape.inputChannels) }];
+  };
+
+const gradWeight =
+  (choose: Choose): Lowering =>
+  ({ inputs: [x, dy], attributes, types: [w] }) => {
+    const { kernel, ...window } = attributes as GradWeight;
+    const [input, output] = [(x as Laid).type, (dy as Laid).type];
+    const shape = shapeOf(input, output, window as unknown as Window, kernel);
+    if (shape === undefined) return undefined;
+    const { geometry } = shape;
+    const [from, to] = [pixelLayout(input), pixelLayout(output)];
+    const way = choose("weight", waysFor("weight", shape), shape);
+    let sum: Value | undefined;
+    if (way === "thin") {
+      const given = (dy as Laid).in(to);
+      thinChunks(x as Laid, to.chunks, (part, images, i) => {
+        sum = thinGradWeight(part, given[i] as Value, geometry, images, sum);
+        return sum;
+      });
+    } else {
+      const chunks = finer(from, to);
+      const given = cutAs(dy as Laid, to, chunks);
+      cutAs(x as Laid, from, chunks).forEach((part, i) => {
+        sum = im2colGradWeight(part, given[i] as Value, geometry, chunks[i] as number, sum);
+      });
+    }
+    return [{ layout: tapMajorFilter, parts: [reshape(sum as Value, tapMajor((w as Type).shape))] }];
+  };
+
+const tapMajor = ([co = 0, ci = 0, kh = 0, kw = 0]: readonly number[]): number[] => [co, kh * kw, ci];
+
+/** Entries for the three ops, with a rule to choose among the ways. */
+export const convolutions = (choose: Choose = (_, ways) => ways[0] as Way): readonly [OpDefinition, Lowering][] => [
+  [conv.definition, forward(choose)],
+  [convGradInput.definition, gradInput(choose)],
+  [convGradWeight.definition, gradWeight(choose)],
+];

@@ -1,0 +1,134 @@
+/** Ops that follow the layout of their operands: elementwise ones, and reductions and spreads over the pixels. */
+import type { Type, Value } from "../../onnx/graph.ts";
+import { apply } from "../../onnx/graph.ts";
+import {
+  abs,
+  add,
+  div,
+  exp,
+  expand,
+  globalAveragePool,
+  hardSigmoid,
+  identity,
+  leakyRelu,
+  max,
+  min,
+  mul,
+  neg,
+  type OpDefinition,
+  type Reduction,
+  reduceMean,
+  reduceSum,
+  relu,
+  reluGrad,
+  reshape,
+  sigmoid,
+  sqrt,
+  stopGradient,
+  sub,
+  tanh,
+} from "../../ops/index.ts";
+import type { Laid, Placed } from "../layout.ts";
+import type { Lowering } from "../lower.ts";
+import { pixelMeans } from "./batch-norm.ts";
+import { imageRows, isPixel, type PixelLayout, pixelLayout, rechunk } from "./pixel.ts";
+
+const sameShape = (a: Type, b: Type): boolean => a.shape.join() === b.shape.join();
+
+/** Applied to each chunk where the operand is in chunks. */
+const unary =
+  (one: (part: Value, attributes: never) => Value): Lowering =>
+  ({ inputs: [x], attributes }) => {
+    const { home } = x as Laid;
+    return isPixel(home)
+      ? [{ layout: home, parts: (x as Laid).in(home).map((part) => one(part, attributes as never)) }]
+      : undefined;
+  };
+
+/** What an operand gives each chunk of a result [N,C,H,W] in the layout; undefined where it does not broadcast so. */
+const operand = (x: Laid, result: Type, layout: PixelLayout): readonly Value[] | undefined => {
+  if (sameShape(x.type, result)) return x.in(layout);
+  const { shape } = x.type;
+  if (shape.every((d) => d === 1)) {
+    const single = reshape(x.plain, []);
+    return layout.chunks.map(() => single);
+  }
+  const [n = 0, c = 0] = result.shape;
+  if (shape.join() === [n, c, 1, 1].join()) return imageRows(reshape(x.plain, [n, c]), layout.chunks);
+  return undefined;
+};
+
+const binary =
+  (one: (a: Value, b: Value) => Value): Lowering =>
+  ({ inputs, types: [y] }) => {
+    const type = y as Type;
+    const chunked = inputs.find((x) => isPixel(x.home) && sameShape(x.type, type));
+    if (chunked === undefined) return undefined;
+    const layout = chunked.home as PixelLayout;
+    const [a, b] = inputs.map((x) => operand(x, type, layout));
+    if (a === undefined || b === undefined) return undefined;
+    return [{ layout, parts: a.map((part, i) => one(part, b[i] as Value)) }];
+  };
+
+/** 1 where y = relu(x) is positive, else 0: one pass, where a comparison and a cast take two. */
+const mask = (y: Value): Value => hardSigmoid(y, { alpha: 1e38, beta: 0 });
+
+const pixelAxes = ({ axes }: Reduction, rank: number): boolean =>
+  rank === 4 &&
+  axes?.length === 2 &&
+  axes
+    .map((a) => (a < 0 ? a + rank : a))
+    .sort()
+    .join() === "2,3";
+
+const pixelReduction =
+  (factor: (pixels: number) => number): Lowering =>
+  ({ inputs: [x], attributes, types: [y], node }) => {
+    const { home, type } = x as Laid;
+    const axes = node.definition === globalAveragePool.definition ? { axes: [2, 3] } : (attributes as Reduction);
+    if (!isPixel(home) || !pixelAxes(axes, type.shape.length)) return undefined;
+    const [, c = 0, h = 0, w = 0] = type.shape;
+    const means = pixelMeans((x as Laid).in(home), c);
+    const scale = factor(h * w);
+    return [reshape(scale === 1 ? means : mul(means, scale), (y as Type).shape)];
+  };
+
+/** One number an image and channel spread over the pixels: the gradient of a mean over them. */
+const spread: Lowering = ({ inputs: [x], types: [y] }) => {
+  const [n = 0, c = 0, h = 0, w = 0] = (y as Type).shape;
+  if ((y as Type).shape.length !== 4 || (x as Laid).type.shape.join() !== [n, c, 1, 1].join() || h * w === 1)
+    return undefined;
+  const layout = pixelLayout(y as Type);
+  const rows = imageRows(reshape((x as Laid).plain, [n, c]), layout.chunks);
+  return [{ layout, parts: rows.map((part) => expand(part, [h * w, part.dim(1)])) }];
+};
+
+/** Reshapes that only regroup images and channels, as interleaved branches do, leave every pixel's row as it is. */
+const regroup: Lowering = ({ inputs: [x], types: [y] }) => {
+  const { home, type } = x as Laid;
+  const [from, to] = [type.shape, (y as Type).shape];
+  if (!isPixel(home) || to.length !== 4 || from.slice(2).join() !== to.slice(2).join()) return undefined;
+  const layout = pixelLayout(y as Type);
+  const elements = (l: PixelLayout, c: number) => l.chunks.map((images) => images * c);
+  const [before, after] = [elements(home, from[1] as number), elements(layout, to[1] as number)];
+  return [{ layout, parts: rechunk((x as Laid).in(home), before, after, 1) } satisfies Placed];
+};
+
+const passed = unary((part) => part);
+
+export const elementwise: readonly [OpDefinition, Lowering][] = [
+  ...[relu, neg, abs, exp, sqrt, sigmoid, tanh].map(({ definition }): [OpDefinition, Lowering] => [
+    definition,
+    unary((part, attributes) => apply(definition, [part], attributes)[0] as Value),
+  ]),
+  [leakyRelu.definition, unary((part, attributes) => leakyRelu(part, attributes))],
+  [identity.definition, passed],
+  [stopGradient.definition, passed],
+  ...[add, sub, mul, div, min, max].map((op): [OpDefinition, Lowering] => [op.definition, binary(op)]),
+  [reluGrad.definition, binary((y, dy) => mul(dy, mask(y)))],
+  [reduceMean.definition, pixelReduction(() => 1)],
+  [globalAveragePool.definition, pixelReduction(() => 1)],
+  [reduceSum.definition, pixelReduction((pixels) => pixels)],
+  [expand.definition, spread],
+  [reshape.definition, regroup],
+];

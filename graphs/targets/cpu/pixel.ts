@@ -1,0 +1,87 @@
+/**
+ * The pixel-major layout: rows are pixels, [H·W, c·C], in chunks of c images that are tensors of their own.
+ *
+ * A linear map over pixels (a Winograd transform, a mean) is then a plain MatMul from the left, one over channels a
+ * MatMul from the right on [H·W·c, C], and both without a transpose. Chunks are as large as the cache likes, so that a
+ * convolution, the normalisation after it and the statistics of its output run while the chunk is near.
+ * Interleaved branches need nothing: what differs by image is a row [1, c·C].
+ */
+import type { Type, Value } from "../../onnx/graph.ts";
+import { concat, reshape, slice, transpose } from "../../ops/index.ts";
+import type { Layout } from "../layout.ts";
+
+/** A layout whose tensors hold `chunks[i]` images each, as [H·W, chunks[i]·C]. */
+export interface PixelLayout extends Layout {
+  readonly chunks: readonly number[];
+}
+
+export const isPixel = (layout: Layout): layout is PixelLayout => layout.name.startsWith("pixel");
+
+/** Elements of a chunk: 2 MiB, its Winograd transform 4.5 MiB. */
+const CHUNK = 2 ** 19;
+
+/** How a value [N,C,H,W] is cut; it depends on the shape alone, so that equal shapes meet in equal layouts. */
+export const pixelLayout = ({ shape }: { readonly shape: readonly number[] }): PixelLayout => {
+  const [n = 0, c = 0, h = 0, w = 0] = shape;
+  const fitting = 2 ** Math.floor(Math.log2(Math.max(1, CHUNK / (c * h * w))));
+  return pixelChunks(cut(n, Math.max(fitting, Math.ceil(n / MOST_CHUNKS))));
+};
+const MOST_CHUNKS = 32;
+
+const cut = (n: number, size: number): number[] =>
+  Array.from({ length: Math.ceil(n / size) }, (_, i) => Math.min(size, n - i * size));
+
+const pixelChunks = (chunks: readonly number[]): PixelLayout => ({
+  name: `pixel(${chunks.length}×${chunks[0]},${chunks.at(-1)})`,
+  chunks,
+  pack: (x) => {
+    const [n = 0, c = 0, h = 0, w = 0] = x.shape;
+    const rows = transpose(reshape(x, [n, c, h * w]), { perm: [2, 0, 1] });
+    return rechunk([reshape(rows, [h * w, n * c])], [n], chunks, c);
+  },
+  unpack: (parts, { shape }: Type) => {
+    const [n = 0, c = 0, h = 0, w = 0] = shape;
+    const rows = parts.length === 1 ? (parts[0] as Value) : concat(parts, { axis: 1 });
+    return reshape(transpose(reshape(rows, [h * w, n, c]), { perm: [1, 2, 0] }), shape);
+  },
+});
+
+/** The finer of two ways to cut the same images. */
+export const finer = (a: PixelLayout, b: PixelLayout): readonly number[] =>
+  a.chunks.length >= b.chunks.length ? a.chunks : b.chunks;
+
+/** Tensors [rows, c·C] that hold `from[i]` images each, cut anew so that they hold `to[i]`. */
+export const rechunk = (
+  parts: readonly Value[],
+  from: readonly number[],
+  to: readonly number[],
+  channels: number,
+): readonly Value[] => {
+  if (from.join() === to.join()) return parts;
+  let [part, used] = [0, 0];
+  return to.map((wanted) => {
+    const pieces: Value[] = [];
+    for (let missing = wanted; missing > 0; ) {
+      const held = from[part] as number;
+      const taken = Math.min(missing, held - used);
+      const whole = parts[part] as Value;
+      pieces.push(
+        taken === held ? whole : slice(whole, [{ axis: 1, start: used * channels, end: (used + taken) * channels }]),
+      );
+      missing -= taken;
+      used += taken;
+      if (used === held) [part, used] = [part + 1, 0];
+    }
+    return pieces.length === 1 ? (pieces[0] as Value) : concat(pieces, { axis: 1 });
+  });
+};
+
+/** A row for each chunk, [1, c·C], from a value [N, C] that has one for each image. */
+export const imageRows = (perImage: Value, chunks: readonly number[]): readonly Value[] => {
+  const [n, c] = [perImage.dim(0), perImage.dim(1)];
+  return rechunk([reshape(perImage, [1, n * c])], [n], chunks, c);
+};
+
+/** Back from rows [1, c·C] to [N, C]. */
+export const fromImageRows = (rows: readonly Value[], channels: number): Value =>
+  reshape(rows.length === 1 ? (rows[0] as Value) : concat(rows, { axis: 1 }), [-1, channels]);

@@ -1,0 +1,161 @@
+/** Every CPU lowering against the portable one, on shapes that fit nothing: odd batches, ragged chunks, odd widths. */
+import { describe, expect, test } from "@jest/globals";
+import { vjp } from "../../../graphs/autodiff/grad.ts";
+import { input, type Value } from "../../../graphs/onnx/graph.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { add, batchNormTraining, type ConvAttributes, conv, reduceMean, relu } from "../../../graphs/ops/index.ts";
+import { type Way, waysFor } from "../../../graphs/targets/cpu/convolution.ts";
+import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
+import type { Target } from "../../../graphs/targets/lower.ts";
+import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
+
+/** Results of a graph on the CPU target and on the portable one; random inputs by name. */
+const compare = async (
+  outputs: Readonly<Record<string, Value>>,
+  inputs: readonly Value[],
+  target: Target,
+  tolerance: number,
+  seed: number,
+): Promise<void> => {
+  const random = randomNumbers(seed);
+  const feeds: Record<string, Tensor> = {};
+  for (const value of inputs) feeds[value.node.attributes.name as string] = randomTensor(random, value.shape);
+  const [ours, theirs] = [await evaluate(outputs, feeds, target), await evaluate(outputs, feeds)];
+  for (const name of Object.keys(outputs)) {
+    const [a, b] = [ours[name] as Tensor, theirs[name] as Tensor];
+    expect(a.shape).toEqual(b.shape);
+    const error = relativeError(a.data as Float32Array, b.data as Float32Array);
+    if (!(error <= tolerance)) throw new Error(`${name} is off by ${error} (seed ${seed})`);
+  }
+};
+
+const image = (name: string, shape: readonly number[]): Value => input(name, { dtype: "float32", shape });
+
+interface Case {
+  readonly x: readonly number[];
+  readonly filters: number;
+  readonly kernel: number;
+  readonly attributes: ConvAttributes;
+}
+
+const randomCases = (count: number): Case[] => {
+  const random = randomNumbers(5);
+  const pick = <T>(values: readonly T[]): T => values[Math.floor(random() * values.length)] as T;
+  return Array.from({ length: count }, () => {
+    const kernel = pick([1, 3, 3, 3, 5]);
+    const padding = pick(kernel === 1 ? [0] : [kernel >> 1, kernel >> 1, 0]);
+    const stride = pick([1, 1, 2]);
+    return {
+      x: [pick([1, 2, 3, 5, 7]), pick([1, 3, 8, 12, 16]), pick([4, 5, 8, 9, 12, 17]), pick([4, 6, 8, 11, 16])],
+      filters: pick([1, 3, 8, 10, 24]),
+      kernel: Math.min(kernel, 4 + 2 * padding) | 1,
+      attributes: { pads: [padding, padding, padding, padding], strides: [stride, stride] },
+    };
+  });
+};
+
+const CASES: readonly Case[] = [
+  { x: [3, 3, 12, 12], filters: 16, kernel: 3, attributes: { pads: [1, 1, 1, 1] } },
+  { x: [3, 16, 12, 12], filters: 8, kernel: 3, attributes: { pads: [1, 1, 1, 1] } },
+  { x: [2, 8, 4, 8], filters: 16, kernel: 3, attributes: { pads: [1, 1, 1, 1] } },
+  { x: [2, 8, 9, 18], filters: 16, kernel: 3, attributes: { pads: [1, 1, 1, 1], strides: [2, 2] } },
+  { x: [2, 8, 9, 8], filters: 16, kernel: 1, attributes: { strides: [2, 2] } },
+  { x: [2, 3, 20, 20], filters: 8, kernel: 7, attributes: { pads: [3, 3, 3, 3], strides: [2, 2] } },
+  { x: [2, 4, 9, 9], filters: 8, kernel: 3, attributes: { pads: [2, 1, 0, 3], dilations: [2, 1] } },
+  { x: [2, 4, 9, 9], filters: 8, kernel: 3, attributes: { pads: [1, 1, 1, 1], group: 2 } },
+  // More than one chunk, the last one ragged.
+  { x: [5, 8, 96, 96], filters: 8, kernel: 3, attributes: { pads: [1, 1, 1, 1] } },
+  { x: [7, 8, 96, 96], filters: 9, kernel: 3, attributes: { pads: [1, 1, 1, 1], strides: [2, 2] } },
+  ...randomCases(12),
+];
+
+describe("convolutions", () => {
+  const ways: readonly Way[] = ["winograd", "thin", "im2col"];
+  for (const way of ways)
+    test.each(CASES.map((c, i) => [i, c] as const))(
+      `${way}, case %i`,
+      async (seed, { x, filters, kernel, attributes }) => {
+        const group = attributes.group ?? 1;
+        const given = image("x", x);
+        const w = image("w", [filters, (x[1] as number) / group, kernel, kernel]);
+        const bias = image("bias", [filters]);
+        const y = conv(given, w, bias, attributes);
+        const dy = image("dy", y.shape);
+        const [dx, dw] = vjp([y], [dy], [given, w]) as [Value, Value];
+        let used = false;
+        const target = cpuTarget({
+          choose: (_, possible) => {
+            used ||= possible.includes(way);
+            return possible.includes(way) ? way : (possible[0] as Way);
+          },
+        });
+        await compare({ y, dx, dw }, [given, w, bias, dy], target, way === "winograd" ? 2e-5 : 2e-6, seed);
+        if (way === "im2col" && group === 1) expect(used).toBe(true);
+      },
+    );
+
+  test("a 3×3 convolution with padding 1 has Winograd first, strides never", () => {
+    const geometry = {
+      input: [8, 8],
+      output: [8, 8],
+      kernel: [3, 3],
+      pads: [1, 1],
+      strides: [1, 1],
+      dilations: [1, 1],
+    } as const;
+    const shape = { images: 2, inputChannels: 16, outputChannels: 16, geometry };
+    expect(waysFor("forward", shape)[0]).toBe("winograd");
+    const strided = { ...shape, geometry: { ...geometry, strides: [2, 2], output: [4, 4] } as const };
+    expect(waysFor("forward", strided)).toEqual(["im2col"]);
+  });
+});
+
+describe("batch norm", () => {
+  test.each([
+    [1, 1, 8, 4],
+    [2, 3, 8, 5],
+    [3, 7, 12, 6],
+    [5, 2, 16, 8],
+    [3, 3, 8, 96],
+  ])("%i branches of %i images, %i channels, size %i", async (branches, each, channels, size) => {
+    const x = image("x", [branches * each, 4, size, size]);
+    const w = image("w", [channels, 4, 3, 3]);
+    const [scale, bias] = [image("scale", [branches, channels]), image("bias", [branches, channels])];
+    const convolved = conv(x, w, { pads: [1, 1, 1, 1] });
+    const outputs = batchNormTraining.outputs(convolved, scale, bias, { branches, epsilon: 1e-5 });
+    const [y, mean, variance] = outputs as [Value, Value, Value];
+    const dy = image("dy", y.shape);
+    const [dx, dScale, dBias] = vjp([y], [dy], [convolved, scale, bias]) as [Value, Value, Value];
+    const results = { y, mean, variance, dx, dScale, dBias };
+    await compare(results, [x, w, scale, bias, dy], cpuTarget(), 5e-5, branches);
+  });
+});
+
+test.each([
+  [1, 3],
+  [2, 5],
+  [3, 2],
+])("a residual block and all its gradients, %i branches of %i images", async (branches, each) => {
+  const x = image("x", [branches * each, 3, 16, 16]);
+  const inputs: Value[] = [x];
+  const weight = (name: string, shape: readonly number[]) => {
+    inputs.push(image(name, shape));
+    return inputs.at(-1) as Value;
+  };
+  const norm = (name: string, v: Value) =>
+    batchNormTraining(v, weight(`${name}.scale`, [branches, v.dim(1)]), weight(`${name}.bias`, [branches, v.dim(1)]), {
+      branches,
+      epsilon: 1e-5,
+    });
+  const pads = [1, 1, 1, 1];
+  const stem = relu(norm("bn0", conv(x, weight("w0", [16, 3, 3, 3]), { pads })));
+  const a = relu(norm("bn1", conv(stem, weight("w1", [24, 16, 3, 3]), { pads, strides: [2, 2] })));
+  const b = norm("bn2", conv(a, weight("w2", [24, 24, 3, 3]), { pads }));
+  const short = norm("bn3", conv(stem, weight("w3", [24, 16, 1, 1]), { strides: [2, 2] }));
+  const y = reduceMean(relu(add(b, short)), { axes: [2, 3], keepdims: 0 });
+  const dy = image("dy", y.shape);
+  const free = [...inputs];
+  const gradients = vjp([y], [dy], free) as Value[];
+  const results = { y, ...Object.fromEntries(gradients.map((g, i) => [`d ${free[i]?.node.attributes.name}`, g])) };
+  await compare(results, [...inputs, dy], cpuTarget(), 2e-3, branches);
+});
