@@ -9,6 +9,10 @@ export interface CommandEntry {
 
 /** The commands in the order of --help. */
 export const commands: Readonly<Record<string, CommandEntry>> = {
+  pretrain: {
+    summary: "train an encoder without labels so that it stays robust",
+    load: async () => (await import("./pretrain.ts")).pretrain,
+  },
   config: {
     summary: "print all settings of a command as YAML",
     load: async () => (await import("./config.ts")).config,

@@ -1,0 +1,42 @@
+/** What computes: a provider of onnxruntime, the target that graphs are lowered for, and how sessions are made. */
+import type { Model } from "../graphs/onnx/write.ts";
+import { compile, type Step } from "../graphs/steps/step.ts";
+import type { Target } from "../graphs/targets/lower.ts";
+import { portable } from "../graphs/targets/portable.ts";
+import { createSession, type Provider, type Session, type SessionOptions } from "./runtime.ts";
+
+export interface EngineRequest {
+  readonly provider: Provider | "auto";
+  readonly threads: number;
+  /** Target by name; left out, the one for the provider. */
+  readonly target?: string | undefined;
+}
+
+export interface Engine {
+  readonly provider: Provider;
+  readonly target: Target;
+  /** Why this one, for people. */
+  readonly reason: string;
+  readonly options: SessionOptions;
+  /** Lowers, writes and loads a step. */
+  load(step: Step, options?: SessionOptions): Promise<{ readonly model: Model; readonly session: Session }>;
+}
+
+export const targetNames = ["portable"] as const;
+
+/** Picks the engine of a request. Throws a RequestError where what it names is not there. */
+export const chooseEngine = async ({ provider, threads }: EngineRequest): Promise<Engine> => {
+  const chosen = provider === "auto" ? "cpu" : provider;
+  const options: SessionOptions = { provider: chosen, threads };
+  const target = portable;
+  return {
+    provider: chosen,
+    target,
+    reason: provider === "auto" ? "the CPU serves everywhere" : "as asked",
+    options,
+    load: async (step, more = {}) => {
+      const model = compile(step, target);
+      return { model, session: await createSession(model, { ...options, ...more }) };
+    },
+  };
+};

@@ -1,0 +1,105 @@
+/** Which network a run trains, and its weights as PyTorch names them. */
+import { type Depth, featureSize, resnet, type Stem } from "../graphs/nn/resnet.ts";
+import { Scope, Store } from "../graphs/nn/scope.ts";
+import type { Tensor } from "../graphs/onnx/tensor.ts";
+import type { Step } from "../graphs/steps/step.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { RequestError } from "./errors.ts";
+import { type RunConfig, readRun } from "./run-folder.ts";
+
+export interface Network {
+  readonly depth: Depth;
+  readonly width: number;
+  readonly stem: Stem;
+  /** Side of its square images, pixels. */
+  readonly size: number;
+  /** Batch-norm branches in the order of bn_list; undefined: one ordinary batch norm. */
+  readonly branches: readonly string[] | undefined;
+  /** The branch that finetuning and evaluation take. */
+  readonly evaluatedBranch: string;
+}
+
+export const depthNames = ["18", "34", "50"] as const;
+export const stemNames = ["auto", "cifar", "imagenet"] as const;
+
+/** The stem for images of `size` pixels: CIFAR's up to 64, ImageNet's beyond. */
+export const stemOf = (stem: (typeof stemNames)[number], size: number): Stem =>
+  stem === "auto" ? (size > 64 ? "imagenet" : "cifar") : stem;
+
+/** A run: its network, its parameters and running statistics by PyTorch name, and where they come from. */
+export interface LoadedRun {
+  readonly network: Network;
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly config: RunConfig;
+  readonly checkpoint: Checkpoint;
+}
+
+/**
+ * Parameters and running statistics of a checkpoint by PyTorch name (`conv1.weight`, `bn1.bn_list.0.running_mean`); what
+ * only an optimizer needs is left out.
+ */
+export const weightsOf = (tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> => {
+  const weights = new Map<string, Tensor>();
+  for (const [name, value] of tensors)
+    if (name.startsWith("param.")) weights.set(name.slice("param.".length), value);
+    else if (/^state\..*running_(mean|var)$/.test(name)) weights.set(name.slice("state.".length), value);
+  return weights;
+};
+
+/** The network of a run's settings as `pretrain` and `import` record them. */
+export const networkOf = (config: RunConfig, folder: string): Network => {
+  const { depth, width, stem, size, branches, evaluatedBranch } = config.settings;
+  if (typeof width !== "number" || typeof size !== "number" || typeof stem !== "string")
+    throw new RequestError(
+      `the run in ${folder} (advcl ${config.command}) holds no encoder; give a run of pretrain or import`,
+    );
+  return {
+    depth: Number(depth) as Depth,
+    width,
+    stem: stemOf(stem as Stem, size),
+    size,
+    branches: branches as readonly string[] | undefined,
+    evaluatedBranch: String(evaluatedBranch),
+  };
+};
+
+/** Reads a run folder for commands that start from it. */
+export const loadRun = async (folder: string, warn: (message: string) => void): Promise<LoadedRun> => {
+  const { config, checkpoint } = await readRun(folder, warn);
+  return { network: networkOf(config, folder), tensors: weightsOf(checkpoint.tensors), config, checkpoint };
+};
+
+/** A program that gives evaluation-mode features [batch, D] of `input.image` through one branch, as `features`. */
+export const featureStep = (network: Network, branch: string, batch: number): Step => {
+  const store = new Store();
+  const { size } = network;
+  const images = store.input("image", { dtype: "float32", shape: [batch, 3, size, size] });
+  const scope = new Scope(store, { mode: "eval", branches: [branch] });
+  return { store, outputs: { features: resnet(network)(scope, images) } };
+};
+
+export const featuresOf = (network: Network): number => featureSize(network);
+
+/** What a step of evaluation reads, from weights by PyTorch name. Throws a RequestError that lists all that is missing. */
+export const weightFeeds = (
+  store: Store,
+  weights: ReadonlyMap<string, Tensor>,
+  source: string,
+): Record<string, Tensor> => {
+  const feeds: Record<string, Tensor> = {};
+  const wrong: string[] = [];
+  for (const [kind, slots] of [
+    ["param", store.parameters],
+    ["state", store.states],
+  ] as const)
+    for (const { path, type } of slots.values()) {
+      const value = weights.get(path);
+      if (value === undefined) wrong.push(`${path} is missing`);
+      else if (value.shape.join() !== type.shape.join())
+        wrong.push(`${path} is [${value.shape.join(",")}] and should be [${type.shape.join(",")}]`);
+      else feeds[`${kind}.${path}`] = value;
+    }
+  if (wrong.length > 0)
+    throw new RequestError(`${source} does not fit the network: ${wrong.join("; ")}; give the weights of this network`);
+  return feeds;
+};

@@ -1,0 +1,28 @@
+export interface CosineOptions {
+  readonly lr: number;
+  readonly epochs: number;
+  readonly stepsPerEpoch: number;
+  /** Epochs of linear warm-up; 0 for none. */
+  readonly warmupEpochs: number;
+  /** Learning rate at the very start of the warm-up. */
+  readonly warmupFrom: number;
+}
+
+/**
+ * AdvCL's learning rate (its code follows SupContrast): a cosine over epochs, counted from 1, from lr to lr/1000; during
+ * the warm-up linear per step from `warmupFrom` to the cosine's value at its end.
+ *
+ * @param epoch from 1
+ * @param step within the epoch, from 0
+ */
+export const cosineRate = (
+  { lr, epochs, stepsPerEpoch, warmupEpochs, warmupFrom }: CosineOptions,
+  epoch: number,
+  step: number,
+): number => {
+  const last = lr * 0.001;
+  const cosine = (at: number) => last + ((lr - last) * (1 + Math.cos((Math.PI * at) / epochs))) / 2;
+  if (epoch > warmupEpochs) return cosine(epoch);
+  const share = (step + (epoch - 1) * stepsPerEpoch) / (warmupEpochs * stepsPerEpoch);
+  return warmupFrom + share * (cosine(warmupEpochs) - warmupFrom);
+};

@@ -1,0 +1,172 @@
+/** The training loop: feeds a step model with batches and its own outputs, logs, checkpoints, resumes. */
+import { join } from "node:path";
+import type { Tensor } from "../graphs/onnx/tensor.ts";
+import { float32 } from "../graphs/onnx/tensor.ts";
+import type { Step } from "../graphs/steps/step.ts";
+import type { Json } from "./checkpoint.ts";
+import type { Context } from "./command.ts";
+import type { Loader } from "./data/loader.ts";
+import type { Engine } from "./engine.ts";
+import { RequestError, RunError } from "./errors.ts";
+import { initialTensor } from "./initialize.ts";
+import { MetricsWriter } from "./metrics.ts";
+import { weightsOf } from "./network.ts";
+import type { RunFolder } from "./run-folder.ts";
+import { writeSafetensors } from "./safetensors.ts";
+
+export interface Training {
+  readonly step: Step;
+  readonly engine: Engine;
+  readonly loader: Loader;
+  readonly run: RunFolder;
+  readonly context: Context;
+  readonly seed: number;
+  readonly epochs: number;
+  /** Images a step. */
+  readonly batch: number;
+  /** Learning rate of a step; epoch from 1, step within it from 0. */
+  rate(epoch: number, step: number): number;
+  /** What training starts from, by model input (`param.…`, `state.…`); the rest is drawn from the seed. */
+  readonly initial?: ReadonlyMap<string, Tensor>;
+  /** Epochs between checkpoints. */
+  readonly saveEvery: number;
+  /** More figures after an epoch (and before the first, as epoch 0), from weights by PyTorch name. */
+  evaluate?(epoch: number, weights: ReadonlyMap<string, Tensor>): Promise<Record<string, number>>;
+}
+
+export interface Trained {
+  /** `param.…` and `state.…` at the end. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly steps: number;
+  /** Last figures by name. */
+  readonly metrics: Readonly<Record<string, number>>;
+  /** Seconds that the engine waited for data. */
+  readonly waitSeconds: number;
+  readonly interrupted: boolean;
+}
+
+/** The first values of a step's parameters and states, in place of which `given` may stand by model input name. */
+export const initialState = (
+  { store }: Step,
+  seed: number,
+  given: ReadonlyMap<string, Tensor> = new Map(),
+): Map<string, Tensor> => {
+  const tensors = new Map<string, Tensor>();
+  for (const [kind, slots] of [
+    ["param", store.parameters],
+    ["state", store.states],
+  ] as const)
+    for (const slot of slots.values()) {
+      const name = `${kind}.${slot.path}`;
+      const value = given.get(name) ?? initialTensor(slot, seed);
+      if (value.shape.join() !== slot.type.shape.join())
+        throw new RequestError(
+          `${slot.path} is [${value.shape.join(",")}] and should be [${slot.type.shape.join(",")}]; give the weights of this network`,
+        );
+      tensors.set(name, value);
+    }
+  return tensors;
+};
+
+/** Runs a training to its end, or to the step at which the context's signal is seen. */
+export const train = async (training: Training): Promise<Trained> => {
+  const { step, engine, loader, run, context, seed, epochs, batch } = training;
+  const { stepsPerEpoch } = loader;
+  const { session } = await engine.load(step);
+  const { signal } = context;
+  const tensors = run.resumed === undefined ? initialState(step, seed, training.initial) : new Map(run.resumed.tensors);
+  for (const name of initialState(step, seed).keys())
+    if (!tensors.has(name))
+      throw new RunError(`the checkpoint ${run.resumed?.path} lacks ${name}; it was written by another version`);
+  let done = run.resumed?.step ?? 0;
+  let last = (run.resumed?.state.metrics ?? {}) as Record<string, number>;
+  const writer = new MetricsWriter(run);
+  const save = (epoch: number, stopgap: boolean) =>
+    run.save({ epoch, step: done, state: { metrics: last as Record<string, Json> }, tensors, stopgap });
+  const judge = async (epoch: number) => {
+    const figures = await training.evaluate?.(epoch, weightsOf(tensors));
+    if (figures === undefined || Object.keys(figures).length === 0) return;
+    last = { ...last, ...figures };
+    writer.write({ step: done, epoch }, figures);
+    context.log(
+      `epoch ${epoch}: ${Object.entries(figures)
+        .map(([k, v]) => `${k} ${v.toFixed(4)}`)
+        .join(", ")}`,
+    );
+  };
+  const finish = (interrupted: boolean): Trained => ({
+    tensors,
+    steps: done,
+    metrics: last,
+    waitSeconds: loader.waitSeconds,
+    interrupted,
+  });
+
+  const progress = context.progress({ steps: epochs * stepsPerEpoch, epochs, done });
+  try {
+    if (done === 0) await judge(0);
+    let waited = loader.waitSeconds;
+    for (let epoch = Math.floor(done / stepsPerEpoch) + 1; epoch <= epochs; epoch++) {
+      for await (const data of loader.epoch(epoch, { startStep: done % stepsPerEpoch })) {
+        const lr = training.rate(epoch, data.step);
+        const feeds: Record<string, Tensor> = { "input.lr": float32([], [lr]) };
+        for (const [name, value] of tensors) feeds[name] = value;
+        for (const [name, value] of Object.entries(data.tensors)) feeds[`input.${name}`] = value;
+        const started = performance.now();
+        const results = await session.run(feeds);
+        const seconds = (performance.now() - started) / 1000;
+        const metrics: Record<string, number> = {};
+        for (const [name, value] of Object.entries(results))
+          if (name.startsWith("metric.")) metrics[name.slice("metric.".length)] = Number(value.data[0]);
+        if (!Object.values(metrics).every(Number.isFinite)) throw await diverged(run, done + 1, feeds, metrics);
+        for (const [name, value] of Object.entries(results))
+          if (name.startsWith("next.")) tensors.set(name.slice("next.".length), value);
+        done++;
+        last = { ...last, ...metrics };
+        const wait = loader.waitSeconds - waited;
+        waited = loader.waitSeconds;
+        writer.write(
+          { step: done, epoch },
+          { ...metrics, lr },
+          { seconds, dataWait: wait, imagesPerSecond: batch / (seconds + wait) },
+        );
+        progress.update({ step: done, epoch, figures: metrics, images: batch, dataWait: wait });
+        if (signal.aborted && done < epochs * stepsPerEpoch && done % stepsPerEpoch !== 0) {
+          await save(epoch - 1, true);
+          return finish(true);
+        }
+      }
+      await judge(epoch);
+      const scheduled = epoch % training.saveEvery === 0 || epoch === epochs;
+      if (scheduled || signal.aborted) await save(epoch, !scheduled);
+      if (signal.aborted && epoch < epochs) return finish(true);
+    }
+    return finish(false);
+  } finally {
+    progress.stop();
+    await session.release();
+  }
+};
+
+/** Keeps what led to a loss that is not finite, in the form that `advcl step` replays, and says so. */
+const diverged = async (
+  run: RunFolder,
+  step: number,
+  feeds: Readonly<Record<string, Tensor>>,
+  metrics: Readonly<Record<string, number>>,
+): Promise<RunError> => {
+  const weights = join(run.path, "diverged", "weights.safetensors");
+  const batch = join(run.path, "diverged", "batch.safetensors");
+  const part = (prefix: string) =>
+    Object.fromEntries(
+      Object.entries(feeds).flatMap(([name, value]) =>
+        name.startsWith(prefix) ? [[name.slice(prefix.length), value]] : [],
+      ),
+    );
+  await writeSafetensors(weights, { ...part("param."), ...part("state.") });
+  await writeSafetensors(batch, part("input."));
+  const bad = Object.entries(metrics).filter(([, value]) => !Number.isFinite(value));
+  return new RunError(
+    `${bad.map(([name, value]) => `${name} is ${value}`).join(", ")} at step ${step}: the last checkpoint is kept and the step's inputs are in ${weights} and ${batch} (replay them with advcl step); lower the learning rate and resume`,
+  );
+};
