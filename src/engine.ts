@@ -1,6 +1,7 @@
 /** What computes: a provider of onnxruntime, the target that graphs are lowered for, and how sessions are made. */
 import type { Model } from "../graphs/onnx/write.ts";
 import { compile, type Step } from "../graphs/steps/step.ts";
+import { cpuTarget } from "../graphs/targets/cpu/index.ts";
 import type { Target } from "../graphs/targets/lower.ts";
 import { portable } from "../graphs/targets/portable.ts";
 import { createSession, type Provider, type Session, type SessionOptions } from "./runtime.ts";
@@ -22,13 +23,14 @@ export interface Engine {
   load(step: Step, options?: SessionOptions): Promise<{ readonly model: Model; readonly session: Session }>;
 }
 
-export const targetNames = ["portable"] as const;
+const targets: Readonly<Record<string, () => Target>> = { portable: () => portable, cpu: () => cpuTarget() };
+export const targetNames = Object.keys(targets);
 
 /** Picks the engine of a request. Throws a RequestError where what it names is not there. */
-export const chooseEngine = async ({ provider, threads }: EngineRequest): Promise<Engine> => {
+export const chooseEngine = async ({ provider, threads, target: named }: EngineRequest): Promise<Engine> => {
   const chosen = provider === "auto" ? "cpu" : provider;
   const options: SessionOptions = { provider: chosen, threads };
-  const target = portable;
+  const target = (targets[named ?? chosen] ?? targets.portable)!();
   return {
     provider: chosen,
     target,

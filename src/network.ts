@@ -1,9 +1,11 @@
 /** Which network a run trains, and its weights as PyTorch names them. */
+
+import { z } from "zod";
 import { type Depth, featureSize, resnet, type Stem } from "../graphs/nn/resnet.ts";
 import { Scope, Store } from "../graphs/nn/scope.ts";
 import type { Tensor } from "../graphs/onnx/tensor.ts";
 import type { Step } from "../graphs/steps/step.ts";
-import type { Checkpoint } from "./checkpoint.ts";
+import type { Checkpoint, Json } from "./checkpoint.ts";
 import { RequestError } from "./errors.ts";
 import { type RunConfig, readRun } from "./run-folder.ts";
 
@@ -46,27 +48,28 @@ export const weightsOf = (tensors: ReadonlyMap<string, Tensor>): Map<string, Ten
   return weights;
 };
 
-/** The network of a run's settings as `pretrain` and `import` record them. */
-export const networkOf = (config: RunConfig, folder: string): Network => {
-  const { depth, width, stem, size, branches, evaluatedBranch } = config.settings;
-  if (typeof width !== "number" || typeof size !== "number" || typeof stem !== "string")
+const networkSchema = z.object({
+  depth: z.union([z.literal(18), z.literal(34), z.literal(50)]),
+  width: z.int().positive(),
+  stem: z.enum(["cifar", "imagenet"]),
+  size: z.int().positive(),
+  branches: z.array(z.string()).nullable(),
+  evaluatedBranch: z.string(),
+});
+
+/** A network as a checkpoint's state keeps it. */
+export const networkRecord = ({ branches, ...network }: Network): Json => ({ ...network, branches: branches ?? null });
+
+/** Reads a run folder for commands that start from it. Throws a RequestError where it holds no encoder. */
+export const loadRun = async (folder: string, warn: (message: string) => void): Promise<LoadedRun> => {
+  const { config, checkpoint } = await readRun(folder, warn);
+  const { success, data } = networkSchema.safeParse(checkpoint.state.network);
+  if (!success)
     throw new RequestError(
       `the run in ${folder} (advcl ${config.command}) holds no encoder; give a run of pretrain or import`,
     );
-  return {
-    depth: Number(depth) as Depth,
-    width,
-    stem: stemOf(stem as Stem, size),
-    size,
-    branches: branches as readonly string[] | undefined,
-    evaluatedBranch: String(evaluatedBranch),
-  };
-};
-
-/** Reads a run folder for commands that start from it. */
-export const loadRun = async (folder: string, warn: (message: string) => void): Promise<LoadedRun> => {
-  const { config, checkpoint } = await readRun(folder, warn);
-  return { network: networkOf(config, folder), tensors: weightsOf(checkpoint.tensors), config, checkpoint };
+  const network: Network = { ...data, branches: data.branches ?? undefined };
+  return { network, tensors: weightsOf(checkpoint.tensors), config, checkpoint };
 };
 
 /** A program that gives evaluation-mode features [batch, D] of `input.image` through one branch, as `features`. */

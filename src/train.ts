@@ -28,6 +28,8 @@ export interface Training {
   rate(epoch: number, step: number): number;
   /** What training starts from, by model input (`param.…`, `state.…`); the rest is drawn from the seed. */
   readonly initial?: ReadonlyMap<string, Tensor>;
+  /** What else a checkpoint says of the run: its network, so that other commands can start from it. */
+  readonly record: Readonly<Record<string, Json>>;
   /** Epochs between checkpoints. */
   readonly saveEvery: number;
   /** More figures after an epoch (and before the first, as epoch 0), from weights by PyTorch name. */
@@ -82,7 +84,13 @@ export const train = async (training: Training): Promise<Trained> => {
   let last = (run.resumed?.state.metrics ?? {}) as Record<string, number>;
   const writer = new MetricsWriter(run);
   const save = (epoch: number, stopgap: boolean) =>
-    run.save({ epoch, step: done, state: { metrics: last as Record<string, Json> }, tensors, stopgap });
+    run.save({
+      epoch,
+      step: done,
+      state: { ...training.record, metrics: last as Record<string, Json> },
+      tensors,
+      stopgap,
+    });
   const judge = async (epoch: number) => {
     const figures = await training.evaluate?.(epoch, weightsOf(tensors));
     if (figures === undefined || Object.keys(figures).length === 0) return;

@@ -13,6 +13,14 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "train an encoder without labels so that it stays robust",
     load: async () => (await import("./pretrain.ts")).pretrain,
   },
+  step: {
+    summary: "one AdvCL step on given weights and a given batch, for comparisons",
+    load: async () => (await import("./step.ts")).step,
+  },
+  bench: {
+    summary: "measure the step, the data pipeline or the engine on this machine",
+    load: async () => (await import("./bench.ts")).bench,
+  },
   config: {
     summary: "print all settings of a command as YAML",
     load: async () => (await import("./config.ts")).config,

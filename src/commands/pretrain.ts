@@ -9,7 +9,7 @@ import { advclView, uniformStart, weakView } from "../data/view.ts";
 import { chooseEngine, type Engine } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import { createExtractor, knnAccuracy } from "../knn.ts";
-import { depthNames, type Network, stemNames, stemOf } from "../network.ts";
+import { depthNames, type Network, networkRecord, stemNames, stemOf } from "../network.ts";
 import { cosineRate } from "../schedule.ts";
 import { train } from "../train.ts";
 
@@ -181,6 +181,7 @@ export const pretrain = defineCommand({
         seed,
         epochs,
         batch,
+        record: { network: networkRecord(network), method: settings.method, clusters },
         rate: (epoch, at) => cosineRate(schedule, epoch, at),
         saveEvery: settings.saveEvery,
         evaluate: async (epoch, weights) =>

@@ -1,0 +1,127 @@
+import type { Depth } from "../../graphs/nn/resnet.ts";
+import { advclBranches, type PretrainOptions, pretrainStep } from "../../graphs/steps/pretrain.ts";
+import { benchFeeds, gemmPeak, median, peakMemory } from "../bench.ts";
+import { defineCommand } from "../command.ts";
+import { availableCores } from "../cores.ts";
+import { loadDataset } from "../data/dataset.ts";
+import { createLoader } from "../data/loader.ts";
+import { advclView, uniformStart, weakView } from "../data/view.ts";
+import { chooseEngine, targetNames } from "../engine.ts";
+import { depthNames, stemNames, stemOf } from "../network.ts";
+
+export const bench = defineCommand({
+  name: "bench",
+  summary: "measure the step, the data pipeline or the engine on this machine",
+  settings: {
+    what: { type: "enum", values: ["step", "data", "gemm"], default: "step", help: "what is measured" },
+    target: { type: "enum", values: targetNames, help: "lowering of the graph; left out, that of the provider" },
+    batch: { type: "integer", default: 64, min: 2, help: "images a step" },
+    size: { type: "integer", default: 32, min: 8, max: 512, help: "side of the images" },
+    depth: { type: "enum", values: depthNames, default: "18", help: "layers of the ResNet" },
+    width: { type: "integer", default: 64, min: 1, max: 1024, help: "channels of the first stage" },
+    stem: { type: "enum", values: stemNames, default: "auto", help: "auto: ImageNet's for images over 64" },
+    attackSteps: { type: "integer", default: 5, min: 0, help: "PGD steps of the attack" },
+    clusters: { type: "integers", default: [2, 10, 50, 100, 500], min: 2, help: "K of each clustering head" },
+    reps: { type: "integer", default: 3, min: 1, help: "measured repetitions, after one that is not" },
+    workers: { type: "integer", default: () => Math.max(1, availableCores() - 1), min: 0, help: "for --what data" },
+  },
+  run: async (settings, context) => {
+    const { what, batch, size, reps, seed } = settings;
+    const engine = await chooseEngine(settings);
+    if (what === "gemm") {
+      const gflops = await gemmPeak(engine);
+      context.print(
+        `${gflops.toFixed(0)} GFLOP/s in a square MatMul of 1536 (${engine.provider}, ${settings.threads} threads)`,
+      );
+      context.result({ gflops, provider: engine.provider });
+      return;
+    }
+    if (what === "data") {
+      const dataset = await loadDataset({ name: "shapes", split: "train", size, limit: Math.max(1024, batch), seed });
+      const inputs = {
+        clean: weakView,
+        view1: advclView,
+        view2: advclView,
+        start_cl: uniformStart(8 / 255),
+        start_ce: uniformStart(8 / 255),
+      };
+      const loader = createLoader({ dataset, batch, seed, workers: settings.workers, inputs, dropLast: true });
+      const seconds: number[] = [];
+      for (let epoch = 1; epoch <= reps + 1; epoch++) {
+        const start = performance.now();
+        for await (const _ of loader.epoch(epoch));
+        if (epoch > 1) seconds.push((performance.now() - start) / 1000 / loader.stepsPerEpoch);
+      }
+      await loader.close();
+      const imagesPerSecond = batch / median(seconds);
+      context.print(
+        `${imagesPerSecond.toFixed(0)} images/s (three views and two noises each, ${settings.workers} workers)`,
+      );
+      context.result({
+        secondsMedian: median(seconds),
+        secondsMin: Math.min(...seconds),
+        imagesPerSecond,
+        workers: settings.workers,
+      });
+      return;
+    }
+    const options: PretrainOptions = {
+      ...paper,
+      batch,
+      size,
+      depth: Number(settings.depth) as Depth,
+      width: settings.width,
+      stem: stemOf(settings.stem, size),
+      clusters: settings.clusters,
+      attackSteps: settings.attackSteps,
+    };
+    const step = pretrainStep(options);
+    const started = performance.now();
+    const { session, model } = await engine.load(step);
+    const createSeconds = (performance.now() - started) / 1000;
+    const feeds = benchFeeds(step, seed);
+    const progress = context.progress({ steps: reps + 1, unit: "run" });
+    const seconds: number[] = [];
+    for (let rep = 0; rep <= reps; rep++) {
+      const start = performance.now();
+      const results = await session.run(feeds);
+      const taken = (performance.now() - start) / 1000;
+      if (rep > 0) seconds.push(taken);
+      for (const [name, value] of Object.entries(results)) if (name.startsWith("next.")) feeds[name.slice(5)] = value;
+      progress.update({ step: rep + 1, figures: { seconds: taken }, images: batch });
+    }
+    progress.stop();
+    await session.release();
+    const result = {
+      provider: engine.provider,
+      target: engine.target.name,
+      branches: advclBranches.length,
+      batch,
+      size,
+      width: settings.width,
+      secondsMedian: median(seconds),
+      secondsMin: Math.min(...seconds),
+      imagesPerSecond: batch / median(seconds),
+      createSeconds,
+      peakMemoryBytes: await peakMemory(),
+      nodes: model.nodes.size,
+    };
+    context.print(
+      `${result.secondsMedian.toFixed(3)} s a step (min ${result.secondsMin.toFixed(3)}), ${result.imagesPerSecond.toFixed(2)} images/s, ` +
+        `${model.nodes.size} nodes built and loaded in ${createSeconds.toFixed(2)} s, peak ${(result.peakMemoryBytes / 1e9).toFixed(2)} GB`,
+    );
+    context.result(result);
+  },
+});
+
+const paper = {
+  radius: 8,
+  clusterWeight: 0.2,
+  attack: true,
+  eps: 8 / 255,
+  stepSize: 2 / 255,
+  temperature: 0.5,
+  baseTemperature: 0.07,
+  momentum: 0.9,
+  weightDecay: 1e-4,
+} as const;
