@@ -1,0 +1,62 @@
+/** Programs that an evaluation runs: logits, a loss with its input gradient for each image, PGD as a whole. */
+import { type PgdOptions, pgd } from "../attacks/pgd.ts";
+import { grad } from "../autodiff/grad.ts";
+import { crossEntropy } from "../losses/cross-entropy.ts";
+import { dlr, margin, targetedDlr } from "../losses/margin.ts";
+import { input, type Value } from "../onnx/graph.ts";
+import { identity, reduceSum } from "../ops/index.ts";
+
+/** Images [B,C,H,W] in [0, 1] to logits [B,classes]. */
+export type Classifier = (x: Value) => Value;
+
+/** Losses that an attacker raises, [B] each. `targets` are read by the targeted ones only. */
+export const attackLosses = {
+  ce: (logits: Value, labels: Value): Value => crossEntropy(logits, labels, "none"),
+  dlr,
+  "dlr-targeted": targetedDlr,
+  margin,
+} as const;
+export type AttackLoss = keyof typeof attackLosses;
+export const isTargeted = (loss: AttackLoss): boolean => loss === "dlr-targeted" || loss === "margin";
+
+/** Shape [C,H,W] of one image, and how many there are. */
+export interface ImageBatch {
+  readonly batch: number;
+  readonly image: readonly [channels: number, height: number, width: number];
+}
+
+const images = ({ batch, image }: ImageBatch, name: string): Value =>
+  input(`input.${name}`, { dtype: "float32", shape: [batch, ...image] });
+const classes = ({ batch }: ImageBatch, name: string): Value =>
+  input(`input.${name}`, { dtype: "int64", shape: [batch] });
+
+/** `input.x` to `logits`. */
+export const logitsStep = (classifier: Classifier, size: ImageBatch): Record<"logits", Value> => ({
+  logits: identity(classifier(images(size, "x"))),
+});
+
+/** `input.x`, `input.label` and for a targeted loss `input.target` to `logits`, `loss` [B] and `gradient`, each image's own. */
+export const gradientStep = (
+  classifier: Classifier,
+  size: ImageBatch,
+  loss: AttackLoss,
+): Record<"logits" | "loss" | "gradient", Value> => {
+  const x = images(size, "x");
+  const logits = classifier(x);
+  const label = classes(size, "label");
+  const each = attackLosses[loss](logits, label, isTargeted(loss) ? classes(size, "target") : label);
+  const [gradient] = grad(reduceSum(each, { keepdims: 0 }), [x]) as [Value];
+  return { logits: identity(logits), loss: identity(each), gradient };
+};
+
+/** `input.clean`, `input.start`, `input.label` to the attacked images `x` and their `logits`: PGD on the cross-entropy. */
+export const pgdStep = (
+  classifier: Classifier,
+  size: ImageBatch,
+  options: PgdOptions,
+): Record<"x" | "logits", Value> => {
+  const label = classes(size, "label");
+  const attack = pgd(options, (x) => attackLosses.ce(classifier(x), label));
+  const x = attack(images(size, "clean"), images(size, "start"));
+  return { x, logits: identity(classifier(x)) };
+};

@@ -1,0 +1,139 @@
+/** FAB, targeted (Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020). */
+import {
+  type Answer,
+  type Attack,
+  type AttackedImage,
+  type AttackResult,
+  attackRandom,
+  isZero,
+  predictionOf,
+  rankedTargets,
+} from "./attack.ts";
+import type { Ball } from "./ball.ts";
+
+export interface FabOptions {
+  readonly iterations?: number;
+  readonly targets?: number;
+  readonly restarts?: number;
+  readonly seed: number;
+}
+
+/** Largest weight of the step from the clean image, overshoot of the boundary, and how far a found point is drawn back. */
+const ALPHA_MAX = 0.1;
+const OVERSHOOT = 1.05;
+const BACK = 0.9;
+
+/**
+ * The shortest step d with w·(x + d) = b and x + d in [0, 1], under the norm; where the box does not reach the plane, the
+ * step to the corner nearest to it.
+ *
+ * With c = |w·x - b|, each pixel moves against sign(w·x - b)·w by min(λ·r, p), where p is its room to the box and r is 1
+ * (L-inf) or |w| (L2). What that gains, Σ|w|·min(λ·r, p), is concave in λ and made of straight pieces, so Newton's method
+ * from 0 climbs to the λ that gains c without overshooting it, in as many steps as it meets pieces.
+ */
+export const planeProjection = (x: Float32Array, w: Float32Array, b: number, norm: Ball["norm"]): Float32Array => {
+  const n = x.length;
+  let excess = -b;
+  for (let i = 0; i < n; i++) excess += (w[i] as number) * (x[i] as number);
+  const side = excess < 0 ? -1 : 1;
+  const wanted = Math.abs(excess);
+  const room = new Float64Array(n);
+  const rate = new Float64Array(n);
+  for (let i = 0; i < n; i++) {
+    const towards = side * (w[i] as number);
+    room[i] = towards > 0 ? (x[i] as number) : towards < 0 ? 1 - (x[i] as number) : 0;
+    rate[i] = norm === "linf" ? 1 : Math.abs(towards);
+  }
+  let lambda = 0;
+  let reached = false;
+  // One piece at a time: after n steps every pixel is at the box.
+  for (let round = 0; round <= n && !reached; round++) {
+    let [gain, slope] = [0, 0];
+    for (let i = 0; i < n; i++) {
+      const size = Math.abs(w[i] as number);
+      const step = lambda * (rate[i] as number);
+      if (step < (room[i] as number)) {
+        gain += size * step;
+        slope += size * (rate[i] as number);
+      } else gain += size * (room[i] as number);
+    }
+    const missing = wanted - gain;
+    if (missing <= 1e-12 * wanted || slope === 0) reached = true;
+    else lambda += missing / slope;
+    if (slope === 0 && missing > 0) lambda = Number.POSITIVE_INFINITY;
+  }
+  const d = new Float32Array(n);
+  for (let i = 0; i < n; i++) {
+    const r = rate[i] as number;
+    const size = r === 0 ? 0 : Math.min(lambda * r, room[i] as number);
+    d[i] = -side * Math.sign(w[i] as number) * size;
+  }
+  return d;
+};
+
+const lengthOf = (d: Float32Array, norm: Ball["norm"]): number =>
+  norm === "linf" ? d.reduce((most, v) => Math.max(most, Math.abs(v)), 0) : Math.sqrt(d.reduce((s, v) => s + v * v, 0));
+
+/** One target: ends with the first point of the other class inside the ball. */
+function* run(image: AttackedImage, ball: Ball, target: number, start: Float32Array, iterations: number): Attack {
+  const { clean, label } = image;
+  let x = start;
+  let answer: Answer = yield { kind: "margin", x, label, target };
+  let queries = 1;
+  const zeroGradient = isZero(answer.gradient);
+  let nearest = { x: clean, distance: Number.POSITIVE_INFINITY, prediction: label };
+  for (let k = 0; k < iterations; k++) {
+    const { loss, gradient } = answer;
+    // The plane where the linearised margin is 0.
+    let b = -loss;
+    for (let i = 0; i < x.length; i++) b += (gradient[i] as number) * (x[i] as number);
+    const fromHere = planeProjection(x, gradient, b, ball.norm);
+    const fromClean = planeProjection(clean, gradient, b, ball.norm);
+    const [a1, a2] = [fromHere, fromClean].map((d) => Math.max(lengthOf(d, ball.norm), 1e-8)) as [number, number];
+    const alpha = Math.min(a1 / (a1 + a2), ALPHA_MAX);
+    const next = new Float32Array(x.length);
+    for (let i = 0; i < next.length; i++) {
+      const here = (x[i] as number) + OVERSHOOT * (fromHere[i] as number);
+      const there = (clean[i] as number) + OVERSHOOT * (fromClean[i] as number);
+      next[i] = Math.min(Math.max((1 - alpha) * here + alpha * there, 0), 1);
+    }
+    x = next;
+    answer = yield { kind: "margin", x, label, target };
+    queries++;
+    const prediction = predictionOf(answer.logits);
+    if (prediction === label) continue;
+    const distance = ball.distance(x, clean);
+    if (distance < nearest.distance) nearest = { x, distance, prediction };
+    if (distance <= ball.eps) return { broken: true, x, prediction, queries, zeroGradient };
+    if (k === iterations - 1) break;
+    x = x.map((v, i) => (clean[i] as number) + BACK * (v - (clean[i] as number)));
+    answer = yield { kind: "margin", x, label, target };
+    queries++;
+  }
+  // What lies outside the ball is no adversarial image of this threat model.
+  return { broken: false, x: clean, prediction: label, queries, zeroGradient };
+}
+
+export function* fabTargeted(image: AttackedImage, ball: Ball, options: FabOptions): Attack {
+  const { iterations = 100, targets = 9, restarts = 1, seed } = options;
+  const { logits } = yield { kind: "logits", x: image.clean };
+  let queries = 1;
+  let result: AttackResult = { broken: false, x: image.clean, prediction: predictionOf(logits), queries };
+  if (result.prediction !== image.label) return { ...result, broken: true };
+  let zeroGradient = false;
+  const classes = rankedTargets(Float32Array.from(logits), image.label).slice(0, targets);
+  for (const [i, target] of classes.entries())
+    for (let restart = 0; restart < restarts; restart++) {
+      // The first run starts at the image itself, the others within half the ball.
+      let start = image.clean;
+      if (restart > 0) {
+        const away = ball.startOnSurface(image.clean, attackRandom(seed, image, "fab-t", restart * classes.length + i));
+        start = away.map((v, k) => (v + (image.clean[k] as number)) / 2);
+      }
+      result = yield* run(image, ball, target, start, iterations);
+      queries += result.queries;
+      zeroGradient ||= result.zeroGradient ?? false;
+      if (result.broken) return { ...result, queries, zeroGradient };
+    }
+  return { ...result, queries, zeroGradient };
+}

@@ -1,0 +1,188 @@
+/**
+ * Answers the questions of attacks with models of fixed batch sizes: a batch that is not full is padded with its first
+ * image and the rest of the results is dropped. Smaller models take over when few images are left.
+ */
+
+import type { PgdOptions } from "../../graphs/attacks/pgd.ts";
+import type { Value } from "../../graphs/onnx/graph.ts";
+import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import { buildModel } from "../../graphs/onnx/write.ts";
+import { type Classifier, gradientStep, isTargeted, logitsStep, pgdStep } from "../../graphs/steps/evaluate.ts";
+import { lower, type Target } from "../../graphs/targets/lower.ts";
+import { createSession, type Feeds, type Session, type SessionOptions } from "../runtime.ts";
+import type { Answer, Attack, AttackResult, Query } from "./attack.ts";
+
+export interface QuestionOptions {
+  readonly classifier: Classifier;
+  readonly image: readonly [channels: number, height: number, width: number];
+  /** Largest batch. */
+  readonly batch: number;
+  /** Whether the model runs at that batch size only. */
+  readonly fixed?: boolean;
+  readonly target: Target;
+  readonly session?: SessionOptions;
+}
+
+export interface PgdRun {
+  /** [n,C,H,W] */
+  readonly x: Float32Array;
+  /** [n,classes] of x. */
+  readonly logits: Float32Array;
+}
+
+/** A model as attacks see it. Sessions are made when they are first needed and kept until `release`. */
+export interface Questions {
+  readonly batch: number;
+  /** Answers questions of one kind, any number of them. */
+  answer(queries: readonly Query[]): Promise<Answer[]>;
+  /** A whole PGD attack on n images [n,C,H,W] at once; n up to the batch. */
+  pgd(options: PgdOptions, clean: Float32Array, start: Float32Array, labels: readonly number[]): Promise<PgdRun>;
+  /** Frees all sessions; later questions make them anew. */
+  release(): Promise<void>;
+}
+
+/** Batch sizes of the models: halves, down to an eighth. */
+const sizesOf = (batch: number, fixed: boolean): number[] => {
+  if (fixed) return [batch];
+  const sizes = [1, 2, 4, 8].map((part) => Math.ceil(batch / part));
+  return [...new Set(sizes)].reverse();
+};
+
+export const askModel = ({
+  classifier,
+  image,
+  batch,
+  fixed = false,
+  target,
+  session = {},
+}: QuestionOptions): Questions => {
+  const pixels = image[0] * image[1] * image[2];
+  const sizes = sizesOf(batch, fixed);
+  const sessions = new Map<string, Session>();
+  const sessionOf = async (name: string, build: () => Record<string, Value>): Promise<Session> => {
+    const known = sessions.get(name);
+    if (known !== undefined) return known;
+    const made = await createSession(buildModel(lower(build(), target)), session);
+    sessions.set(name, made);
+    return made;
+  };
+  const smallestFor = (n: number): number => sizes.find((size) => size >= n) ?? batch;
+
+  const imagesOf = (rows: readonly Float32Array[], size: number): Tensor => {
+    const data = new Float32Array(size * pixels);
+    for (let i = 0; i < size; i++) data.set(rows[i] ?? (rows[0] as Float32Array), i * pixels);
+    return tensor("float32", [size, ...image], data);
+  };
+  const classesOf = (values: readonly number[], size: number): Tensor =>
+    tensor(
+      "int64",
+      [size],
+      BigInt64Array.from({ length: size }, (_, i) => BigInt(values[i] ?? values[0] ?? 0)),
+    );
+
+  const batchOf = async (queries: readonly Query[]): Promise<Answer[]> => {
+    const { kind } = queries[0] as Query;
+    const size = smallestFor(queries.length);
+    const feeds: Record<string, Tensor> = {
+      "input.x": imagesOf(
+        queries.map((q) => q.x),
+        size,
+      ),
+    };
+    let made: Session;
+    if (kind === "logits")
+      made = await sessionOf(`logits/${size}`, () => logitsStep(classifier, { batch: size, image }));
+    else {
+      made = await sessionOf(`${kind}/${size}`, () => gradientStep(classifier, { batch: size, image }, kind));
+      const asked = queries as readonly Exclude<Query, { kind: "logits" }>[];
+      feeds["input.label"] = classesOf(
+        asked.map((q) => q.label),
+        size,
+      );
+      if (isTargeted(kind))
+        feeds["input.target"] = classesOf(
+          asked.map((q) => q.target),
+          size,
+        );
+    }
+    const { logits, loss, gradient } = (await made.run(feeds)) as Record<string, Tensor<"float32">>;
+    const classes = (logits as Tensor).shape[1] as number;
+    const row = (values: Tensor<"float32"> | undefined, i: number, length: number): Float32Array =>
+      values === undefined ? new Float32Array(0) : values.data.slice(i * length, (i + 1) * length);
+    return queries.map((_, i) => ({
+      logits: row(logits, i, classes),
+      loss: loss === undefined ? Number.NaN : (loss.data[i] as number),
+      gradient: row(gradient, i, pixels),
+    }));
+  };
+
+  return {
+    batch,
+    answer: async (queries) => {
+      const answers: Answer[] = [];
+      for (let i = 0; i < queries.length; i += batch) answers.push(...(await batchOf(queries.slice(i, i + batch))));
+      return answers;
+    },
+    pgd: async (options, clean, start, labels) => {
+      const n = labels.length;
+      const name = `pgd/${options.threat.name}/${options.threat.eps}/${options.steps}/${options.stepSize}`;
+      const made = await sessionOf(`${name}/${batch}`, () => pgdStep(classifier, { batch, image }, options));
+      const padded = (rows: Float32Array): Tensor =>
+        imagesOf(
+          Array.from({ length: n }, (_, i) => rows.subarray(i * pixels, (i + 1) * pixels)),
+          batch,
+        );
+      const feeds: Feeds = {
+        "input.clean": padded(clean),
+        "input.start": padded(start),
+        "input.label": classesOf(labels, batch),
+      };
+      const { x, logits } = (await made.run(feeds)) as Record<"x" | "logits", Tensor<"float32">>;
+      const classes = logits.shape[1] as number;
+      return { x: x.data.slice(0, n * pixels), logits: logits.data.slice(0, n * classes) };
+    },
+    release: async () => {
+      for (const made of sessions.values()) await made.release();
+      sessions.clear();
+    },
+  };
+};
+
+/**
+ * Runs attacks side by side: each round answers the questions of one kind, the most asked one.
+ * @param rest called between two runs of the model; what it throws ends the attacks
+ * @returns results in the order of the attacks
+ */
+export const runAttacks = async (
+  attacks: readonly Attack[],
+  questions: Questions,
+  rest: () => Promise<void> | void = () => {},
+): Promise<AttackResult[]> => {
+  const results = new Array<AttackResult>(attacks.length);
+  const waiting = new Map<Query["kind"], { at: number; query: Query }[]>();
+  const advance = (at: number, answer?: Answer): void => {
+    const attack = attacks[at] as Attack;
+    const step = answer === undefined ? attack.next() : attack.next(answer);
+    if (step.done) {
+      results[at] = step.value;
+      return;
+    }
+    const queue = waiting.get(step.value.kind);
+    if (queue === undefined) waiting.set(step.value.kind, [{ at, query: step.value }]);
+    else queue.push({ at, query: step.value });
+  };
+  attacks.forEach((_, at) => {
+    advance(at);
+  });
+  for (;;) {
+    let queue: { at: number; query: Query }[] = [];
+    for (const candidate of waiting.values()) if (candidate.length > queue.length) queue = candidate;
+    if (queue.length === 0) return results;
+    const asked = queue.splice(0, questions.batch);
+    const answers = await questions.answer(asked.map(({ query }) => query));
+    asked.forEach(({ at }, i) => {
+      advance(at, answers[i]);
+    });
+    await rest();
+  }
+};
