@@ -10,6 +10,7 @@ import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
 import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { logitsStep, pgdStep } from "../../graphs/steps/evaluate.ts";
 import { advclBranches } from "../../graphs/steps/pretrain.ts";
+import { portable } from "../../graphs/targets/portable.ts";
 import { golden, tolerances, unequalPixels } from "./golden.ts";
 import { evaluate, filledWith, relativeError } from "./run.ts";
 
@@ -40,7 +41,7 @@ test("PGD-20 on a classifier equals PyTorch's", async () => {
       )
     : start;
   feeds["input.label"] = held.get("input.label") as Tensor;
-  const result = await evaluate({ clean: logits, x, attacked }, feeds);
+  const result = await evaluate({ clean: logits, x, attacked }, feeds, portable, { optimization: "all" });
   const compare = (name: string, of: Tensor) =>
     relativeError(of.data as Float32Array, held.get(name)?.data as Float32Array);
   expect(compare("clean.logits", result.clean)).toBeLessThan(tolerances.direct.value);
