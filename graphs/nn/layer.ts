@@ -17,19 +17,16 @@ import { moveStatistics, type Scope } from "./scope.ts";
 
 export type Layer = (scope: Scope, x: Value) => Value;
 
+export interface ConvOptions {
+  readonly filters: number;
+  readonly kernel: number;
+  readonly stride?: number;
+  readonly padding?: number;
+}
+
 /** Convolution without bias; x [N,Ci,H,W]. Kaiming normal, fan-out (He et al. 2015), as torchvision's ResNet. */
 export const conv2d =
-  ({
-    filters,
-    kernel,
-    stride = 1,
-    padding = 0,
-  }: {
-    filters: number;
-    kernel: number;
-    stride?: number;
-    padding?: number;
-  }): Layer =>
+  ({ filters, kernel, stride = 1, padding = 0 }: ConvOptions): Layer =>
   (scope, x) =>
     scope.run(() => {
       const init = { kind: "normal", std: Math.sqrt(2 / (filters * kernel * kernel)) } as const;

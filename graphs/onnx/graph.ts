@@ -178,9 +178,14 @@ const checkType = (name: string, type: Type): void => {
 };
 
 /** A tensor known when the graph is built. */
-export const constant = (value: Tensor): Value => {
+export const constant = (value: Tensor): Value => constantCalled(undefined, value);
+
+/** A constant whose initializer is called `name` in files. */
+export const namedConstant = (name: string, value: Tensor): Value => constantCalled(name, value);
+
+const constantCalled = (name: string | undefined, value: Tensor): Value => {
   const type = { dtype: value.dtype, shape: value.shape };
-  return new Node(constantOp, [], { value }, [type], null).outputs[0] as Value;
+  return new Node(constantOp, [], { value, name }, [type], null).outputs[0] as Value;
 };
 
 /** A scalar constant. */
@@ -209,6 +214,9 @@ export const inputName = (value: Value): string => value.node.attributes.name as
 /** The tensor of a constant, or undefined for any other value. */
 export const constantOf = (value: Value): Tensor | undefined =>
   isConstant(value) ? (value.node.attributes.value as Tensor) : undefined;
+
+/** The name that a constant was given. */
+export const constantName = (value: Value): string | undefined => value.node.attributes.name as string | undefined;
 
 /** The numbers of a constant integer tensor; throws an InferenceError where the value is not constant. */
 export const constantInts = (value: Value, what: string): number[] => {

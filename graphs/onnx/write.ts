@@ -5,6 +5,7 @@ import { GraphError } from "./error.ts";
 import {
   type Attribute,
   type AttributeKind,
+  constantName,
   inputName,
   isAbsent,
   isConstant,
@@ -218,10 +219,12 @@ class Writer {
   private nameOf(value: Value, scope: Map<string, TensorProto>): string {
     if (isConstant(value)) {
       const held = value.node.attributes.value as Tensor;
-      const key = held.data.byteLength <= 64 ? `${held.dtype}[${held.shape}]${held.data.join()}` : this.identity(value);
+      const given = constantName(value);
+      const small = given === undefined && held.data.byteLength <= 64;
+      const key = small ? `${held.dtype}[${held.shape}]${held.data.join()}` : this.identity(value);
       let known = scope.get(key);
       if (known === undefined) {
-        known = tensorProto(held, this.unique("constant"));
+        known = tensorProto(held, this.unique(given ?? "constant"));
         scope.set(key, known);
       }
       return known.name as string;

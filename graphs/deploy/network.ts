@@ -1,0 +1,88 @@
+/** The networks that are deployed: encoder, classifier, projector; batch norms folded, the batch's size left open. */
+import { foldEncoder, foldedEncoder, foldedProjector, foldProjector, linearHead, type Weights } from "../nn/folded.ts";
+import type { ResNetOptions } from "../nn/resnet.ts";
+import { Scope, Store } from "../nn/scope.ts";
+import { input, ints, named, namedConstant, type Value } from "../onnx/graph.ts";
+import type { Tensor } from "../onnx/tensor.ts";
+import { cast, concat, div, transpose } from "../ops/index.ts";
+import { dimensions, resizeBilinear } from "./ops.ts";
+import { bind } from "./rewrite.ts";
+
+export const whats = ["encoder", "classifier", "projector"] as const;
+export type What = (typeof whats)[number];
+
+export interface DeployedOptions extends Omit<ResNetOptions, "unit"> {
+  /** Side of the square images. */
+  readonly size: number;
+  readonly what: What;
+  /** Of a classifier. */
+  readonly classes: number;
+  /** Images of the batch that the graph is built for; nothing but the types of inputs and outputs depends on it. */
+  readonly batch?: number;
+}
+
+/** A network whose parameters are inputs `param.…` of `store`. Its image is float32 [N,3,S,S] in [0,1], named `image`. */
+export interface Deployed {
+  readonly store: Store;
+  readonly image: Value;
+  /** `features`, with `logits` or `projection` where those are asked for. */
+  readonly outputs: Readonly<Record<string, Value>>;
+}
+
+export const deployed = (options: DeployedOptions): Deployed => {
+  const { size, what, classes, batch = 1 } = options;
+  const store = new Store();
+  const scope = new Scope(store, { mode: "eval" });
+  const image = input("image", { dtype: "float32", shape: [batch, 3, size, size] });
+  const features = foldedEncoder(options)(scope, image);
+  if (what === "encoder") return { store, image, outputs: { features } };
+  if (what === "projector")
+    return { store, image, outputs: { features, projection: foldedProjector(scope.at("head_proj"), features) } };
+  return { store, image, outputs: { features, logits: linearHead(classes)(scope.at("fc"), features) } };
+};
+
+/** The weights that `deployed` reads, from those of a network with batch norms. `branch` counts in bn_list. */
+export const deployedWeights = (
+  options: DeployedOptions,
+  weights: Weights,
+  branch: number | undefined,
+): Map<string, Tensor> => {
+  const folded = foldEncoder(options, weights, branch);
+  if (options.what === "projector") for (const [name, value] of foldProjector(weights)) folded.set(name, value);
+  if (options.what === "classifier")
+    for (const name of ["fc.weight", "fc.bias"]) folded.set(name, weights.get(name) as Tensor);
+  return folded;
+};
+
+/** The network with its weights as constants, which files hold under their PyTorch names. */
+export const withWeights = (
+  { store, outputs }: Pick<Deployed, "store" | "outputs">,
+  weights: Weights,
+): Record<string, Value> =>
+  bind(
+    outputs,
+    new Map(
+      Array.from(store.parameters.values(), ({ path, value }) => [
+        value,
+        namedConstant(path, weights.get(path) as Tensor),
+      ]),
+    ),
+  );
+
+/** Name of the output that an export of `what` is about. */
+export const outputName = (what: What): string =>
+  ({ encoder: "features", classifier: "logits", projector: "projection" })[what];
+
+/**
+ * Photographs as they come: uint8 [N,height,width,3], resized to size×size (bilinear, pixel centres, without
+ * antialiasing, which opset 17 does not have) and scaled to [0, 1]. Height and width are left open too.
+ */
+export const photograph = (batch: number, size: number): { readonly photo: Value; readonly image: Value } => {
+  const photo = input("image", { dtype: "uint8", shape: [batch, size, size, 3] });
+  const image = named("preprocess", () => {
+    const planes = cast(transpose(photo, { perm: [0, 3, 1, 2] }), { to: "float32" });
+    const sizes = concat([dimensions(planes, 0, 1), ints([3, size, size])], { axis: 0 });
+    return div(resizeBilinear(planes, sizes, [batch, 3, size, size]), 255);
+  });
+  return { photo, image };
+};

@@ -1,0 +1,165 @@
+/**
+ * Static integer quantisation as QuantizeLinear and DequantizeLinear pairs (QDQ), which every engine understands: those
+ * with integer kernels fuse the pairs, the others compute the same in float32.
+ *
+ * Weights are int8, symmetric, one scale an output channel; biases int32 with the product of both scales; activations
+ * int8 with one scale and zero point each, from ranges seen on calibration images.
+ */
+import {
+  apply,
+  constant,
+  constantName,
+  constantOf,
+  isAbsent,
+  isConstant,
+  isInput,
+  type Node,
+  namedConstant,
+  ordered,
+  type Value,
+} from "../onnx/graph.ts";
+import { float32, type Tensor, tensor } from "../onnx/tensor.ts";
+import { conv, gemm } from "../ops/index.ts";
+import { dequantizeLinear, quantizeLinear } from "./ops.ts";
+import { rewrite } from "./rewrite.ts";
+
+// Bound once: under jest every look-up of a global is slow.
+const { abs, max, min, round, fround } = Math;
+
+/** The values that an activation takes; 0 is always made exact. */
+export interface Range {
+  readonly low: number;
+  readonly high: number;
+}
+
+const name = (node: Node): string => node.definition.name;
+const isWeighted = (node: Node): boolean => node.definition === conv.definition || node.definition === gemm.definition;
+const activations = ["Relu", "Clip"];
+const onIntegers = ["MaxPool", "ReduceMean", "GlobalAveragePool"];
+
+/** Whether weights and bias are constants with the output channels first. */
+const hasPlainWeights = ({ definition, inputs: [, weight, bias], attributes }: Node): boolean =>
+  isConstant(weight as Value) &&
+  (bias === undefined || isAbsent(bias) || (isConstant(bias) && bias.rank === 1 && bias.dim(0) === weight?.dim(0))) &&
+  (definition === conv.definition ||
+    (attributes.transB === 1 && !attributes.transA && (attributes.alpha ?? 1) === 1 && (attributes.beta ?? 1) === 1));
+
+/** Whether a node computes on integers once its inputs are quantised. */
+const takesIntegers = (node: Node): boolean =>
+  isWeighted(node)
+    ? hasPlainWeights(node)
+    : name(node) === "Add"
+      ? node.inputs.every((value) => !isConstant(value))
+      : onIntegers.includes(name(node));
+
+/**
+ * The values that are quantised, in the order of the graph: what integer ops read, but not what goes only through an
+ * activation, which engines fuse with the op before it.
+ */
+export const quantizedValues = (outputs: Readonly<Record<string, Value>>): readonly Value[] => {
+  const nodes = ordered(Object.values(outputs), () => true);
+  const results = new Set(Object.values(outputs));
+  const readers = new Map<Value, Node[]>();
+  for (const node of nodes) for (const value of node.inputs) readers.set(value, [...(readers.get(value) ?? []), node]);
+  const isQuantised = (value: Value): boolean => {
+    const by = readers.get(value) ?? [];
+    if (value.dtype !== "float32" || isConstant(value) || !by.some(takesIntegers)) return false;
+    return results.has(value) || !by.every((node) => activations.includes(name(node)));
+  };
+  return nodes.flatMap((node) => node.outputs).filter(isQuantised);
+};
+
+const called = (from: Value, what: string, value: Tensor): Value => {
+  const given = constantName(from);
+  return given === undefined ? constant(value) : namedConstant(`${given}.${what}`, value);
+};
+
+/** int8 weights with a scale for each element of axis 0. */
+const quantizedWeight = (weight: Value): { readonly value: Value; readonly scales: Float32Array } => {
+  const { data, shape } = constantOf(weight) as Tensor;
+  const source = data as Float32Array;
+  const channels = shape[0] as number;
+  const each = source.length / channels;
+  const scales = new Float32Array(channels);
+  const integers = new Int8Array(source.length);
+  for (let c = 0; c < channels; c++) {
+    let most = 0;
+    for (let i = c * each; i < (c + 1) * each; i++) most = max(most, abs(source[i] as number));
+    const scale = fround(most === 0 ? 1 : most / 127);
+    scales[c] = scale;
+    for (let i = c * each; i < (c + 1) * each; i++)
+      integers[i] = max(-127, min(127, round((source[i] as number) / scale)));
+  }
+  const zero = constant(tensor("int8", [channels], new Int8Array(channels)));
+  const value = dequantizeLinear(
+    called(weight, "quantized", tensor("int8", shape, integers)),
+    called(weight, "scale", float32([channels], scales)),
+    zero,
+    0,
+  );
+  return { value, scales };
+};
+
+const quantizedBias = (bias: Value, inputScale: number, scales: Float32Array): Value => {
+  const source = constantOf(bias)?.data as Float32Array;
+  const product = scales.map((scale) => scale * inputScale);
+  const largest = 2 ** 31 - 1;
+  const integers = Int32Array.from(source, (b, c) => max(-largest, min(largest, round(b / (product[c] as number)))));
+  const zero = constant(tensor("int32", [source.length], new Int32Array(source.length)));
+  return dequantizeLinear(
+    called(bias, "quantized", tensor("int32", [source.length], integers)),
+    called(bias, "scale", float32([source.length], product)),
+    zero,
+    0,
+  );
+};
+
+/** Scale and zero point of an int8 activation. */
+export const affineOf = ({ low, high }: Range): { readonly scale: number; readonly zero: number } => {
+  const [from, to] = [min(low, 0), max(high, 0)];
+  const scale = fround(to === from ? 1 : (to - from) / 255);
+  return { scale, zero: max(-128, min(127, round(-128 - from / scale))) };
+};
+
+/** The graph with every value of `quantizedValues` quantised by its range, and the weights of the ops that read them. */
+export const quantized = <K extends string>(
+  outputs: Readonly<Record<K, Value>>,
+  ranges: ReadonlyMap<Value, Range>,
+): Record<K, Value> => {
+  const scaleOf = new Map<Value, number>();
+  // What integer ops read in place of a value of the new graph.
+  const rounded = new Map<Value, Value>();
+  const roundTo = (value: Value, range: Range): void => {
+    const { scale, zero } = affineOf(range);
+    const [s, z] = [constant(float32([], [scale])), constant(tensor("int8", [], Int8Array.of(zero)))];
+    const made = dequantizeLinear(quantizeLinear(value, s, z), s, z);
+    rounded.set(value, made);
+    scaleOf.set(made, scale);
+  };
+  const finish = (before: Value, after: Value): Value => {
+    const range = ranges.get(before);
+    if (range !== undefined) roundTo(after, range);
+    return after;
+  };
+  return rewrite(outputs, {
+    leaf: (value) => (isInput(value) ? finish(value, value) : undefined),
+    node: (node, given) => {
+      const integer = takesIntegers(node);
+      const inputs = integer || !activations.includes(name(node)) ? given.map((v) => rounded.get(v) ?? v) : given;
+      const inputScale = scaleOf.get(inputs[0] as Value);
+      const results =
+        isWeighted(node) && integer && inputScale !== undefined
+          ? [weighted(node, inputs, inputScale)]
+          : apply(node.definition, inputs, node.attributes);
+      return results.map((result, i) => finish(node.outputs[i] as Value, result));
+    },
+  });
+};
+
+/** A convolution or matrix product of a quantised value with quantised weights. */
+const weighted = (node: Node, [x, weight, bias]: readonly Value[], inputScale: number): Value => {
+  const { value, scales } = quantizedWeight(weight as Value);
+  const inputs = [x as Value, value];
+  if (bias !== undefined && !isAbsent(bias)) inputs.push(quantizedBias(bias, inputScale, scales));
+  return apply(node.definition, inputs, node.attributes)[0] as Value;
+};

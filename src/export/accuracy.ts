@@ -1,0 +1,111 @@
+/** How right exported classifiers are: on images as they are, and on images attacked through the float32 classifier. */
+import { attackStep } from "../../graphs/deploy/attack.ts";
+import { fromFloat16 } from "../../graphs/onnx/float16.ts";
+import type { Value } from "../../graphs/onnx/graph.ts";
+import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import { buildModel } from "../../graphs/onnx/write.ts";
+import { lower } from "../../graphs/targets/lower.ts";
+import { portable } from "../../graphs/targets/portable.ts";
+import type { Dataset } from "../data/dataset.ts";
+import { random } from "../data/random.ts";
+import { createSession, type SessionOptions } from "../runtime.ts";
+import { floatImages } from "./images.ts";
+
+/** The attack of an evaluation: PGD with cross-entropy from a random start. */
+export interface Pgd {
+  readonly eps: number;
+  readonly stepSize: number;
+  readonly steps: number;
+}
+
+export const pgd20: Pgd = { eps: 8 / 255, stepSize: 2 / 255, steps: 20 };
+
+const labelsOf = (dataset: Dataset, start: number, end: number): Tensor =>
+  tensor("int64", [end - start], BigInt64Array.from((dataset.labels as Int32Array).subarray(start, end), BigInt));
+
+/** Batches [start, end) of a dataset. */
+const batches = (count: number, size: number): [number, number][] =>
+  Array.from({ length: Math.ceil(count / size) }, (_, i) => [i * size, Math.min(count, (i + 1) * size)]);
+
+/** Index of the largest of each row. */
+export const argMaxRows = ({ data, shape }: Tensor): number[] => {
+  const [rows = 0, columns = 0] = shape;
+  const values = data as Float32Array;
+  return Array.from({ length: rows }, (_, r) => {
+    let best = 0;
+    for (let c = 1; c < columns; c++)
+      if ((values[r * columns + c] as number) > (values[r * columns + best] as number)) best = c;
+    return best;
+  });
+};
+
+const batchSize = 50;
+
+/** Attacks the images of a dataset through a classifier. `logits` builds it over images of a shape. */
+export const attackImages = async (
+  logits: (x: Value) => Value,
+  dataset: Dataset,
+  pgd: Pgd,
+  seed: number,
+  options: SessionOptions = {},
+): Promise<Tensor<"float32">[]> => {
+  const attacked: Tensor<"float32">[] = [];
+  const sessions = new Map<number, Awaited<ReturnType<typeof createSession>>>();
+  try {
+    for (const [start, end] of batches(dataset.count, batchSize)) {
+      const clean = floatImages(dataset, start, end);
+      let session = sessions.get(end - start);
+      if (session === undefined) {
+        const step = attackStep(clean.shape, logits);
+        session = await createSession(buildModel(lower(step.outputs, portable)), options);
+        sessions.set(end - start, session);
+      }
+      const noise = new Float32Array(clean.data.length);
+      random(seed, 0, start, "export.attack").fillUniform(noise, -pgd.eps, pgd.eps);
+      let x = float32(
+        clean.shape,
+        noise.map((v, i) => Math.max(0, Math.min(1, v + (clean.data[i] as number)))),
+      );
+      const fixed = {
+        clean,
+        label: labelsOf(dataset, start, end),
+        eps: float32([], [pgd.eps]),
+        step_size: float32([], [pgd.stepSize]),
+      };
+      for (let i = 0; i < pgd.steps; i++)
+        x = (await session.run({ x, ...fixed }, ["next"])).next as unknown as Tensor<"float32">;
+      attacked.push(x);
+    }
+    return attacked;
+  } finally {
+    for (const session of sessions.values()) await session.release();
+  }
+};
+
+/** Images of a dataset in the batches that `attackImages` makes. */
+export const cleanImages = (dataset: Dataset): Tensor<"float32">[] =>
+  batches(dataset.count, batchSize).map(([start, end]) => floatImages(dataset, start, end));
+
+/** Share of the images whose class a model's `logits` give. `prepare` makes of a batch what the model takes. */
+export const accuracyOf = async (
+  model: Uint8Array,
+  images: readonly Tensor[],
+  labels: Int32Array,
+  prepare: (images: Tensor) => Tensor = (x) => x,
+  options: SessionOptions = {},
+): Promise<number> => {
+  const session = await createSession(model, options);
+  try {
+    let [at, right] = [0, 0];
+    for (const batch of images) {
+      const { logits } = await session.run({ image: prepare(batch) }, ["logits"]);
+      for (const guess of argMaxRows(floating(logits as Tensor))) if (guess === labels[at++]) right++;
+    }
+    return right / Math.max(at, 1);
+  } finally {
+    await session.release();
+  }
+};
+
+const floating = (value: Tensor): Tensor =>
+  value.dtype === "float16" ? float32(value.shape, fromFloat16(value.data as Uint16Array)) : value;

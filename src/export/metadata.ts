@@ -1,0 +1,50 @@
+/** What an exported file tells of itself: plain texts, JSON where there is more than one word. */
+import type { What } from "../../graphs/deploy/network.ts";
+import { versions } from "../version.ts";
+import type { ExportOptions } from "./model.ts";
+import type { Source } from "./source.ts";
+
+/** Names of the classes in order, as the page and other readers show them. */
+export const classNames = (count: number, known: readonly string[] | undefined): string[] =>
+  Array.from({ length: count }, (_, i) => (known?.length === count ? (known[i] as string) : `class ${i}`));
+
+export interface Described {
+  readonly source: Source;
+  readonly what: What;
+  readonly precision: ExportOptions["precision"];
+  readonly preprocess: boolean;
+  readonly classes: readonly string[];
+  /** Accuracies by what was measured, shares from 0 to 1. */
+  readonly accuracies: Readonly<Record<string, number>>;
+}
+
+/** metadata_props of an exported file. */
+export const metadataOf = (described: Described): Record<string, string> => {
+  const { source, what, precision, preprocess, classes, accuracies } = described;
+  const { config, checkpoint } = source.run;
+  const { settings } = config;
+  const text = (value: unknown): string[] => (value === undefined ? [] : [String(value)]);
+  const { size } = source.network;
+  const preprocessing = preprocess
+    ? { input: "uint8 NHWC RGB", inside: `bilinear resize to ${size}×${size}, division by 255` }
+    : { input: "float32 NCHW RGB", range: [0, 1], size, mean: [0, 0, 0], std: [1, 1, 1] };
+  const trained = (checkpoint.state.metrics ?? {}) as Record<string, unknown>;
+  const entries: [string, readonly string[]][] = [
+    ["what", [what]],
+    ["method", text(settings.method ?? settings.scheme)],
+    ["command", [config.command]],
+    ["dataset", text(settings.dataset)],
+    ["classes", what === "classifier" ? [JSON.stringify(classes)] : []],
+    ["branch", text(source.branch?.name)],
+    ["batch_norm", ["folded into the convolutions, products in float64, rounded once to float32"]],
+    ["preprocessing", [JSON.stringify(preprocessing)]],
+    ["precision", [precision]],
+    ["eps", text(settings.eps)],
+    ["accuracies", Object.keys(accuracies).length > 0 ? [JSON.stringify(accuracies)] : []],
+    ["metrics", Object.keys(trained).length > 0 ? [JSON.stringify(trained)] : []],
+    ["versions", [JSON.stringify({ trained: config.versions, exported: versions() })]],
+    ["commit", text(config.commit ?? undefined)],
+    ["source", [`${source.folder} step ${checkpoint.step}`]],
+  ];
+  return Object.fromEntries(entries.flatMap(([key, [value]]) => (value === undefined ? [] : [[key, value]])));
+};

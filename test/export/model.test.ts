@@ -1,0 +1,166 @@
+import { describe, expect, test } from "@jest/globals";
+import onnxProto from "onnx-proto";
+import { deployedWeights } from "../../graphs/deploy/network.ts";
+import { fromFloat16, toFloat16 } from "../../graphs/onnx/float16.ts";
+import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
+import { loadDataset } from "../../src/data/dataset.ts";
+import { argMaxRows } from "../../src/export/accuracy.ts";
+import { floatImages, photoImages } from "../../src/export/images.ts";
+import { type ExportOptions, exportModel } from "../../src/export/model.ts";
+import { deployedOptions, sourceOf } from "../../src/export/source.ts";
+import { featureStep, weightFeeds } from "../../src/network.ts";
+import { createSession } from "../../src/runtime.ts";
+import { evaluate, relativeError } from "../graphs/run.ts";
+import { goldenNetwork, randomNetwork } from "./networks.ts";
+
+const plain = { precision: "fp32", io: "float32", preprocess: false, metadata: {} } as const;
+
+const run = async (model: Uint8Array, image: Tensor): Promise<Record<string, Tensor>> => {
+  const session = await createSession(model);
+  try {
+    return await session.run({ image });
+  } finally {
+    await session.release();
+  }
+};
+
+const shapes = (limit: number) => loadDataset({ name: "shapes", split: "test", limit });
+
+describe("half precision", () => {
+  test("rounds to nearest, ties to even, with subnormals and infinities", () => {
+    const values = [
+      0,
+      -0,
+      1,
+      -2,
+      65504,
+      65519.99,
+      65520,
+      2 ** -14,
+      2 ** -24,
+      2 ** -25,
+      3 * 2 ** -25,
+      1 + 2 ** -11,
+      1 + 3 * 2 ** -11,
+      1e-9,
+      Number.NaN,
+    ];
+    const expected = [
+      0,
+      -0,
+      1,
+      -2,
+      65504,
+      65504,
+      Infinity,
+      2 ** -14,
+      2 ** -24,
+      0,
+      2 ** -23,
+      1,
+      1 + 2 ** -9,
+      0,
+      Number.NaN,
+    ];
+    expect(Array.from(fromFloat16(toFloat16(values)))).toEqual(expected);
+  });
+
+  test("every finite half comes back", () => {
+    const all = Uint16Array.from({ length: 0x7c00 }, (_, i) => i);
+    expect(toFloat16(fromFloat16(all))).toEqual(all);
+  });
+});
+
+describe("an exported model", () => {
+  test.each(["normal", "pgd", "pgd_ce"])("folds branch %s: the features of the run", async (branch) => {
+    const { network, weights, clean } = await goldenNetwork();
+    const source = sourceOf(network, weights, branch, "golden");
+    const options = { ...deployedOptions(source, "encoder", "golden"), ...plain };
+    const model = await exportModel(options, weights, source.branch?.index, undefined);
+    const { features } = await run(model.bytes, clean);
+    const step = featureStep(network, branch, 16);
+    const feeds = { "input.image": clean, ...weightFeeds(step.store, weights, "golden") };
+    const expected = await evaluate(step.outputs, feeds);
+    expect(relativeError(features?.data as Float32Array, expected.features?.data as Float32Array)).toBeLessThan(3e-6);
+  });
+
+  test("is a plain file: opset 17, IR 8, standard ops, weights by their names, an open batch, what was written of it", async () => {
+    const { network, weights } = randomNetwork({ width: 4, depth: 50 });
+    weights.set("fc.weight", float32([3, 128], new Float32Array(384)));
+    weights.set("fc.bias", float32([3], [1, 2, 3]));
+    const source = sourceOf(network, weights, "auto", "here");
+    const options: ExportOptions = {
+      ...deployedOptions(source, "classifier", "here"),
+      ...plain,
+      metadata: { method: "advcl" },
+    };
+    const { bytes } = await exportModel(options, weights, 1, undefined);
+    const file = onnxProto.onnx.ModelProto.decode(bytes);
+    expect(Number(file.irVersion)).toBe(8);
+    expect(file.opsetImport.map(({ domain, version }) => [domain, Number(version)])).toEqual([["", 17]]);
+    expect(new Set(file.graph?.node?.map((n) => n.opType))).toEqual(
+      new Set(["Conv", "Relu", "Add", "ReduceMean", "Gemm"]),
+    );
+    const names = file.graph?.initializer?.map((t) => t.name).sort();
+    const folded = deployedWeights(options, weights, 1);
+    expect(names).toEqual([...folded.keys()].sort());
+    expect(file.graph?.input?.map((i) => i.name)).toEqual(["image"]);
+    const dims = (info: onnxProto.onnx.IValueInfoProto | undefined) =>
+      info?.type?.tensorType?.shape?.dim?.map((d) => d.dimParam || Number(d.dimValue));
+    expect(dims(file.graph?.input?.[0])).toEqual(["batch", 3, 32, 32]);
+    expect(dims(file.graph?.output?.[0])).toEqual(["batch", 3]);
+    expect(file.metadataProps.map(({ key, value }) => [key, value])).toEqual([["method", "advcl"]]);
+    for (const n of [1, 5])
+      expect((await run(bytes, float32([n, 3, 32, 32], new Float32Array(n * 3072)))).logits?.shape).toEqual([n, 3]);
+  });
+
+  test("projects to unit length like the projector of the run", async () => {
+    const { network, weights, clean } = await goldenNetwork();
+    const source = sourceOf(network, weights, "pgd", "golden");
+    const { bytes } = await exportModel(
+      { ...deployedOptions(source, "projector", "golden"), ...plain },
+      weights,
+      1,
+      undefined,
+    );
+    const z = (await run(bytes, clean)).projection as Tensor;
+    expect(z.shape).toEqual([16, 128]);
+    const first = (z.data as Float32Array).subarray(0, 128);
+    expect(Math.hypot(...first)).toBeCloseTo(1, 5);
+  });
+
+  test("takes photographs of any size with its preprocessing inside", async () => {
+    const { network, weights } = await goldenNetwork();
+    const source = sourceOf(network, weights, "auto", "golden");
+    const options = { ...deployedOptions(source, "classifier", "golden"), ...plain };
+    const images = await shapes(6);
+    const bare = await exportModel(options, weights, 1, undefined);
+    const whole = await exportModel({ ...options, preprocess: true }, weights, 1, undefined);
+    const expected = (await run(bare.bytes, floatImages(images, 0, 6))).logits as Tensor;
+    const same = (await run(whole.bytes, photoImages(images, 0, 6))).logits as Tensor;
+    expect(relativeError(same.data as Float32Array, expected.data as Float32Array)).toBeLessThan(1e-5);
+    const large = await loadDataset({ name: "shapes", split: "test", limit: 2, size: 48 });
+    expect((await run(whole.bytes, photoImages(large, 0, 2))).logits?.shape).toEqual([2, 10]);
+  });
+
+  test.each([
+    ["fp16", "float32", 5e-3],
+    ["fp16", "float16", 5e-3],
+    ["int8", "float32", 0.12],
+  ] as const)("in %s with %s outside stays near float32", async (precision, io, tolerance) => {
+    const { network, weights, clean } = await goldenNetwork();
+    const source = sourceOf(network, weights, "auto", "golden");
+    const options = { ...deployedOptions(source, "classifier", "golden"), ...plain };
+    const expected = (await run((await exportModel(options, weights, 1, undefined)).bytes, clean)).logits as Tensor;
+    const { bytes } = await exportModel({ ...options, precision, io }, weights, 1, await shapes(32));
+    const image =
+      io === "float16" ? { ...clean, dtype: "float16" as const, data: toFloat16(clean.data as Float32Array) } : clean;
+    const { logits } = await run(bytes, image as Tensor);
+    const got = io === "float16" ? fromFloat16(logits?.data as Uint16Array) : (logits?.data as Float32Array);
+    console.log(precision, io, relativeError(got, expected.data as Float32Array));
+    expect(relativeError(got, expected.data as Float32Array)).toBeLessThan(tolerance);
+    const top = argMaxRows({ ...expected, data: got } as Tensor);
+    const same = argMaxRows(expected).filter((c, i) => c === top[i]).length;
+    expect(same).toBeGreaterThanOrEqual(precision === "int8" ? 13 : 16);
+  });
+});
