@@ -20,6 +20,7 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   bench: {
     summary: "measure the step, the data pipeline or the engine on this machine",
     load: async () => (await import("./bench.ts")).bench,
+  },
   export: {
     summary: "write a trained encoder or classifier for other runtimes",
     load: async () => (await import("./export.ts")).exportCommand,
