@@ -5,11 +5,12 @@ import { grad } from "../autodiff/grad.ts";
 import { type ContrastiveOptions, contrastive } from "../losses/contrastive.ts";
 import { crossEntropy, type LossReduction } from "../losses/cross-entropy.ts";
 import { clusterHeads, headName, projector, projectorHidden, projectorOutput } from "../nn/head.ts";
+import { interleave, viewOf } from "../nn/interleave.ts";
 import { type Depth, resnet, type Stem } from "../nn/resnet.ts";
 import { type BatchStatistics, moveStatistics, moveStatisticsRepeatedly, Scope, Store } from "../nn/scope.ts";
 import type { Type, Value } from "../onnx/graph.ts";
 import { named } from "../onnx/graph.ts";
-import { add, concat, mul, reshape, slice, stopGradient } from "../ops/index.ts";
+import { add, concat, mul, reshape, stopGradient } from "../ops/index.ts";
 import { type SgdOptions, sgd } from "../optim/sgd.ts";
 import { highFrequency } from "../views/high-frequency.ts";
 import { type Step, update } from "./step.ts";
@@ -37,19 +38,6 @@ export interface PretrainOptions extends ContrastiveOptions, SgdOptions {
   /** Also give `attack.*` and `grad.*`, for comparisons. */
   readonly trace?: boolean;
 }
-
-/** Views [B,C,H,W] interleaved: row b·n + j is view j of image b. */
-const interleave = (views: readonly Value[]): Value => {
-  const [b = 0, c = 0, h = 0, w = 0] = (views[0] as Value).shape;
-  return reshape(concat(views, { axis: 1 }), [b * views.length, c, h, w]);
-};
-
-/** View `index` of `views` interleaved ones. */
-const viewOf = (x: Value, index: number, views: number): Value => {
-  if (views === 1) return x;
-  const rows = reshape(x, [x.dim(0) / views, views, ...x.shape.slice(1)]);
-  return reshape(slice(rows, [{ axis: 1, start: index, end: index + 1 }]), [x.dim(0) / views, ...x.shape.slice(1)]);
-};
 
 /**
  * Builds the step. Inputs: `clean`, `view1`, `view2`, `start_cl`, `start_ce` [B,3,S,S] and `label_K` int64 [B], `lr`.

@@ -1,0 +1,19 @@
+import { type Layer, linear } from "./layer.ts";
+import { type ResNetOptions, resnet } from "./resnet.ts";
+
+export interface ClassifierOptions extends ResNetOptions {
+  /** Number of classes. */
+  readonly classes: number;
+}
+
+/** The linear head `fc`: features [N,D] to logits [N,classes]. */
+export const head =
+  (classes: number): Layer =>
+  (scope, features) =>
+    linear({ features: classes })(scope.at("fc"), features);
+
+/** An encoder and its head: images [N,3,H,W] to logits [N,classes]. */
+export const classifier = ({ classes, ...encoder }: ClassifierOptions): Layer => {
+  const [features, logits] = [resnet(encoder), head(classes)];
+  return (scope, images) => logits(scope, features(scope, images));
+};

@@ -1,0 +1,16 @@
+/** Batches of several views: row b·n + j is view j of image b, so that views share their convolutions. */
+import type { Value } from "../onnx/graph.ts";
+import { concat, reshape, slice } from "../ops/index.ts";
+
+/** Views [B,C,H,W] as one batch [B·n,C,H,W]. */
+export const interleave = (views: readonly Value[]): Value => {
+  const [b = 0, c = 0, h = 0, w = 0] = (views[0] as Value).shape;
+  return reshape(concat(views, { axis: 1 }), [b * views.length, c, h, w]);
+};
+
+/** View `index` of `views` interleaved ones. */
+export const viewOf = (x: Value, index: number, views: number): Value => {
+  if (views === 1) return x;
+  const rows = reshape(x, [x.dim(0) / views, views, ...x.shape.slice(1)]);
+  return reshape(slice(rows, [{ axis: 1, start: index, end: index + 1 }]), [x.dim(0) / views, ...x.shape.slice(1)]);
+};

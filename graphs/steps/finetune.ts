@@ -1,0 +1,134 @@
+/** Training of a classifier: finetuning of a pretrained encoder, or adversarial training from the start. */
+import { type PgdOptions, pgd } from "../attacks/pgd.ts";
+import { linf } from "../attacks/threat-model.ts";
+import { crossEntropy } from "../losses/cross-entropy.ts";
+import { klDivergence, trades } from "../losses/trades.ts";
+import { type ClassifierOptions, head } from "../nn/classifier.ts";
+import { FrozenStore } from "../nn/frozen.ts";
+import { interleave, viewOf } from "../nn/interleave.ts";
+import { resnet } from "../nn/resnet.ts";
+import { Scope, Store } from "../nn/scope.ts";
+import type { Value } from "../onnx/graph.ts";
+import type { Tensor } from "../onnx/tensor.ts";
+import { add, argMax, cast, equal, identity, reduceMean } from "../ops/index.ts";
+import { type SgdOptions, sgd } from "../optim/sgd.ts";
+import { type Step, update } from "./step.ts";
+
+/**
+ * What a classifier learns from: `clean` cross-entropy on the images, `pgd` cross-entropy on attacked images (Madry et
+ * al., ICLR 2018), `trades` cross-entropy on the images and closeness of the attacked ones (Zhang et al., ICML 2019).
+ */
+export type Objective = "clean" | "pgd" | "trades";
+
+/** Which classifier, and for which batches. */
+export interface ClassifierBatch extends ClassifierOptions {
+  readonly batch: number;
+  readonly size: number;
+  /** The batch-norm branch that every view takes. */
+  readonly branch: string;
+}
+
+export interface AttackOptions {
+  readonly attackSteps: number;
+  readonly eps: number;
+  readonly stepSize: number;
+}
+
+export interface FinetuneOptions extends ClassifierBatch, AttackOptions, SgdOptions {
+  readonly objective: Objective;
+  /** Weight of the closeness in TRADES. */
+  readonly beta: number;
+  /**
+   * Parameters and statistics of an encoder that stays as it is, by path: constants of the program. The encoder is then in
+   * evaluation mode and only the head is trained. Left out, everything is trained, in training mode.
+   */
+  readonly encoder?: ReadonlyMap<string, Tensor> | undefined;
+  /** Also give `attack.x`, for comparisons. */
+  readonly trace?: boolean;
+}
+
+const pgdOptions = ({ attackSteps, eps, stepSize }: AttackOptions): PgdOptions => ({
+  threat: linf(eps),
+  steps: attackSteps,
+  stepSize,
+});
+
+/** Images, labels and attack starts of a batch. */
+const inputsOf = (store: Store, { batch, size }: ClassifierBatch) => {
+  const image = { dtype: "float32", shape: [batch, 3, size, size] } as const;
+  return {
+    clean: store.input("clean", image),
+    label: store.input("label", { dtype: "int64", shape: [batch] }),
+    start: () => store.input("start", image),
+  };
+};
+
+/** Logits of images in a mode of batch norm, by branches; an encoder that is given stands in the program as constants. */
+const modelOf = (
+  store: Store,
+  { classes, ...options }: ClassifierBatch,
+  encoder: ReadonlyMap<string, Tensor> | undefined,
+) => {
+  const [features, logits] = [resnet(options), head(classes)];
+  const frozen = encoder && new FrozenStore((path) => encoder.get(path));
+  return (mode: "train" | "eval", branches: readonly string[], x: Value): Value => {
+    const scope = new Scope(store, { mode, branches });
+    return logits(scope, features(frozen ? new Scope(frozen, { mode: "eval", branches }) : scope, x));
+  };
+};
+
+const accuracy = (logits: Value, labels: Value): Value =>
+  reduceMean(cast(equal(argMax(logits, { axis: 1, keepdims: 0 }), labels), { to: "float32" }), { keepdims: 0 });
+
+/**
+ * Builds the step. Inputs: `clean`, `label` [B], `lr`, and where there is an attack `start`, the noise that it begins with.
+ * The attack sees the classifier in evaluation mode. In training mode TRADES moves the running statistics by the clean
+ * images, then by the attacked ones, as two passes would.
+ */
+export const finetuneStep = (options: FinetuneOptions): Step => {
+  const { objective, branch, beta, encoder } = options;
+  const store = new Store();
+  const model = modelOf(store, options, encoder);
+  const { clean, label, start } = inputsOf(store, options);
+  const judged = (x: Value) => model("eval", [branch], x);
+  const attacked = (loss: (x: Value) => Value): Value => pgd(pgdOptions(options), loss)(clean, add(clean, start()));
+  let x = clean;
+  let measured: Record<string, Value> & { readonly loss: Value };
+  if (objective === "trades") {
+    const natural = judged(clean);
+    x = attacked((at) => klDivergence(natural, judged(at), "none"));
+    const both = model("train", [branch, branch], interleave([clean, x]));
+    const [plain, robust] = [viewOf(both, 0, 2), viewOf(both, 1, 2)];
+    measured = {
+      ...trades(plain, robust, label, beta),
+      accuracy: accuracy(plain, label),
+      robustAccuracy: accuracy(robust, label),
+    };
+  } else {
+    if (objective === "pgd") x = attacked((at) => crossEntropy(judged(at), label, "none"));
+    const logits = model("train", [branch], x);
+    const name = objective === "pgd" ? "robustAccuracy" : "accuracy";
+    measured = { loss: crossEntropy(logits, label), [name]: accuracy(logits, label) };
+  }
+  const { outputs } = update(store, measured.loss, sgd(options));
+  const metrics = Object.fromEntries(Object.entries(measured).map(([name, value]) => [`metric.${name}`, value]));
+  return { store, outputs: { ...outputs, ...metrics, ...(options.trace && { "attack.x": identity(x) }) } };
+};
+
+/**
+ * Logits of `input.clean` in evaluation mode and, with attack steps, those of its images under PGD from `input.start`, and
+ * the images themselves.
+ */
+export const classifierStep = (
+  options: ClassifierBatch & AttackOptions & { readonly encoder?: ReadonlyMap<string, Tensor> | undefined },
+): Step => {
+  const { branch, attackSteps, encoder } = options;
+  const store = new Store();
+  const model = modelOf(store, options, encoder);
+  const { clean, label, start } = inputsOf(store, options);
+  const judged = (x: Value) => model("eval", [branch], x);
+  if (attackSteps === 0) return { store, outputs: { logits: judged(clean) } };
+  const attack = pgd(pgdOptions(options), (at) => crossEntropy(judged(at), label, "none"));
+  const x = attack(clean, add(clean, start()));
+  return { store, outputs: { logits: judged(clean), attacked: identity(x), robustLogits: judged(x) } };
+};
