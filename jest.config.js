@@ -5,5 +5,5 @@ export default {
   extensionsToTreatAsEsm: [".ts"],
   transform: { "^.+\\.ts$": ["@swc/jest", { jsc: { target: "es2022", parser: { syntax: "typescript" } } }] },
   maxWorkers: 2,
-  testTimeout: 60_000,
+  testTimeout: 300_000,
 };

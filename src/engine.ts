@@ -1,5 +1,7 @@
 /** What computes: a provider of onnxruntime, the target that graphs are lowered for, and how sessions are made. */
-import type { Model } from "../graphs/onnx/write.ts";
+import { input } from "../graphs/onnx/graph.ts";
+import { buildModel, type Model } from "../graphs/onnx/write.ts";
+import { relu } from "../graphs/ops/index.ts";
 import { compile, type Step } from "../graphs/steps/step.ts";
 import { cpuTarget } from "../graphs/targets/cpu/index.ts";
 import type { Target } from "../graphs/targets/lower.ts";
@@ -26,10 +28,18 @@ export interface Engine {
 const targets: Readonly<Record<string, () => Target>> = { portable: () => portable, cpu: () => cpuTarget() };
 export const targetNames = Object.keys(targets);
 
+/** Loads the smallest model there is: a provider that is not there says so before anything is written. */
+const probe = async (options: SessionOptions): Promise<void> => {
+  const x = input("x", { dtype: "float32", shape: [1] });
+  const session = await createSession(buildModel({ y: relu(x) }), options);
+  await session.release();
+};
+
 /** Picks the engine of a request. Throws a RequestError where what it names is not there. */
 export const chooseEngine = async ({ provider, threads, target: named }: EngineRequest): Promise<Engine> => {
   const chosen = provider === "auto" ? "cpu" : provider;
   const options: SessionOptions = { provider: chosen, threads };
+  if (chosen !== "cpu") await probe(options);
   const target = (targets[named ?? chosen] ?? targets.portable)!();
   return {
     provider: chosen,

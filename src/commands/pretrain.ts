@@ -6,7 +6,7 @@ import { type Dataset, datasetNames, loadDataset } from "../data/dataset.ts";
 import { createLoader, type LoaderInputs } from "../data/loader.ts";
 import { checkPseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
 import { advclView, uniformStart, weakView } from "../data/view.ts";
-import { chooseEngine, type Engine } from "../engine.ts";
+import { chooseEngine, type Engine, targetNames } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import { createExtractor, knnAccuracy } from "../knn.ts";
 import { depthNames, type Network, networkRecord, stemNames, stemOf } from "../network.ts";
@@ -91,6 +91,13 @@ export const pretrain = defineCommand({
       min: -1,
       help: "epochs of warm-up; -1: 10 for a batch over 256, else none",
       group: "Optimisation",
+    },
+    target: {
+      type: "enum",
+      values: targetNames,
+      help: "lowering of the graph; left out, that of the provider",
+      group: "Run",
+      changeable: true,
     },
     knnEvery: {
       type: "integer",

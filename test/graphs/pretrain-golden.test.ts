@@ -68,7 +68,7 @@ describe.each(targets)("$target.name", ({ target, tolerance }) => {
     const given = await golden("given");
     const expected = await golden(`pretrain_steps${attackSteps}`);
     const model = compile(pretrainStep({ ...options, attackSteps }), target);
-    const session = await createSession(model);
+    const session = await createSession(model, { threads: 1 });
     const results = await session.run(feedsOf(session.inputNames, model.inputs, given));
     await session.release();
     const gradients: number[] = [];

@@ -12,7 +12,7 @@ export const evaluate = async <K extends string>(
   outputs: Readonly<Record<K, Value>>,
   feeds: Feeds,
   target: Target = portable,
-  options: SessionOptions = {},
+  options: SessionOptions = { threads: 1 },
 ): Promise<Record<K, Tensor>> => {
   const session = await createSession(buildModel(lower(outputs, target)), options);
   try {

@@ -1,0 +1,99 @@
+"""Compares one full-size AdvCL step of this project with the PyTorch reference, on the same weights and the same batch.
+
+Needs torch, numpy, safetensors, and the compiled project (npm run build).
+
+  python scripts/compare-step.py --reference ../shared/reference/advcl_torch.py --data ../shared/data/cifar-10-batches-bin
+
+The network is first trained for a few steps (--warm-up): an untrained one maps all images to nearly the same features, and
+then even PyTorch in float32 parts from itself in float64. PyTorch computes in float64 (the truth) and in float32 (what
+rounding alone does); this project in float32. Prints relative L2 errors against the truth; for attacked images the share
+of pixels off by more than 1e-5.
+"""
+import argparse
+import importlib.util
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def reference(path):
+    spec = importlib.util.spec_from_file_location("advcl_torch", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def warmed_up(ref, width, batches, steps, batch):
+    torch.manual_seed(0)
+    net = ref.AdvCLNet(width).train()
+    opt = ref.sgd(net)
+    for i in range(steps):
+        opt.zero_grad()
+        loss = ref.step(net, batches(batch), hoist=True, steps=1)[0]
+        loss.backward()
+        opt.step()
+        print(f"warm-up {i + 1}/{steps}: loss {loss.item():.3f}", flush=True)
+    net.zero_grad()
+    return net
+
+
+def ours(net, batch, heads, a, target, folder):
+    """Runs `advcl step` and returns its results."""
+    weights, images, out = (str(Path(folder) / f"{n}.safetensors") for n in ("weights", "batch", f"result-{target}"))
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)
+    flat = {k: v.contiguous() for k, v in batch.items() if k != "labels"}
+    save_file({**flat, **{f"label_{n[3:]}": t for n, t in zip(heads, batch["labels"])}}, images)
+    command = ["node", str(ROOT / "dist/src/main.js"), "step", "--weights", weights, "--batch", images, "--out", out, "--json",
+               "--width", str(a.width), "--attack-steps", str(a.attack_steps), "--target", target, "--threads", str(a.threads)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return {k: v.double() for k, v in load_file(out).items()}
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--reference", required=True, help="the PyTorch reference, advcl_torch.py")
+    p.add_argument("--data", required=True, help="folder of CIFAR-10 binary files")
+    p.add_argument("--width", type=int, default=64)
+    p.add_argument("--batch", type=int, default=16)
+    p.add_argument("--attack-steps", type=int, default=5)
+    p.add_argument("--warm-up", type=int, default=20)
+    p.add_argument("--warm-up-batch", type=int, default=32)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--targets", default="portable,cpu")
+    a = p.parse_args()
+    ref = reference(a.reference)
+    torch.set_num_threads(a.threads)
+    batches = ref.RealBatches(a.data, 1)
+    net = warmed_up(ref, a.width, batches, a.warm_up, a.warm_up_batch)
+    batch = batches(a.batch)
+    truth = ref.one_step(net, batch, a.attack_steps)[0]
+    rows = {"PyTorch float32": ref.deviation(ref.one_step(net, batch, a.attack_steps, torch.float32)[0], truth)}
+    with tempfile.TemporaryDirectory() as folder:
+        for target in a.targets.split(","):
+            result = ours(net, batch, net.heads, a, target, folder)
+            missing = sorted(set(truth) - set(result))
+            if missing:
+                raise SystemExit(f"advcl step --target {target} did not give {missing}")
+            rows[f"advcl {target}"] = ref.deviation(result, truth)
+    groups = ["metric.", "attack.first_grad", "attack.first_x", "attack.x", "grad.", "after."]
+    print(f"\n{'ResNet-18 width ' + str(a.width):24}" + "".join(f"{g:>26}" for g in groups))
+    summary = {}
+    for name, errors in rows.items():
+        cells = []
+        for g in groups:
+            found = sorted(v for k, v in errors.items() if k.startswith(g))
+            cells.append((found[len(found) // 2], found[-1]) if found else (float("nan"), float("nan")))
+        summary[name] = dict(zip(groups, cells))
+        print(f"{name:24}" + "".join(f"{m:>12.1e} /{w:>11.1e} " for m, w in cells))
+    print("median over tensors / worst tensor; relative L2, for attacked images the share of unequal pixels")
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
