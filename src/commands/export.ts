@@ -1,4 +1,4 @@
-import { outputName, whats } from "../../graphs/deploy/network.ts";
+import { outputName, type What, whats } from "../../graphs/deploy/network.ts";
 import { bind } from "../../graphs/deploy/rewrite.ts";
 import { toFloat16 } from "../../graphs/onnx/float16.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
@@ -9,9 +9,11 @@ import { type Dataset, type DatasetName, datasetNames, loadDataset } from "../da
 import { chooseEngine } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import { accuracyOf, attackImages, cleanImages } from "../export/accuracy.ts";
+import { authorsWeights, layouts, torchvisionWeights, type WeightLayout } from "../export/layout.ts";
 import { classNames, metadataOf } from "../export/metadata.ts";
 import { type ExportOptions, exportModel, floatGraph, precisions } from "../export/model.ts";
 import { deployedOptions, openSource, type Source } from "../export/source.ts";
+import { writeSafetensors } from "../safetensors.ts";
 
 export const exportCommand = defineCommand({
   name: "export",
@@ -27,7 +29,13 @@ export const exportCommand = defineCommand({
       default: "auto",
       help: "auto: the classifier where there is one",
     },
-    format: { type: "enum", values: ["onnx"], default: "onnx", help: "kind of file" },
+    format: { type: "enum", values: ["onnx", "safetensors"], default: "onnx", help: "kind of file" },
+    layout: {
+      type: "enum",
+      values: layouts,
+      default: "authors",
+      help: "names in a safetensors file: the whole network as the authors' code has it, or one branch as torchvision's ResNet",
+    },
     branch: { type: "string", default: "auto", help: "batch-norm branch; auto: the one that the run is evaluated by" },
     precision: { type: "enum", values: precisions, default: "fp32", help: "of weights and activations" },
     io: {
@@ -49,6 +57,7 @@ export const exportCommand = defineCommand({
   run: async (settings, context) => {
     const source = await openSource(settings.from, settings.branch, context.warn);
     const what = settings.what === "auto" ? (source.classes === undefined ? "encoder" : "classifier") : settings.what;
+    if (settings.format === "safetensors") return exportWeights(source, what, settings, context);
     const options = deployedOptions(source, what, settings.from);
     const engine = await chooseEngine(settings);
     const load = datasetOf(source, settings, context);
@@ -109,6 +118,20 @@ export const exportCommand = defineCommand({
     });
   },
 });
+
+/** Writes the weights of a run for PyTorch. */
+const exportWeights = async (
+  source: Source,
+  what: What,
+  { layout, out }: { readonly layout: WeightLayout; readonly out: string },
+  context: Context,
+): Promise<void> => {
+  const tensors = layout === "authors" ? authorsWeights(source) : torchvisionWeights(source, what === "classifier");
+  const kept = source.run.checkpoint.state.metadata as Record<string, string> | undefined;
+  await writeSafetensors(out, tensors, kept ?? {});
+  context.print(`${out}: ${tensors.size} tensors of ${source.folder} in the names of ${layout}`);
+  context.result({ out, tensors: tensors.size, layout });
+};
 
 const percent = (share: number | undefined): string => `${(100 * (share ?? 0)).toFixed(2)} %`;
 

@@ -25,6 +25,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "write a trained encoder or classifier for other runtimes",
     load: async () => (await import("./export.ts")).exportCommand,
   },
+  import: {
+    summary: "turn weights in PyTorch's names into a run folder",
+    load: async () => (await import("./import.ts")).importCommand,
+  },
   config: {
     summary: "print all settings of a command as YAML",
     load: async () => (await import("./config.ts")).config,

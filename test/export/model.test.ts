@@ -157,7 +157,6 @@ describe("an exported model", () => {
       io === "float16" ? { ...clean, dtype: "float16" as const, data: toFloat16(clean.data as Float32Array) } : clean;
     const { logits } = await run(bytes, image as Tensor);
     const got = io === "float16" ? fromFloat16(logits?.data as Uint16Array) : (logits?.data as Float32Array);
-    console.log(precision, io, relativeError(got, expected.data as Float32Array));
     expect(relativeError(got, expected.data as Float32Array)).toBeLessThan(tolerance);
     const top = argMaxRows({ ...expected, data: got } as Tensor);
     const same = argMaxRows(expected).filter((c, i) => c === top[i]).length;
