@@ -1,5 +1,5 @@
 import { constant, named, type Value } from "../onnx/graph.ts";
-import { tensor } from "../onnx/tensor.ts";
+import { float32 } from "../onnx/tensor.ts";
 import {
   and,
   cast,
@@ -34,10 +34,9 @@ export const contrastive = (z: Value, views: number, { temperature, baseTemperat
     const similarity = div(matMul(z, matrixTranspose(z)), temperature);
     const index = (shape: number[], of: (row: number) => number) =>
       constant(
-        tensor(
-          "int64",
+        float32(
           shape,
-          BigInt64Array.from({ length: rows }, (_, i) => BigInt(of(i))),
+          Array.from({ length: rows }, (_, i) => of(i)),
         ),
       );
     const pairs = (of: (row: number) => number) => equal(index([rows, 1], of), index([1, rows], of));

@@ -125,14 +125,17 @@ export const topK = Object.assign(
   { definition: topKOp.definition },
 );
 
-/** 1 where an int label names the class, else 0: labels [B] to [B, classes]. */
+/**
+ * 1 where an int label names the class, else 0: labels [B] to [B, classes]. Compared as numbers of `dtype`, which hold
+ * every class exactly: integers would leave a GPU.
+ */
 export const oneHot = (labels: Value, classes: number, dtype: "float32" | "float64" = "float32"): Value => {
   const range = constant(
     tensor(
-      "int64",
+      "float32",
       [1, classes],
-      BigInt64Array.from({ length: classes }, (_, i) => BigInt(i)),
+      Float32Array.from({ length: classes }, (_, i) => i),
     ),
   );
-  return cast(equal(reshape(labels, [-1, 1]), range), { to: dtype });
+  return cast(equal(cast(reshape(labels, [-1, 1]), { to: dtype }), cast(range, { to: dtype })), { to: dtype });
 };
