@@ -1,7 +1,7 @@
-/** Ops of ONNX Runtime's own domain that CPU lowerings use: they run only, and never reach a saved file. */
+/** Ops beyond graphs/ops that CPU lowerings use: they run only, and never reach a saved file. */
 import { check } from "../../onnx/error.ts";
-import type { Type, Value } from "../../onnx/graph.ts";
-import { broadcast, defineOp, notDifferentiable, type Op, sameDtype } from "../../ops/index.ts";
+import { apply, type Definition, type Type, type Value } from "../../onnx/graph.ts";
+import { broadcast, convSize, defineOp, notDifferentiable, type Op, reshape, sameDtype } from "../../ops/index.ts";
 
 type Transposed = { readonly alpha?: number; readonly transA?: number; readonly transB?: number };
 
@@ -20,3 +20,33 @@ export const fusedMatMul: Op<[a: Value, b: Value], Transposed> = defineOp<[a: Va
   },
   "com.microsoft",
 );
+
+type Along = { readonly kernel: number; readonly stride: number; readonly pads: readonly [number, number] };
+
+const volumeConv: Definition = {
+  name: "Conv",
+  domain: "",
+  attributes: { kernel_shape: "ints", strides: "ints", pads: "ints" },
+  infer: ([x, w], attributes): Type[] => {
+    const [kernel, strides, pads] = [attributes.kernel_shape, attributes.strides, attributes.pads] as number[][];
+    const size = [0, 1, 2].map((i) =>
+      convSize(
+        (x as Value).dim(2 + i),
+        kernel?.[i] as number,
+        strides?.[i] as number,
+        1,
+        pads?.[i] as number,
+        pads?.[i + 3] as number,
+      ),
+    );
+    return [{ dtype: (x as Value).dtype, shape: [(x as Value).dim(0), (w as Value).dim(0), ...size] }];
+  },
+};
+
+/** Filters [F, kernel] slid along one axis of x [n, a, size, b]: [n, F, a, size', b], ONNX's Conv over a volume. */
+export const slide = (x: Value, filters: Value, { kernel, stride, pads }: Along): Value =>
+  apply(volumeConv, [reshape(x, [x.dim(0), 1, ...x.shape.slice(1)]), filters], {
+    kernel_shape: [1, kernel, 1],
+    strides: [1, stride, 1],
+    pads: [0, pads[0], 0, 0, pads[1], 0],
+  })[0] as Value;

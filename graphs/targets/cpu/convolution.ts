@@ -16,6 +16,7 @@ import {
 import type { Laid } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import {
+  columnFilter,
   type Geometry,
   im2colConv,
   im2colGradInput,
@@ -25,7 +26,7 @@ import {
 } from "./im2col.ts";
 import { finer, type PixelLayout, pixelLayout, rechunk } from "./pixel.ts";
 import { thinConv, thinGradInput, thinGradWeight, thinLayout } from "./thin.ts";
-import { winogradConv, winogradFilter, winogradGradInput, winogradTurned } from "./winograd.ts";
+import { winogradConv, winogradFilter, winogradGradFilter, winogradGradInput, winogradTurned } from "./winograd.ts";
 
 /** The ways to compute a convolution; all take any shape but for what `waysFor` says. */
 export type Way = "winograd" | "im2col" | "thin";
@@ -46,13 +47,10 @@ const square = (pair: readonly number[], value: number): boolean => pair.every((
 const THIN = 8;
 
 /** The ways that can take a shape, best first as measured on AVX2 (`advcl bench --what lowerings`). */
-export const waysFor = (
-  op: "forward" | "input" | "weight",
-  { geometry: g, inputChannels, outputChannels }: ConvShape,
-): readonly Way[] => {
+export const waysFor = ({ geometry: g, inputChannels, outputChannels }: ConvShape): readonly Way[] => {
   const plain = square(g.strides, 1) && square(g.dilations, 1);
   const ways: Way[] = ["im2col"];
-  if (op !== "weight" && plain && square(g.kernel, 3) && square(g.pads, 1) && same(g.input, g.output))
+  if (plain && square(g.kernel, 3) && square(g.pads, 1) && same(g.input, g.output))
     if (Math.min(inputChannels, outputChannels) >= THIN) ways.unshift("winograd");
   if (inputChannels < THIN && square(g.strides, 1)) ways.unshift("thin");
   return ways;
@@ -97,7 +95,7 @@ const forward =
     const { geometry } = shape;
     const [from, to] = [pixelLayout(input), pixelLayout(type)];
     const chunks = finer(from, to);
-    const way = choose("forward", waysFor("forward", shape), shape);
+    const way = choose("forward", waysFor(shape), shape);
     const each = (parts: readonly Value[], one: (part: Value, images: number) => Value) =>
       parts.map((part, i) => one(part, chunks[i] as number));
     let parts: readonly Value[];
@@ -135,7 +133,7 @@ const gradInput =
     if (shape === undefined) return undefined;
     const { geometry } = shape;
     const [from, to] = [pixelLayout(output), pixelLayout(type)];
-    const way = choose("input", waysFor("input", shape), shape);
+    const way = choose("input", waysFor(shape), shape);
     if (way === "thin") {
       const form = (w as Laid).in(tapMajorFilter)[0] as Value;
       const given = (dy as Laid).in(from);
@@ -157,14 +155,14 @@ const gradInput =
 
 const gradWeight =
   (choose: Choose): Lowering =>
-  ({ inputs: [x, dy], attributes, types: [w] }) => {
+  ({ inputs: [x, dy], attributes }) => {
     const { kernel, ...window } = attributes as GradWeight;
     const [input, output] = [(x as Laid).type, (dy as Laid).type];
     const shape = shapeOf(input, output, window as unknown as Window, kernel);
     if (shape === undefined) return undefined;
     const { geometry } = shape;
     const [from, to] = [pixelLayout(input), pixelLayout(output)];
-    const way = choose("weight", waysFor("weight", shape), shape);
+    const way = choose("weight", waysFor(shape), shape);
     let sum: Value | undefined;
     if (way === "thin") {
       const given = (dy as Laid).in(to);
@@ -172,17 +170,20 @@ const gradWeight =
         sum = thinGradWeight(part, given[i] as Value, geometry, images, sum);
         return sum;
       });
-    } else {
-      const chunks = finer(from, to);
-      const given = cutAs(dy as Laid, to, chunks);
-      cutAs(x as Laid, from, chunks).forEach((part, i) => {
-        sum = im2colGradWeight(part, given[i] as Value, geometry, chunks[i] as number, sum);
-      });
+      return [{ layout: columnFilter, parts: [sum as Value] }];
     }
-    return [{ layout: tapMajorFilter, parts: [reshape(sum as Value, tapMajor((w as Type).shape))] }];
+    const chunks = finer(from, to);
+    const given = cutAs(dy as Laid, to, chunks);
+    cutAs(x as Laid, from, chunks).forEach((part, i) => {
+      const [back, images] = [given[i] as Value, chunks[i] as number];
+      if (way === "im2col") sum = im2colGradWeight(part, back, geometry, images, sum);
+      else {
+        const one = winogradGradFilter(part, back, geometry.input, images);
+        sum = sum === undefined ? one : add(sum, one);
+      }
+    });
+    return [{ layout: way === "im2col" ? columnFilter : winogradFilter, parts: [sum as Value] }];
   };
-
-const tapMajor = ([co = 0, ci = 0, kh = 0, kw = 0]: readonly number[]): number[] => [co, kh * kw, ci];
 
 /** Entries for the three ops, with a rule to choose among the ways. */
 export const convolutions = (choose: Choose = (_, ways) => ways[0] as Way): readonly [OpDefinition, Lowering][] => [

@@ -37,6 +37,16 @@ export const tapMajorFilter: Layout = {
   },
 };
 
+/** Weights [k·Ci, Co], as their gradient is computed. */
+export const columnFilter: Layout = {
+  name: "column-filter",
+  pack: (w) => [reshape(transpose(reshape(w, [w.dim(0), w.dim(1), -1]), { perm: [2, 1, 0] }), [-1, w.dim(0)])],
+  unpack: ([w], { shape }) => {
+    const [co = 0, ci = 0, kh = 0, kw = 0] = shape;
+    return reshape(transpose(reshape(w as Value, [kh * kw, ci, co]), { perm: [2, 1, 0] }), shape);
+  },
+};
+
 /** Weights [k·Co, Ci], each place a matrix. */
 export const tapFirstFilter: Layout = {
   name: "tap-first-filter",
@@ -110,11 +120,11 @@ export const im2colConv = (x: Value, w: Value, g: Geometry, images: number): Val
   return reshape(y, [g.output[0] * g.output[1], images * w.dim(0)]);
 };
 
-/** Gradient to the weights, [Co, k·Ci], of one chunk added to what earlier chunks gave. */
+/** Gradient to the weights, [k·Ci, Co], of one chunk added to what earlier chunks gave. */
 export const im2colGradWeight = (x: Value, dy: Value, g: Geometry, images: number, sum: Value | undefined): Value => {
   const rows = reshape(dy, [dy.size / (dy.dim(1) / images), dy.dim(1) / images]);
   const cols = columns(x, g, images);
-  return sum === undefined ? gemm(rows, cols, { transA: 1 }) : gemm(rows, cols, sum, { transA: 1 });
+  return sum === undefined ? gemm(cols, rows, { transA: 1 }) : gemm(cols, rows, sum, { transA: 1 });
 };
 
 interface Phase {

@@ -59,13 +59,11 @@ export const thinConv = (x: Value, w: Value, g: Geometry, images: number): Value
   return reshape(y, [g.output[0] * g.output[1], images * w.dim(0)]);
 };
 
-/** Gradient to the weights, [Co, k·Ci], of one chunk added to what earlier chunks gave. */
+/** Gradient to the weights, [k·Ci, Co], of one chunk added to what earlier chunks gave. */
 export const thinGradWeight = (x: Value, dy: Value, g: Geometry, images: number, sum: Value | undefined): Value => {
   const rows = reshape(dy, [-1, dy.dim(1) / images]);
   const cols = columns(x, g, images);
-  return sum === undefined
-    ? gemm(rows, cols, { transA: 1, transB: 1 })
-    : gemm(rows, cols, sum, { transA: 1, transB: 1 });
+  return sum === undefined ? gemm(cols, rows) : gemm(cols, rows, sum);
 };
 
 /** Gradient to the input: chunk [H'·W', c·Co] and weights [Co, k, Ci] to [Ci, H·W·c]. */

@@ -3,16 +3,16 @@
  *
  * A tile of 4×4 outputs needs a window of 6×6 inputs: y = Aᵀ[(G w Gᵀ) ⊙ (Bᵀ x B)]A, 36 products for a pair of channels
  * where the direct sum has 144. With T tiles an axis and c images in a chunk,
- *   V [6,T,6,T·c,Ci] = Bᵀ along rows, then along columns, M = V·U with U [6,1,6,Ci,Co], y = Aᵀ along both of M.
- * The transforms along an axis are a Conv with one channel (kernel 6, stride 4, Bᵀ's rows as filters) where there are
- * many tiles, and a product with the dense matrix [6T, size] where there are one or two.
+ *   V [36, T·T·c, Ci] = Bᵀ along rows, then along columns, M = V·Uᵀ with U [36, Co, Ci], y = Aᵀ along both of M.
+ * A transform to the windows of an axis is a Conv with one channel (kernel 6, stride 4, Bᵀ's rows as filters); one from
+ * them is a product with Aᵀ, after which one gather puts the pixels in order.
  * Measured by `advcl bench --what lowerings`; rounding is about ten times that of the direct sum.
  */
 import { constant, type Value } from "../../onnx/graph.ts";
 import { tensor } from "../../onnx/tensor.ts";
-import { conv, gather, gemm, matMul, reshape } from "../../ops/index.ts";
+import { gather, gemm, matMul, reshape } from "../../ops/index.ts";
 import type { Layout } from "../layout.ts";
-import { fusedMatMul } from "./contrib.ts";
+import { fusedMatMul, slide } from "./contrib.ts";
 
 // biome-ignore format: matrices
 const BT = [
@@ -41,6 +41,7 @@ const G = [
 ];
 const TILE = 4;
 const WINDOW = 6;
+const PLACES = WINDOW * WINDOW;
 
 const matrix = (rows: readonly (readonly number[])[]): Value =>
   constant(tensor("float32", [rows.length, (rows[0] as number[]).length], Float32Array.from(rows.flat())));
@@ -54,17 +55,16 @@ const filterMatrix = matrix(gg);
 /** The same for a kernel turned by 180°. */
 const turnedFilterMatrix = matrix(gg.map((row) => [...row].reverse()));
 
+/** Filters in Winograd's domain, [36, Co, Ci]. They are computed from weights; weights are computed from their gradient. */
 const filterForm = (name: string, transform: Value): Layout => ({
   name,
   pack: (w) => {
     const u = gemm(transform, reshape(w, [w.dim(0) * w.dim(1), 9]), { transB: 1 });
-    return [reshape(u, [WINDOW, 1, WINDOW, w.dim(0), w.dim(1)])];
+    return [reshape(u, [PLACES, w.dim(0), w.dim(1)])];
   },
-  unpack: () => {
-    throw new Error("internal: a transformed filter is not transformed back");
-  },
+  unpack: ([u], { shape }) => reshape(gemm(reshape(u as Value, [PLACES, -1]), transform, { transA: 1 }), shape),
 });
-/** U = G w Gᵀ, [6,1,6,Co,Ci], for the convolution (which takes it transposed). */
+/** U = G w Gᵀ for the convolution, which takes it transposed; a gradient dU goes back as Gᵀ dU G. */
 export const winogradFilter = filterForm("winograd-filter", filterMatrix);
 /** The same of the kernel turned by 180°, for the gradient to the input. */
 export const winogradTurned = filterForm("winograd-turned", turnedFilterMatrix);
@@ -81,88 +81,97 @@ const cached = <T>(make: (size: number) => T): ((size: number) => T) => {
   };
 };
 
-/** [6T, size]: row k·T + t is window place k of tile t. */
-const denseInput = cached((size) => {
+/** [6T, size]: row k·T + t holds what place k of tile t takes from each pixel; `first` is a tile's first pixel. */
+const denseMatrix = (rows: readonly (readonly number[])[], first: number, size: number): number[][] => {
   const tiles = tilesOf(size);
-  return matrix(
-    BT.flatMap((row) =>
-      Array.from({ length: tiles }, (_, t) => Array.from({ length: size }, (_, at) => row[at - (TILE * t - 1)] ?? 0)),
-    ),
+  return rows.flatMap((row) =>
+    Array.from({ length: tiles }, (_, t) => Array.from({ length: size }, (_, at) => row[at - (TILE * t + first)] ?? 0)),
   );
-});
-/** [size, 6T]. */
-const denseOutput = cached((size) => {
-  const tiles = tilesOf(size);
-  return matrix(
-    Array.from({ length: size }, (_, at) =>
-      Array.from({ length: WINDOW * tiles }, (_, i) =>
-        i % tiles === Math.floor(at / TILE) ? ((AT[at % TILE] as number[])[Math.floor(i / tiles)] as number) : 0,
-      ),
-    ),
-  );
-});
-const windowFilters = constant(tensor("float32", [WINDOW, 1, WINDOW, 1], Float32Array.from(BT.flat())));
+};
+const turned = (rows: readonly (readonly number[])[]): number[][] =>
+  (rows[0] as number[]).map((_, i) => rows.map((row) => row[i] as number));
+
+const denseInput = cached((size) => matrix(denseMatrix(BT, -1, size)));
+const denseOutputGrad = cached((size) => matrix(denseMatrix(turned(AT), 0, size)));
+
+const filtersOf = (rows: readonly (readonly number[])[]): Value =>
+  reshapeConstant(rows, [rows.length, 1, 1, (rows[0] as number[]).length, 1]);
+const reshapeConstant = (rows: readonly (readonly number[])[], shape: readonly number[]): Value =>
+  constant(tensor("float32", shape, Float32Array.from(rows.flat())));
+const windowFilters = filtersOf(BT);
+const tileFilters = filtersOf(turned(AT));
 const tileOutput = matrix(AT);
 
-/** Bᵀ along the first of [n, size, rest]: [n, 6, T, rest]. */
-const toWindows = (x: Value, n: number, size: number): Value => {
-  const rest = x.size / (n * size);
+/** Bᵀ along the size of [n, a, size, b]: [n, 6, a, T, b]; where a is 1 also as a product. */
+const toWindows = (x: Value, size: number): Value => {
+  const [n, a, , b] = x.shape as [number, number, number, number];
   const tiles = tilesOf(size);
-  if (dense(size)) return matMul(denseInput(size), reshape(x, [n, size, rest]));
-  const after = TILE * tiles + 1 - size;
-  return conv(reshape(x, [n, 1, size, rest]), windowFilters, {
-    kernel_shape: [WINDOW, 1],
-    strides: [TILE, 1],
-    pads: [1, 0, after, 0],
-  });
+  if (dense(size) && a === 1)
+    return reshape(matMul(denseInput(size), reshape(x, [n, size, b])), [n, WINDOW, 1, tiles, b]);
+  const pads = [1, TILE * tiles + 1 - size] as const;
+  return slide(x, windowFilters, { kernel: WINDOW, stride: TILE, pads });
 };
 
-/** Aᵀ along the middle of [n, 6, T, rest]: [n, size, rest], or [n, 4, T, rest] where the form is not dense. */
-const fromWindows = (m: Value, n: number, size: number): Value => {
+/** A along the size of [n, a, size, b]: [n, 6, a, T, b]. */
+const toPlaces = (x: Value, size: number): Value => {
+  const [n, a, , b] = x.shape as [number, number, number, number];
   const tiles = tilesOf(size);
-  const rest = m.size / (n * WINDOW * tiles);
-  return dense(size)
-    ? matMul(denseOutput(size), reshape(m, [n, WINDOW * tiles, rest]))
-    : matMul(tileOutput, reshape(m, [n, WINDOW, tiles * rest]));
+  if (dense(size) && a === 1)
+    return reshape(matMul(denseOutputGrad(size), reshape(x, [n, size, b])), [n, WINDOW, 1, tiles, b]);
+  return slide(x, tileFilters, { kernel: TILE, stride: TILE, pads: [0, TILE * tiles - size] });
+};
+
+/** A transform along rows, then along columns, of a chunk [H·W, c·C]: [36, T·T'·c, C]. */
+const transformed = (
+  along: (x: Value, size: number) => Value,
+  x: Value,
+  [h, w]: readonly [number, number],
+  images: number,
+): Value => {
+  const row = x.dim(1);
+  const first = along(reshape(x, [1, 1, h, w * row]), h);
+  const second = along(reshape(first, [WINDOW, tilesOf(h), w, row]), w);
+  return reshape(second, [PLACES, tilesOf(h) * tilesOf(w) * images, row / images]);
 };
 
 const rowOrders = new Map<string, Value>();
-/** Where the pixels lie after fromWindows along both axes. */
+/** Where the pixels lie after fromWindows along both axes: [4,4,T,T'] each cut where dense. */
 const rowOrder = (h: number, w: number): Value => {
   const key = `${h}×${w}`;
   const known = rowOrders.get(key);
   if (known !== undefined) return known;
-  const place = (at: number, size: number) => (dense(size) ? at : (at % TILE) * tilesOf(size) + Math.floor(at / TILE));
-  const width = dense(w) ? w : TILE * tilesOf(w);
-  const order = Array.from({ length: h * w }, (_, i) => place(Math.floor(i / w), h) * width + place(i % w, w));
+  const [th, tw] = [tilesOf(h), tilesOf(w)];
+  const order = Array.from({ length: h * w }, (_, i) => {
+    const [y, x] = [Math.floor(i / w), i % w];
+    const within = (y % TILE) * TILE + (x % TILE);
+    return (within * th + Math.floor(y / TILE)) * tw + Math.floor(x / TILE);
+  });
   const made = constant(tensor("int32", [h * w], Int32Array.from(order)));
   rowOrders.set(key, made);
   return made;
 };
 
-/** V [6,T,6,T',c·C] of a chunk [H·W, c·C]. */
-const inputTransform = (x: Value, h: number, w: number): Value => toWindows(toWindows(x, 1, h), WINDOW * tilesOf(h), w);
-
-/** y [H·W, c·C] of M [6,T,6,T'·c,C]. */
-const outputTransform = (m: Value, h: number, w: number, images: number): Value => {
-  const along = (size: number) => (dense(size) ? size : TILE * tilesOf(size));
-  const y = fromWindows(fromWindows(m, 1, h), along(h), w);
-  const rows = reshape(y, [along(h) * along(w), images * m.dim(-1)]);
-  return dense(h) && dense(w) ? rows : gather(rows, rowOrder(h, w), { axis: 0 });
+/** y [H·W, c·C] of M [36, T·T'·c, C]. */
+const outputTransform = (m: Value, [h, w]: readonly [number, number], images: number): Value => {
+  const [th, tw] = [tilesOf(h), tilesOf(w)];
+  const row = images * m.dim(-1);
+  const first = matMul(tileOutput, reshape(m, [WINDOW, WINDOW * th * tw * row]));
+  const second = matMul(tileOutput, reshape(first, [TILE, WINDOW, th * tw * row]));
+  const rows = reshape(second, [TILE * TILE * th * tw, row]);
+  return th * tw === 1 && h === TILE && w === TILE ? rows : gather(rows, rowOrder(h, w), { axis: 0 });
 };
 
 /** Convolution of a chunk [H·W, c·Ci] of c images with a 3×3 kernel, padding 1: [H·W, c·Co]. */
-export const winogradConv = (x: Value, u: Value, [h, w]: readonly [number, number], images: number): Value => {
-  const v = inputTransform(x, h, w);
-  const rows = tilesOf(w) * images;
-  const laid = reshape(v, [WINDOW, tilesOf(h), WINDOW, rows, u.dim(-1)]);
-  return outputTransform(fusedMatMul(laid, u, { transB: 1 }), h, w, images);
-};
+export const winogradConv = (x: Value, u: Value, size: readonly [number, number], images: number): Value =>
+  outputTransform(fusedMatMul(transformed(toWindows, x, size, images), u, { transB: 1 }), size, images);
 
 /** Its gradient to the input: the convolution of dy with the turned kernel, [H·W, c·Co] to [H·W, c·Ci]. */
-export const winogradGradInput = (dy: Value, u: Value, [h, w]: readonly [number, number], images: number): Value => {
-  const v = inputTransform(dy, h, w);
-  const rows = tilesOf(w) * images;
-  const laid = reshape(v, [WINDOW, tilesOf(h), WINDOW, rows, u.dim(-2)]);
-  return outputTransform(matMul(laid, u), h, w, images);
-};
+export const winogradGradInput = (dy: Value, u: Value, size: readonly [number, number], images: number): Value =>
+  outputTransform(matMul(transformed(toWindows, dy, size, images), u), size, images);
+
+/**
+ * Its gradient to the filters, dU [36, Co, Ci] = Σ (A dy Aᵀ)ᵀ·V over tiles and images. V is computed anew rather than
+ * kept since the forward pass: it is 2¼ times x.
+ */
+export const winogradGradFilter = (x: Value, dy: Value, size: readonly [number, number], images: number): Value =>
+  fusedMatMul(transformed(toPlaces, dy, size, images), transformed(toWindows, x, size, images), { transA: 1 });
