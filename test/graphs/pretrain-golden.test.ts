@@ -9,7 +9,6 @@ import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { concat, reshape } from "../../graphs/ops/index.ts";
 import { advclBranches, type PretrainOptions, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { compile } from "../../graphs/steps/step.ts";
-import type { Way } from "../../graphs/targets/cpu/convolution.ts";
 import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
@@ -21,10 +20,6 @@ import { evaluate, filledWith, relativeError } from "./run.ts";
 const targets: readonly { target: Target; tolerance: (typeof tolerances)[keyof typeof tolerances] }[] = [
   { target: portable, tolerance: tolerances.direct },
   { target: cpuTarget(), tolerance: tolerances.winograd },
-  {
-    target: { ...cpuTarget({ choose: (_, ways) => ways.at(-1) as Way }), name: "cpu, no Winograd" },
-    tolerance: tolerances.direct,
-  },
 ];
 
 const options: PretrainOptions = {
