@@ -20,12 +20,12 @@ import {
   mul,
   neg,
   type OpDefinition,
-  reshape,
   sqrt,
   sub,
 } from "../../ops/index.ts";
 import type { Laid } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
+import { shaped } from "./contrib.ts";
 import { fromImageRows, isPixel, type PixelLayout, rechunk } from "./pixel.ts";
 
 const rows = new Map<string, Value>();
@@ -48,7 +48,7 @@ export const pixelMeans = (parts: readonly Value[], channels: number): Value =>
 const branchMeans = (perImage: Value, branches: number): Value => {
   const [n, c] = [perImage.dim(0), perImage.dim(1)];
   const each = n / branches;
-  return reshape(matMul(row(each, 1 / each), reshape(perImage, [each, branches * c])), [branches, c]);
+  return shaped(matMul(row(each, 1 / each), shaped(perImage, [each, branches * c])), [branches, c]);
 };
 
 /** The row [1, c·C] of each chunk from a value [nb,C]; chunks that start alike share theirs. */
@@ -56,7 +56,7 @@ const branchRows = (perBranch: Value, { chunks }: PixelLayout, images: number): 
   const [branches, c] = [perBranch.dim(0), perBranch.dim(1)];
   const aligned = chunks.every((size) => size % branches === 0);
   const period = aligned ? (chunks[0] as number) : images;
-  const tiled = reshape(expandAs(reshape(perBranch, [1, branches * c]), [period / branches, branches * c]), [
+  const tiled = shaped(expandAs(shaped(perBranch, [1, branches * c]), [period / branches, branches * c]), [
     1,
     period * c,
   ]);
@@ -128,7 +128,7 @@ const evaluation: Lowering = ({ inputs: [x, scale, bias, mean, variance], attrib
   const factor = div((scale as Laid).plain, sqrt(add((variance as Laid).plain, attributes.epsilon ?? 1e-5)));
   const term = sub((bias as Laid).plain, mul((mean as Laid).plain, factor));
   const [images = 0, c = 0] = (y as Type).shape;
-  const single = (v: Value) => reshape(v, [1, c]);
+  const single = (v: Value) => shaped(v, [1, c]);
   return [{ layout, parts: affine((x as Laid).in(layout), single(factor), single(term), layout, images) }];
 };
 

@@ -50,3 +50,9 @@ export const slide = (x: Value, filters: Value, { kernel, stride, pads }: Along)
     strides: [1, stride, 1],
     pads: [0, pads[0], 0, 0, pads[1], 0],
   })[0] as Value;
+
+/** x in another shape, without a node where it has that shape already, and without a chain of reshapes. */
+export const shaped = (x: Value, shape: readonly number[]): Value => {
+  const source = x.node.definition === reshape.definition ? (x.node.inputs[0] as Value) : x;
+  return source.shape.join() === shape.join() ? source : reshape(source, shape);
+};

@@ -9,12 +9,12 @@ import {
   type GradInput,
   type GradWeight,
   type OpDefinition,
-  reshape,
   type Window,
   windowOf,
 } from "../../ops/index.ts";
 import type { Laid } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
+import { shaped } from "./contrib.ts";
 import {
   columnFilter,
   type Geometry,
@@ -112,7 +112,7 @@ const forward =
     parts = rechunk(parts, way === "thin" ? to.chunks : chunks, to.chunks, shape.outputChannels);
     if (!isAbsent(node.inputs[2])) {
       const row = (bias as Laid).plain;
-      parts = parts.map((part) => reshape(add(reshape(part, [-1, shape.outputChannels]), row), part.shape));
+      parts = parts.map((part) => shaped(add(shaped(part, [-1, shape.outputChannels]), row), part.shape));
     }
     return [{ layout: to, parts }];
   };

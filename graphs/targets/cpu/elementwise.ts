@@ -31,6 +31,7 @@ import {
 import type { Laid, Placed } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { pixelMeans } from "./batch-norm.ts";
+import { shaped } from "./contrib.ts";
 import { imageRows, isPixel, type PixelLayout, pixelLayout, rechunk } from "./pixel.ts";
 
 const sameShape = (a: Type, b: Type): boolean => a.shape.join() === b.shape.join();
@@ -50,11 +51,11 @@ const operand = (x: Laid, result: Type, layout: PixelLayout): readonly Value[] |
   if (sameShape(x.type, result)) return x.in(layout);
   const { shape } = x.type;
   if (shape.every((d) => d === 1)) {
-    const single = reshape(x.plain, []);
+    const single = shaped(x.plain, []);
     return layout.chunks.map(() => single);
   }
   const [n = 0, c = 0] = result.shape;
-  if (shape.join() === [n, c, 1, 1].join()) return imageRows(reshape(x.plain, [n, c]), layout.chunks);
+  if (shape.join() === [n, c, 1, 1].join()) return imageRows(shaped(x.plain, [n, c]), layout.chunks);
   return undefined;
 };
 
@@ -90,7 +91,7 @@ const pixelReduction =
     const [, c = 0, h = 0, w = 0] = type.shape;
     const means = pixelMeans((x as Laid).in(home), c);
     const scale = factor(h * w);
-    return [reshape(scale === 1 ? means : mul(means, scale), (y as Type).shape)];
+    return [shaped(scale === 1 ? means : mul(means, scale), (y as Type).shape)];
   };
 
 /** One number an image and channel spread over the pixels: the gradient of a mean over them. */
@@ -99,7 +100,7 @@ const spread: Lowering = ({ inputs: [x], types: [y] }) => {
   if ((y as Type).shape.length !== 4 || (x as Laid).type.shape.join() !== [n, c, 1, 1].join() || h * w === 1)
     return undefined;
   const layout = pixelLayout(y as Type);
-  const rows = imageRows(reshape((x as Laid).plain, [n, c]), layout.chunks);
+  const rows = imageRows(shaped((x as Laid).plain, [n, c]), layout.chunks);
   return [{ layout, parts: rows.map((part) => expand(part, [h * w, part.dim(1)])) }];
 };
 

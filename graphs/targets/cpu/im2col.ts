@@ -9,8 +9,9 @@
  */
 import { constant, filled, type Value } from "../../onnx/graph.ts";
 import { tensor } from "../../onnx/tensor.ts";
-import { concat, gather, gemm, matMul, reshape, transpose } from "../../ops/index.ts";
+import { concat, gather, gemm, matMul, transpose } from "../../ops/index.ts";
 import type { Layout } from "../layout.ts";
+import { shaped } from "./contrib.ts";
 
 /** One convolution's geometry. Sizes are [height, width]. */
 export interface Geometry {
@@ -27,23 +28,23 @@ export const tapMajorFilter: Layout = {
   name: "tap-major-filter",
   pack: (w) => {
     const taps = w.dim(2) * w.dim(3);
-    const flat = reshape(w, [w.dim(0), w.dim(1), taps]);
-    return [taps === 1 ? reshape(flat, [w.dim(0), 1, w.dim(1)]) : transpose(flat, { perm: [0, 2, 1] })];
+    const flat = shaped(w, [w.dim(0), w.dim(1), taps]);
+    return [taps === 1 ? shaped(flat, [w.dim(0), 1, w.dim(1)]) : transpose(flat, { perm: [0, 2, 1] })];
   },
   unpack: ([w], { shape }) => {
     const [co = 0, ci = 0, kh = 0, kw = 0] = shape;
-    const taps = reshape(w as Value, [co, kh * kw, ci]);
-    return reshape(taps.dim(1) === 1 ? taps : transpose(taps, { perm: [0, 2, 1] }), shape);
+    const taps = shaped(w as Value, [co, kh * kw, ci]);
+    return shaped(taps.dim(1) === 1 ? taps : transpose(taps, { perm: [0, 2, 1] }), shape);
   },
 };
 
 /** Weights [k·Ci, Co], as their gradient is computed. */
 export const columnFilter: Layout = {
   name: "column-filter",
-  pack: (w) => [reshape(transpose(reshape(w, [w.dim(0), w.dim(1), -1]), { perm: [2, 1, 0] }), [-1, w.dim(0)])],
+  pack: (w) => [shaped(transpose(shaped(w, [w.dim(0), w.dim(1), -1]), { perm: [2, 1, 0] }), [-1, w.dim(0)])],
   unpack: ([w], { shape }) => {
     const [co = 0, ci = 0, kh = 0, kw = 0] = shape;
-    return reshape(transpose(reshape(w as Value, [kh * kw, ci, co]), { perm: [2, 1, 0] }), shape);
+    return shaped(transpose(shaped(w as Value, [kh * kw, ci, co]), { perm: [2, 1, 0] }), shape);
   },
 };
 
@@ -52,8 +53,8 @@ export const tapFirstFilter: Layout = {
   name: "tap-first-filter",
   pack: (w) => {
     const taps = w.dim(2) * w.dim(3);
-    const flat = reshape(w, [w.dim(0), w.dim(1), taps]);
-    return [reshape(taps === 1 ? flat : transpose(flat, { perm: [2, 0, 1] }), [taps * w.dim(0), w.dim(1)])];
+    const flat = shaped(w, [w.dim(0), w.dim(1), taps]);
+    return [shaped(taps === 1 ? flat : transpose(flat, { perm: [2, 0, 1] }), [taps * w.dim(0), w.dim(1)])];
   },
   unpack: () => {
     throw new Error("internal: weights are never computed in this form");
@@ -108,21 +109,21 @@ const columns = (x: Value, g: Geometry, images: number): Value => {
     },
     outside,
   );
-  const rows = reshape(x, [outside, channels]);
+  const rows = shaped(x, [outside, channels]);
   return index === null
     ? rows
-    : reshape(gather(withZeroRow(rows), index, { axis: 0 }), [g.output[0] * g.output[1] * images, taps * channels]);
+    : shaped(gather(withZeroRow(rows), index, { axis: 0 }), [g.output[0] * g.output[1] * images, taps * channels]);
 };
 
 /** Forward: chunk [H·W, c·Ci] and weights [Co, k, Ci] to [H'·W', c·Co]. */
 export const im2colConv = (x: Value, w: Value, g: Geometry, images: number): Value => {
-  const y = gemm(columns(x, g, images), reshape(w, [w.dim(0), w.dim(1) * w.dim(2)]), { transB: 1 });
-  return reshape(y, [g.output[0] * g.output[1], images * w.dim(0)]);
+  const y = gemm(columns(x, g, images), shaped(w, [w.dim(0), w.dim(1) * w.dim(2)]), { transB: 1 });
+  return shaped(y, [g.output[0] * g.output[1], images * w.dim(0)]);
 };
 
 /** Gradient to the weights, [k·Ci, Co], of one chunk added to what earlier chunks gave. */
 export const im2colGradWeight = (x: Value, dy: Value, g: Geometry, images: number, sum: Value | undefined): Value => {
-  const rows = reshape(dy, [dy.size / (dy.dim(1) / images), dy.dim(1) / images]);
+  const rows = shaped(dy, [dy.size / (dy.dim(1) / images), dy.dim(1) / images]);
   const cols = columns(x, g, images);
   return sum === undefined ? gemm(cols, rows, { transA: 1 }) : gemm(cols, rows, sum, { transA: 1 });
 };
@@ -154,9 +155,9 @@ export const im2colGradInput = (dy: Value, w: Value, g: Geometry, images: number
   const [oh, ow] = g.output;
   const [co, ci] = [dy.dim(1) / images, w.dim(1)];
   const outside = oh * ow * images;
-  const source = reshape(dy, [outside, co]);
+  const source = shaped(dy, [outside, co]);
   const padded = withZeroRow(source);
-  const weights = reshape(w, [g.kernel[0] * g.kernel[1], co, ci]);
+  const weights = shaped(w, [g.kernel[0] * g.kernel[1], co, ci]);
   const place = new Int32Array(h * width).fill(-1);
   const parts: Value[] = [];
   let placed = 0;
@@ -180,11 +181,11 @@ export const im2colGradInput = (dy: Value, w: Value, g: Geometry, images: number
       },
       outside,
     );
-    const cols = index === null ? source : reshape(gather(padded, index, { axis: 0 }), [-1, phase.taps.length * co]);
+    const cols = index === null ? source : shaped(gather(padded, index, { axis: 0 }), [-1, phase.taps.length * co]);
     const taps = phase.taps.map(([a, b]) => a * g.kernel[1] + b);
     const all = taps.every((tap, at) => tap === at) && taps.length === weights.dim(0);
     const used = all ? weights : gather(weights, constant(tensor("int32", [taps.length], Int32Array.from(taps))));
-    parts.push(reshape(matMul(cols, reshape(used, [taps.length * co, ci])), [pixels, images * ci]));
+    parts.push(shaped(matMul(cols, shaped(used, [taps.length * co, ci])), [pixels, images * ci]));
     phase.rows.forEach((y, a) => {
       phase.columns.forEach((x, b) => {
         place[y * width + x] = placed + a * phase.columns.length + b;

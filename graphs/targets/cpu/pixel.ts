@@ -7,8 +7,9 @@
  * Interleaved branches need nothing: what differs by image is a row [1, c·C].
  */
 import type { Type, Value } from "../../onnx/graph.ts";
-import { concat, reshape, slice, transpose } from "../../ops/index.ts";
+import { concat, slice, transpose } from "../../ops/index.ts";
 import type { Layout } from "../layout.ts";
+import { shaped } from "./contrib.ts";
 
 /** A layout whose tensors hold `chunks[i]` images each, as [H·W, chunks[i]·C]. */
 export interface PixelLayout extends Layout {
@@ -17,16 +18,22 @@ export interface PixelLayout extends Layout {
 
 export const isPixel = (layout: Layout): layout is PixelLayout => layout.name.startsWith("pixel");
 
-/** Elements of a chunk: 2 MiB, its Winograd transform 4.5 MiB. */
+/** Elements of a chunk at least, 2 MiB: less is all overhead. */
 const CHUNK = 2 ** 19;
+/** Rows that a tile place of a Winograd product has at least, or packing the filters costs more than using them. */
+const ROWS = 256;
+/**
+ * Chunks of a value at most. Each costs about 60 nodes a convolution and its gradients, hence session creation time.
+ * Winograd's time was the same from 4 to 64 images a chunk (64 channels, 32×32, 2 MiB to 32 MiB on Zen 3, 32 MiB L3).
+ */
+const MOST_CHUNKS = 4;
 
 /** How a value [N,C,H,W] is cut; it depends on the shape alone, so that equal shapes meet in equal layouts. */
 export const pixelLayout = ({ shape }: { readonly shape: readonly number[] }): PixelLayout => {
   const [n = 0, c = 0, h = 0, w = 0] = shape;
-  const fitting = 2 ** Math.floor(Math.log2(Math.max(1, CHUNK / (c * h * w))));
-  return pixelChunks(cut(n, Math.max(fitting, Math.ceil(n / MOST_CHUNKS))));
+  const least = Math.max(1, CHUNK / (c * h * w), ROWS / (Math.ceil(h / 4) * Math.ceil(w / 4)));
+  return pixelChunks(cut(n, Math.max(2 ** Math.floor(Math.log2(least)), Math.ceil(n / MOST_CHUNKS))));
 };
-const MOST_CHUNKS = 32;
 
 const cut = (n: number, size: number): number[] =>
   Array.from({ length: Math.ceil(n / size) }, (_, i) => Math.min(size, n - i * size));
@@ -36,13 +43,13 @@ const pixelChunks = (chunks: readonly number[]): PixelLayout => ({
   chunks,
   pack: (x) => {
     const [n = 0, c = 0, h = 0, w = 0] = x.shape;
-    const rows = transpose(reshape(x, [n, c, h * w]), { perm: [2, 0, 1] });
-    return rechunk([reshape(rows, [h * w, n * c])], [n], chunks, c);
+    const rows = transpose(shaped(x, [n, c, h * w]), { perm: [2, 0, 1] });
+    return rechunk([shaped(rows, [h * w, n * c])], [n], chunks, c);
   },
   unpack: (parts, { shape }: Type) => {
     const [n = 0, c = 0, h = 0, w = 0] = shape;
     const rows = parts.length === 1 ? (parts[0] as Value) : concat(parts, { axis: 1 });
-    return reshape(transpose(reshape(rows, [h * w, n, c]), { perm: [1, 2, 0] }), shape);
+    return shaped(transpose(shaped(rows, [h * w, n, c]), { perm: [1, 2, 0] }), shape);
   },
 });
 
@@ -79,9 +86,9 @@ export const rechunk = (
 /** A row for each chunk, [1, c·C], from a value [N, C] that has one for each image. */
 export const imageRows = (perImage: Value, chunks: readonly number[]): readonly Value[] => {
   const [n, c] = [perImage.dim(0), perImage.dim(1)];
-  return rechunk([reshape(perImage, [1, n * c])], [n], chunks, c);
+  return rechunk([shaped(perImage, [1, n * c])], [n], chunks, c);
 };
 
 /** Back from rows [1, c·C] to [N, C]. */
 export const fromImageRows = (rows: readonly Value[], channels: number): Value =>
-  reshape(rows.length === 1 ? (rows[0] as Value) : concat(rows, { axis: 1 }), [-1, channels]);
+  shaped(rows.length === 1 ? (rows[0] as Value) : concat(rows, { axis: 1 }), [-1, channels]);

@@ -6,8 +6,9 @@
  * adds its k shifted parts, never touching k times the output.
  */
 import type { Value } from "../../onnx/graph.ts";
-import { concat, gemm, pad, reshape, slice, sum, transpose } from "../../ops/index.ts";
+import { concat, gemm, pad, slice, sum, transpose } from "../../ops/index.ts";
 import type { Layout } from "../layout.ts";
+import { shaped } from "./contrib.ts";
 import type { Geometry } from "./im2col.ts";
 
 /** Chunks [C, H·W·c] of the given numbers of images. */
@@ -20,13 +21,13 @@ export const thinLayout = (chunks: readonly number[]): Layout => ({
       const end = start + images;
       const part = images === n ? x : slice(x, [{ axis: 0, start, end }]);
       start = end;
-      return reshape(transpose(reshape(part, [images, c, h * w]), { perm: [1, 2, 0] }), [c, h * w * images]);
+      return shaped(transpose(shaped(part, [images, c, h * w]), { perm: [1, 2, 0] }), [c, h * w * images]);
     });
   },
   unpack: (parts, { shape }) => {
     const [, c = 0, h = 0, w = 0] = shape;
     const images = parts.map((part, i) =>
-      reshape(transpose(reshape(part, [c, h * w, chunks[i] as number]), { perm: [2, 0, 1] }), [-1, c, h, w]),
+      shaped(transpose(shaped(part, [c, h * w, chunks[i] as number]), { perm: [2, 0, 1] }), [-1, c, h, w]),
     );
     return images.length === 1 ? (images[0] as Value) : concat(images, { axis: 0 });
   },
@@ -43,25 +44,25 @@ const shifts = (g: Geometry): (readonly [number, number])[] =>
 const columns = (x: Value, g: Geometry, images: number): Value => {
   const [h, w] = g.input;
   const [oh, ow] = g.output;
-  const plane = reshape(x, [x.dim(0), h, w * images]);
+  const plane = shaped(x, [x.dim(0), h, w * images]);
   const parts = shifts(g).map(([down, right]) =>
     pad(plane, {
       begin: { 1: -down, 2: -right * images },
       end: { 1: oh + down - h, 2: (ow + right - w) * images },
     }),
   );
-  return reshape(concat(parts, { axis: 0 }), [-1, oh * ow * images]);
+  return shaped(concat(parts, { axis: 0 }), [-1, oh * ow * images]);
 };
 
 /** Forward: chunk [Ci, H·W·c] and weights [Co, k, Ci] to [H'·W', c·Co]. */
 export const thinConv = (x: Value, w: Value, g: Geometry, images: number): Value => {
-  const y = gemm(columns(x, g, images), reshape(w, [w.dim(0), -1]), { transA: 1, transB: 1 });
-  return reshape(y, [g.output[0] * g.output[1], images * w.dim(0)]);
+  const y = gemm(columns(x, g, images), shaped(w, [w.dim(0), -1]), { transA: 1, transB: 1 });
+  return shaped(y, [g.output[0] * g.output[1], images * w.dim(0)]);
 };
 
 /** Gradient to the weights, [k·Ci, Co], of one chunk added to what earlier chunks gave. */
 export const thinGradWeight = (x: Value, dy: Value, g: Geometry, images: number, sum: Value | undefined): Value => {
-  const rows = reshape(dy, [-1, dy.dim(1) / images]);
+  const rows = shaped(dy, [-1, dy.dim(1) / images]);
   const cols = columns(x, g, images);
   return sum === undefined ? gemm(cols, rows) : gemm(cols, rows, sum);
 };
@@ -71,12 +72,12 @@ export const thinGradInput = (dy: Value, w: Value, g: Geometry, images: number):
   const [h, width] = g.input;
   const [oh, ow] = g.output;
   const [co, ci] = [w.dim(0), w.dim(2)];
-  const cols = gemm(reshape(w, [co, -1]), reshape(dy, [-1, co]), { transA: 1, transB: 1 });
+  const cols = gemm(shaped(w, [co, -1]), shaped(dy, [-1, co]), { transA: 1, transB: 1 });
   const parts = shifts(g).map(([down, right], k) =>
-    pad(reshape(slice(cols, [{ axis: 0, start: k * ci, end: (k + 1) * ci }]), [ci, oh, ow * images]), {
+    pad(shaped(slice(cols, [{ axis: 0, start: k * ci, end: (k + 1) * ci }]), [ci, oh, ow * images]), {
       begin: { 1: down, 2: right * images },
       end: { 1: h - oh - down, 2: (width - ow - right) * images },
     }),
   );
-  return reshape(parts.length === 1 ? (parts[0] as Value) : sum(parts, {}), [ci, h * width * images]);
+  return shaped(parts.length === 1 ? (parts[0] as Value) : sum(parts, {}), [ci, h * width * images]);
 };

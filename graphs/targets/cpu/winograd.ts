@@ -10,9 +10,9 @@
  */
 import { constant, type Value } from "../../onnx/graph.ts";
 import { tensor } from "../../onnx/tensor.ts";
-import { gather, gemm, matMul, reshape } from "../../ops/index.ts";
+import { gather, gemm, matMul } from "../../ops/index.ts";
 import type { Layout } from "../layout.ts";
-import { fusedMatMul, slide } from "./contrib.ts";
+import { fusedMatMul, shaped, slide } from "./contrib.ts";
 
 // biome-ignore format: matrices
 const BT = [
@@ -59,10 +59,10 @@ const turnedFilterMatrix = matrix(gg.map((row) => [...row].reverse()));
 const filterForm = (name: string, transform: Value): Layout => ({
   name,
   pack: (w) => {
-    const u = gemm(transform, reshape(w, [w.dim(0) * w.dim(1), 9]), { transB: 1 });
-    return [reshape(u, [PLACES, w.dim(0), w.dim(1)])];
+    const u = gemm(transform, shaped(w, [w.dim(0) * w.dim(1), 9]), { transB: 1 });
+    return [shaped(u, [PLACES, w.dim(0), w.dim(1)])];
   },
-  unpack: ([u], { shape }) => reshape(gemm(reshape(u as Value, [PLACES, -1]), transform, { transA: 1 }), shape),
+  unpack: ([u], { shape }) => shaped(gemm(shaped(u as Value, [PLACES, -1]), transform, { transA: 1 }), shape),
 });
 /** U = G w Gᵀ for the convolution, which takes it transposed; a gradient dU goes back as Gᵀ dU G. */
 export const winogradFilter = filterForm("winograd-filter", filterMatrix);
@@ -107,7 +107,7 @@ const toWindows = (x: Value, size: number): Value => {
   const [n, a, , b] = x.shape as [number, number, number, number];
   const tiles = tilesOf(size);
   if (dense(size) && a === 1)
-    return reshape(matMul(denseInput(size), reshape(x, [n, size, b])), [n, WINDOW, 1, tiles, b]);
+    return shaped(matMul(denseInput(size), shaped(x, [n, size, b])), [n, WINDOW, 1, tiles, b]);
   const pads = [1, TILE * tiles + 1 - size] as const;
   return slide(x, windowFilters, { kernel: WINDOW, stride: TILE, pads });
 };
@@ -117,7 +117,7 @@ const toPlaces = (x: Value, size: number): Value => {
   const [n, a, , b] = x.shape as [number, number, number, number];
   const tiles = tilesOf(size);
   if (dense(size) && a === 1)
-    return reshape(matMul(denseOutputGrad(size), reshape(x, [n, size, b])), [n, WINDOW, 1, tiles, b]);
+    return shaped(matMul(denseOutputGrad(size), shaped(x, [n, size, b])), [n, WINDOW, 1, tiles, b]);
   return slide(x, tileFilters, { kernel: TILE, stride: TILE, pads: [0, TILE * tiles - size] });
 };
 
@@ -129,9 +129,9 @@ const transformed = (
   images: number,
 ): Value => {
   const row = x.dim(1);
-  const first = along(reshape(x, [1, 1, h, w * row]), h);
-  const second = along(reshape(first, [WINDOW, tilesOf(h), w, row]), w);
-  return reshape(second, [PLACES, tilesOf(h) * tilesOf(w) * images, row / images]);
+  const first = along(shaped(x, [1, 1, h, w * row]), h);
+  const second = along(shaped(first, [WINDOW, tilesOf(h), w, row]), w);
+  return shaped(second, [PLACES, tilesOf(h) * tilesOf(w) * images, row / images]);
 };
 
 const rowOrders = new Map<string, Value>();
@@ -155,9 +155,9 @@ const rowOrder = (h: number, w: number): Value => {
 const outputTransform = (m: Value, [h, w]: readonly [number, number], images: number): Value => {
   const [th, tw] = [tilesOf(h), tilesOf(w)];
   const row = images * m.dim(-1);
-  const first = matMul(tileOutput, reshape(m, [WINDOW, WINDOW * th * tw * row]));
-  const second = matMul(tileOutput, reshape(first, [TILE, WINDOW, th * tw * row]));
-  const rows = reshape(second, [TILE * TILE * th * tw, row]);
+  const first = matMul(tileOutput, shaped(m, [WINDOW, WINDOW * th * tw * row]));
+  const second = matMul(tileOutput, shaped(first, [TILE, WINDOW, th * tw * row]));
+  const rows = shaped(second, [TILE * TILE * th * tw, row]);
   return th * tw === 1 && h === TILE && w === TILE ? rows : gather(rows, rowOrder(h, w), { axis: 0 });
 };
 
