@@ -41,6 +41,7 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
   const options: SessionOptions = { provider: chosen, threads };
   if (chosen !== "cpu") await probe(options);
   const target = (targets[named ?? chosen] ?? targets.portable)!();
+  const optimization = target.optimization && { optimization: target.optimization };
   return {
     provider: chosen,
     target,
@@ -48,7 +49,7 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
     options,
     load: async (step, more = {}) => {
       const model = compile(step, target);
-      return { model, session: await createSession(model, { ...options, ...more }) };
+      return { model, session: await createSession(model, { ...options, ...optimization, ...more }) };
     },
   };
 };

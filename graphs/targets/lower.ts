@@ -43,6 +43,8 @@ export interface Target {
   readonly lowerings: ReadonlyMap<OpDefinition, Lowering>;
   /** Whether a Loop stays one, or is written out. */
   readonly loops: "keep" | "unroll";
+  /** How far the engine may rewrite the lowered graph, where that is not the driver's usual choice. */
+  readonly optimization?: "disabled" | "basic" | "extended" | "all";
 }
 
 /** Lowers the values of a source graph; returns row-major values under the same names. */

@@ -16,4 +16,6 @@ export const cpuTarget = ({ choose }: CpuOptions = {}): Target => ({
   name: "cpu",
   lowerings: new Map([...convolutions(choose), ...batchNorms, ...elementwise]),
   loops: "keep",
+  // ONNX Runtime would keep what is computed anew to save memory, and takes longer to load: nothing runs faster for it.
+  optimization: "disabled",
 });
