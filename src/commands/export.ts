@@ -1,131 +1,164 @@
-import { outputName, type What, whats } from "../../graphs/deploy/network.ts";
+import { join } from "node:path";
+import { deployedWeights, outputName, type What, whats } from "../../graphs/deploy/network.ts";
 import { bind } from "../../graphs/deploy/rewrite.ts";
 import { toFloat16 } from "../../graphs/onnx/float16.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
-import { writeFileAtomic } from "../atomic.ts";
-import { type Context, defineCommand } from "../command.ts";
+import { writeFileAtomic, writeFolderAtomic } from "../atomic.ts";
+import { type CommandSettings, type Context, defineCommand } from "../command.ts";
 import { type Dataset, type DatasetName, datasetNames, loadDataset } from "../data/dataset.ts";
 import { chooseEngine } from "../engine.ts";
 import { RequestError } from "../errors.ts";
-import { accuracyOf, attackImages, cleanImages } from "../export/accuracy.ts";
-import { authorsWeights, layouts, torchvisionWeights, type WeightLayout } from "../export/layout.ts";
+import { accuracyOf, attackImages, cleanImages, pgd20 } from "../export/accuracy.ts";
+import { authorsWeights, layouts, torchvisionWeights } from "../export/layout.ts";
 import { classNames, metadataOf } from "../export/metadata.ts";
 import { type ExportOptions, exportModel, floatGraph, precisions } from "../export/model.ts";
 import { deployedOptions, openSource, type Source } from "../export/source.ts";
+import { trainingFiles } from "../export/training.ts";
+import type { SessionOptions } from "../runtime.ts";
 import { writeSafetensors } from "../safetensors.ts";
+import type { SettingRows } from "../settings.ts";
+
+const rows = {
+  from: { type: "path", required: true, help: "run folder to export" },
+  out: { type: "path", required: true, help: "file to write; for ort-training a folder" },
+  what: { type: "enum", values: [...whats, "auto"], default: "auto", help: "auto: the classifier where there is one" },
+  format: { type: "enum", values: ["onnx", "safetensors", "ort-training"], default: "onnx", help: "what to write" },
+  branch: { type: "string", default: "auto", help: "batch-norm branch; auto: the one that the run is evaluated by" },
+  precision: {
+    type: "enum",
+    values: precisions,
+    default: "fp32",
+    help: "of weights and activations",
+    group: "onnx",
+  },
+  io: {
+    type: "enum",
+    values: ["float32", "float16"],
+    default: "float32",
+    help: "element type of the inputs and outputs of fp16",
+    group: "onnx",
+  },
+  preprocess: {
+    type: "boolean",
+    default: false,
+    help: "take photographs (uint8, batch × height × width × RGB) of any size, resized and scaled inside",
+    group: "onnx",
+  },
+  dataset: {
+    type: "enum",
+    values: datasetNames,
+    help: "images to calibrate and measure on (default: the run's)",
+    group: "onnx",
+  },
+  data: { type: "path", help: "folder or archive of that dataset (default: the run's)", group: "onnx" },
+  calibrationImages: {
+    type: "integer",
+    default: 256,
+    min: 1,
+    help: "training images that int8 is calibrated on",
+    group: "onnx",
+  },
+  limit: {
+    type: "integer",
+    default: 500,
+    min: 0,
+    help: "test images to measure accuracy on; 0 measures nothing",
+    group: "onnx",
+  },
+  layout: {
+    type: "enum",
+    values: layouts,
+    default: "authors",
+    help: "names: the whole network as the authors' code has it, or one branch as torchvision's ResNet",
+    group: "safetensors",
+  },
+  trains: {
+    type: "enum",
+    values: ["head", "all"],
+    default: "head",
+    help: "a linear probe, or the encoder too (batch norms stay folded, as in evaluation mode)",
+    group: "ort-training",
+  },
+  classes: {
+    type: "integer",
+    min: 2,
+    help: "classes of a fresh head (default: the run's head)",
+    group: "ort-training",
+  },
+  batch: { type: "integer", default: 16, min: 1, help: "images of a training step", group: "ort-training" },
+  momentum: { type: "number", default: 0.9, min: 0, max: 1, help: "of SGD", group: "ort-training" },
+  weightDecay: { type: "number", default: 2e-4, min: 0, help: "on every parameter", group: "ort-training" },
+} as const satisfies SettingRows;
+
+type Settings = CommandSettings<typeof rows>;
 
 export const exportCommand = defineCommand({
   name: "export",
   summary: "write a trained encoder or classifier for other runtimes",
   description:
-    "Writes the network of a run as a plain ONNX file (opset 17, IR 8, standard ops; any batch size): one batch-norm branch, folded into the convolutions. A classifier's accuracy, and its robust accuracy under PGD-20 on L-inf 8/255, are measured on test images where a dataset is known; the adversarial images are made through the float32 classifier, so that for fp16 and int8 the attack is a transferred one.",
-  settings: {
-    from: { type: "path", required: true, help: "run folder to export" },
-    out: { type: "path", required: true, help: "file to write" },
-    what: {
-      type: "enum",
-      values: [...whats, "auto"],
-      default: "auto",
-      help: "auto: the classifier where there is one",
-    },
-    format: { type: "enum", values: ["onnx", "safetensors"], default: "onnx", help: "kind of file" },
-    layout: {
-      type: "enum",
-      values: layouts,
-      default: "authors",
-      help: "names in a safetensors file: the whole network as the authors' code has it, or one branch as torchvision's ResNet",
-    },
-    branch: { type: "string", default: "auto", help: "batch-norm branch; auto: the one that the run is evaluated by" },
-    precision: { type: "enum", values: precisions, default: "fp32", help: "of weights and activations" },
-    io: {
-      type: "enum",
-      values: ["float32", "float16"],
-      default: "float32",
-      help: "element type of the inputs and outputs of fp16",
-    },
-    preprocess: {
-      type: "boolean",
-      default: false,
-      help: "take photographs (uint8, batch × height × width × RGB) of any size, resized and scaled inside",
-    },
-    dataset: { type: "enum", values: datasetNames, help: "images to calibrate and measure on (default: the run's)" },
-    data: { type: "path", help: "folder or archive of that dataset (default: the run's)" },
-    calibrationImages: { type: "integer", default: 256, min: 1, help: "training images that int8 is calibrated on" },
-    limit: { type: "integer", default: 500, min: 0, help: "test images to measure accuracy on; 0 measures nothing" },
-  },
+    "onnx: a plain ONNX file (opset 17, IR 8, standard ops; any batch size) of one batch-norm branch, folded into the convolutions. A classifier's accuracy, and its robust accuracy under PGD-20 on L-inf 8/255, are measured on test images where a dataset is known; the adversarial images are made through the float32 classifier, so that for fp16 and int8 the attack is a transferred one. safetensors: the weights in PyTorch's names, to be loaded with strict=True. ort-training: graphs and checkpoint for training in a browser or in Node with onnxruntime-web 1.17 to 1.19.2 (entry onnxruntime-web/training); manifest.json tells what is in them.",
+  settings: rows,
   run: async (settings, context) => {
     const source = await openSource(settings.from, settings.branch, context.warn);
     const what = settings.what === "auto" ? (source.classes === undefined ? "encoder" : "classifier") : settings.what;
-    if (settings.format === "safetensors") return exportWeights(source, what, settings, context);
-    const options = deployedOptions(source, what, settings.from);
-    const engine = await chooseEngine(settings);
-    const load = datasetOf(source, settings, context);
-    const calibration =
-      settings.precision === "int8" ? await load("train", settings.calibrationImages, true) : undefined;
-    const test = what === "classifier" && settings.limit > 0 ? await load("test", settings.limit, false) : undefined;
-    const base = { ...options, preprocess: settings.preprocess };
-    const build = (chosen: Pick<ExportOptions, "precision" | "io" | "preprocess" | "metadata">) =>
-      exportModel({ ...base, ...chosen }, source.weights, source.branch?.index, calibration, engine.options);
-    const chosen = { precision: settings.precision, io: settings.io, preprocess: settings.preprocess };
-    const accuracies: Record<string, number> = {};
-    if (test?.labels !== undefined) {
-      const bare = { ...chosen, preprocess: false, metadata: {} };
-      const models = { fp32: await build({ ...bare, precision: "fp32" }), [settings.precision]: await build(bare) };
-      const { image, outputs } = floatGraph(options, source.weights, source.branch?.index);
-      const logits = (x: Value): Value => bind({ logits: outputs.logits as Value }, new Map([[image, x]])).logits;
-      const attacked = await attackImages(
-        logits,
-        test,
-        { eps: 8 / 255, stepSize: 2 / 255, steps: 20 },
-        settings.seed,
-        engine.options,
-      );
-      for (const [precision, model] of Object.entries(models)) {
-        const half = precision === "fp16" && settings.io === "float16";
-        const prepare = half ? halvedImages : undefined;
-        for (const [kind, images] of [
-          ["clean", cleanImages(test)],
-          ["pgd20", attacked],
-        ] as const)
-          accuracies[`${kind} ${precision}`] = await accuracyOf(
-            model.bytes,
-            images,
-            test.labels,
-            prepare,
-            engine.options,
-          );
-      }
-      for (const precision of Object.keys(models))
-        context.print(
-          `${precision}: accuracy ${percent(accuracies[`clean ${precision}`])}, under PGD-20 ${percent(accuracies[`pgd20 ${precision}`])} (${test.count} test images)`,
-        );
-    }
-    const classes = classNames(source.classes ?? 0, test?.classes);
-    const metadata = metadataOf({ ...chosen, source, what, classes, accuracies });
-    const model = await build({ ...chosen, metadata });
-    await writeFileAtomic(settings.out, model.bytes);
-    context.print(
-      `${settings.out}: ${what} of ${settings.from}${source.branch === undefined ? "" : `, branch ${source.branch.name}`}, ${settings.precision}, ${(model.bytes.length / 1e6).toFixed(1)} MB, output ${outputName(what)}`,
-    );
-    context.result({
-      out: settings.out,
-      what,
-      precision: settings.precision,
-      branch: source.branch?.name ?? null,
-      bytes: model.bytes.length,
-      accuracies,
-    });
+    await writers[settings.format](source, what, settings, context);
   },
 });
 
-/** Writes the weights of a run for PyTorch. */
-const exportWeights = async (
-  source: Source,
-  what: What,
-  { layout, out }: { readonly layout: WeightLayout; readonly out: string },
-  context: Context,
-): Promise<void> => {
+type Write = (source: Source, what: What, settings: Settings, context: Context) => Promise<void>;
+
+const writeOnnx: Write = async (source, what, settings, context) => {
+  const { precision, io, preprocess, out } = settings;
+  const options = deployedOptions(source, what, settings.from);
+  const engine = await chooseEngine(settings);
+  const load = datasetOf(source, settings, context);
+  const calibration = precision === "int8" ? await load("train", settings.calibrationImages, true) : undefined;
+  const test = what === "classifier" && settings.limit > 0 ? await load("test", settings.limit, false) : undefined;
+  const build = (chosen: Partial<ExportOptions>) =>
+    exportModel(
+      { ...options, precision, io, preprocess, metadata: {}, ...chosen },
+      source.weights,
+      source.branch?.index,
+      calibration,
+      engine.options,
+    );
+  const accuracies: Record<string, number> = {};
+  if (test?.labels !== undefined) {
+    const names = [...new Set(["fp32", precision] as const)];
+    const models = await Promise.all(
+      names.map(async (name) => (await build({ precision: name, preprocess: false })).bytes),
+    );
+    const { image, outputs } = floatGraph(options, source.weights, source.branch?.index);
+    const logits = (x: Value): Value => bind({ logits: outputs.logits as Value }, new Map([[image, x]])).logits;
+    const sets = {
+      clean: cleanImages(test),
+      pgd20: await attackImages(logits, test, pgd20, settings.seed, engine.options),
+    };
+    for (const [i, name] of names.entries()) {
+      const prepare = name === "fp16" && io === "float16" ? halvedImages : undefined;
+      const measure = (images: Tensor[], session: SessionOptions) =>
+        accuracyOf(models[i] as Uint8Array, images, test.labels as Int32Array, prepare, session);
+      const clean = await measure(sets.clean, engine.options);
+      const attacked = await measure(sets.pgd20, engine.options);
+      accuracies[`clean ${name}`] = clean;
+      accuracies[`pgd20 ${name}`] = attacked;
+      context.print(
+        `${name}: accuracy ${percent(clean)}, under PGD-20 ${percent(attacked)} (${test.count} test images)`,
+      );
+    }
+  }
+  const classes = classNames(source.classes ?? 0, test?.classes);
+  const model = await build({ metadata: metadataOf({ source, what, precision, preprocess, classes, accuracies }) });
+  await writeFileAtomic(out, model.bytes);
+  const { branch } = source;
+  context.print(
+    `${out}: ${what} of ${source.folder}${branch === undefined ? "" : `, branch ${branch.name}`}, ${precision}, ${megabytes(model.bytes)}, output ${outputName(what)}`,
+  );
+  context.result({ out, what, precision, branch: branch?.name ?? null, bytes: model.bytes.length, accuracies });
+};
+
+const writeWeights: Write = async (source, what, { layout, out }, context) => {
   const tensors = layout === "authors" ? authorsWeights(source) : torchvisionWeights(source, what === "classifier");
   const kept = source.run.checkpoint.state.metadata as Record<string, string> | undefined;
   await writeSafetensors(out, tensors, kept ?? {});
@@ -133,7 +166,41 @@ const exportWeights = async (
   context.result({ out, tensors: tensors.size, layout });
 };
 
-const percent = (share: number | undefined): string => `${(100 * (share ?? 0)).toFixed(2)} %`;
+const writeTraining: Write = async (source, _, settings, context) => {
+  const { out, trains, batch, momentum, weightDecay, seed } = settings;
+  const classes = settings.classes ?? source.classes;
+  if (classes === undefined)
+    throw new RequestError(`${source.folder} holds no classifier: give the --classes of the head to be trained`);
+  const options = { ...deployedOptions(source, "encoder", settings.from), classes };
+  const weights = deployedWeights(options, source.weights, source.branch?.index);
+  if (settings.classes === undefined || settings.classes === source.classes)
+    for (const name of ["fc.weight", "fc.bias"]) {
+      const value = source.weights.get(name);
+      if (value !== undefined) weights.set(name, value);
+    }
+  const known = { source, what: "classifier", precision: "fp32", preprocess: false, accuracies: {} } as const;
+  const metadata = metadataOf({ ...known, classes: classNames(classes, undefined) });
+  const files = trainingFiles({ ...options, batch, trains, momentum, weightDecay }, weights, seed, metadata);
+  await writeFolderAtomic(out, async (folder) => {
+    await writeFileAtomic(join(folder, "training_model.onnx"), files.trainingModel);
+    await writeFileAtomic(join(folder, "eval_model.onnx"), files.evalModel);
+    await writeFileAtomic(join(folder, "checkpoint"), files.checkpoint);
+    await writeFileAtomic(join(folder, "manifest.json"), `${JSON.stringify(files.manifest, null, 2)}\n`);
+  });
+  context.print(
+    `${out}: training of ${trains === "head" ? "a linear head" : "encoder and head"}, ${classes} classes, ${batch} images a step, ${megabytes(files.checkpoint)} of weights`,
+  );
+  context.result({ out, trains, classes, batch, checkpointBytes: files.checkpoint.length });
+};
+
+const writers: Readonly<Record<Settings["format"], Write>> = {
+  onnx: writeOnnx,
+  safetensors: writeWeights,
+  "ort-training": writeTraining,
+};
+
+const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
+const megabytes = ({ length }: Uint8Array): string => `${(length / 1e6).toFixed(1)} MB`;
 
 const halvedImages = (images: Tensor): Tensor =>
   tensor("float16", images.shape, toFloat16(images.data as Float32Array));
@@ -154,8 +221,7 @@ export const datasetOf =
       return undefined;
     }
     try {
-      const found = await loadDataset({ name, data, split, size: source.network.size, limit, seed: settings.seed });
-      return found;
+      return await loadDataset({ name, data, split, size: source.network.size, limit, seed: settings.seed });
     } catch (error) {
       if (demanded || settings.dataset !== undefined) throw error;
       context.warn(`accuracy is not measured: ${(error as Error).message}`);
