@@ -6,6 +6,8 @@ import { compile, type Step } from "../graphs/steps/step.ts";
 import { cpuTarget } from "../graphs/targets/cpu/index.ts";
 import type { Target } from "../graphs/targets/lower.ts";
 import { portable } from "../graphs/targets/portable.ts";
+import { webgpu } from "../graphs/targets/webgpu.ts";
+import { cudaFiles, gpuDevices } from "./devices.ts";
 import { createSession, type Provider, type Session, type SessionOptions } from "./runtime.ts";
 
 export interface EngineRequest {
@@ -21,35 +23,72 @@ export interface Engine {
   /** Why this one, for people. */
   readonly reason: string;
   readonly options: SessionOptions;
+  /** Whether a training's parameters and state stay on the device between steps. */
+  readonly keepsState: boolean;
   /** Lowers, writes and loads a step. */
   load(step: Step, options?: SessionOptions): Promise<{ readonly model: Model; readonly session: Session }>;
 }
 
-const targets: Readonly<Record<string, () => Target>> = { portable: () => portable, cpu: () => cpuTarget() };
+const targets: Readonly<Record<string, () => Target>> = {
+  portable: () => portable,
+  cpu: () => cpuTarget(),
+  cuda: () => ({ ...portable, name: "cuda" }),
+  webgpu: () => webgpu,
+};
 export const targetNames = Object.keys(targets);
 
-/** Loads the smallest model there is: a provider that is not there says so before anything is written. */
-const probe = async (options: SessionOptions): Promise<void> => {
+/** Loads and runs the smallest model there is: a provider that is not there says so before anything is written. */
+export const probe = async (options: SessionOptions): Promise<void> => {
   const x = input("x", { dtype: "float32", shape: [1] });
   const session = await createSession(buildModel({ y: relu(x) }), options);
+  await session.run({ x: { dtype: "float32", shape: [1], data: Float32Array.of(1) } });
   await session.release();
+};
+
+/**
+ * CUDA where its libraries and a device are, then WebGPU where there is a GPU (software drivers are not taken by
+ * themselves: they are slower than the CPU), else the CPU. Says why.
+ */
+const pick = async (threads: number): Promise<{ provider: Provider; reason: string }> => {
+  const { nvidia, render } = gpuDevices();
+  const tried: string[] = [];
+  const works = async (provider: Provider): Promise<boolean> => {
+    try {
+      await probe({ provider, threads });
+      return true;
+    } catch (error) {
+      tried.push(`${provider}: ${(error as Error).message.split("\n")[0]}`);
+      return false;
+    }
+  };
+  if (nvidia && cudaFiles().every(({ found }) => found) && (await works("cuda")))
+    return { provider: "cuda", reason: "an NVIDIA GPU and the CUDA provider are here" };
+  if (render && (await works("webgpu")))
+    return { provider: "webgpu", reason: "a GPU is here, the CUDA provider is not" };
+  const why =
+    tried.length > 0
+      ? tried.join("; ")
+      : nvidia
+        ? "the CUDA provider is not installed: see advcl doctor"
+        : "no GPU is here";
+  return { provider: "cpu", reason: why };
 };
 
 /** Picks the engine of a request. Throws a RequestError where what it names is not there. */
 export const chooseEngine = async ({ provider, threads, target: named }: EngineRequest): Promise<Engine> => {
-  const chosen = provider === "auto" ? "cpu" : provider;
+  const { provider: chosen, reason } = provider === "auto" ? await pick(threads) : { provider, reason: "as asked" };
   const options: SessionOptions = { provider: chosen, threads };
-  if (chosen !== "cpu") await probe(options);
-  const target = (targets[named ?? chosen] ?? targets.portable)!();
-  const optimization = target.optimization && { optimization: target.optimization };
+  if (provider !== "auto" && chosen !== "cpu") await probe(options);
+  const target = (targets[named ?? chosen] as () => Target)();
   return {
     provider: chosen,
     target,
-    reason: provider === "auto" ? "the CPU serves everywhere" : "as asked",
+    reason,
     options,
+    keepsState: chosen === "webgpu",
     load: async (step, more = {}) => {
       const model = compile(step, target);
-      return { model, session: await createSession(model, { ...options, ...optimization, ...more }) };
+      return { model, session: await createSession(model, { ...options, ...more }) };
     },
   };
 };

@@ -8,7 +8,12 @@ import { RequestError, RunError } from "./errors.ts";
 
 // The ES module wrapper of the package loads the same binding; require keeps one copy of it in tests.
 const require = createRequire(import.meta.url);
-const load = (): typeof ort => require("onnxruntime-node") as typeof ort;
+const load = (): typeof ort => {
+  const loaded = require("onnxruntime-node") as typeof ort;
+  // What goes wrong is thrown as well; the log would say it twice, and in colours.
+  loaded.env.logLevel = "fatal";
+  return loaded;
+};
 
 export type Provider = "cpu" | "cuda" | "webgpu";
 
@@ -27,12 +32,31 @@ export interface SessionOptions {
 
 export type Feeds = Readonly<Record<string, Tensor>>;
 
+/** A value in the memory of the device: an output that a session was told to keep there. It is not read, only fed on. */
+export class DeviceTensor {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** @internal */
+  readonly handle: ort.Tensor;
+  constructor(handle: ort.Tensor) {
+    this.dtype = handle.type as DType;
+    this.shape = handle.dims;
+    this.handle = handle;
+  }
+  /** Gives its memory back; nothing else does. */
+  dispose(): void {
+    this.handle.dispose();
+  }
+}
+
 /** A loaded model. Running blocks this thread: onnxruntime-node computes in the calling thread and its pool. */
 export interface Session {
   readonly inputNames: readonly string[];
   readonly outputNames: readonly string[];
   /** Runs the model; fetches all outputs unless some are named. Throws a RunError that names the graph's node. */
   run(feeds: Feeds, fetches?: readonly string[]): Promise<Record<string, Tensor>>;
+  /** The same where values may lie on the device: those of `keepOnDevice` come back so. */
+  runOnDevice(feeds: Readonly<Record<string, Tensor | DeviceTensor>>): Promise<Record<string, Tensor | DeviceTensor>>;
   /** Ends profiling; the file lies at the prefix given. */
   endProfiling(): void;
   release(): Promise<void>;
@@ -80,36 +104,46 @@ export const createSession = async (model: Model | Uint8Array, options: SessionO
   } catch (error) {
     if (provider !== "cpu" && !/Node|node|graph/.test(String(error)))
       throw new RequestError(
-        `the provider ${provider} is not available here (${firstLine(error)}); choose --provider cpu, or see advcl doctor`,
+        `the provider ${provider} is not available here (${reasonOf(error)}); choose --provider cpu, or see advcl doctor`,
       );
     throw explain(error);
   }
+  const run = async (
+    feeds: Readonly<Record<string, Tensor | DeviceTensor>>,
+    fetches?: readonly string[],
+  ): Promise<Record<string, Tensor | DeviceTensor>> => {
+    const given: Record<string, ort.Tensor> = {};
+    for (const name of session.inputNames) {
+      const value = feeds[name];
+      if (value === undefined) throw new RunError(`internal: the input ${name} is not fed`);
+      const type = types?.[name];
+      if (type !== undefined && (type.dtype !== value.dtype || type.shape.join() !== value.shape.join()))
+        throw new RunError(`internal: the input ${name} is ${typeName(value)} but the model takes ${typeName(type)}`);
+      given[name] =
+        value instanceof DeviceTensor
+          ? value.handle
+          : new OrtTensor(toOrt[value.dtype] as "float32", value.data as Float32Array, [...value.shape]);
+    }
+    let results: ort.InferenceSession.OnnxValueMapType;
+    try {
+      results = await (fetches === undefined ? session.run(given) : session.run(given, [...fetches]));
+    } catch (error) {
+      throw explain(error);
+    }
+    return Object.fromEntries(
+      Object.entries(results as Record<string, ort.Tensor>).map(([name, value]) => [
+        name,
+        value.location === "gpu-buffer"
+          ? new DeviceTensor(value)
+          : ({ dtype: value.type, shape: value.dims, data: value.data } as Tensor),
+      ]),
+    );
+  };
   return {
     inputNames: session.inputNames,
     outputNames: session.outputNames,
-    async run(feeds, fetches) {
-      const given: Record<string, ort.Tensor> = {};
-      for (const name of session.inputNames) {
-        const value = feeds[name];
-        if (value === undefined) throw new RunError(`internal: the input ${name} is not fed`);
-        const type = types?.[name];
-        if (type !== undefined && (type.dtype !== value.dtype || type.shape.join() !== value.shape.join()))
-          throw new RunError(`internal: the input ${name} is ${typeName(value)} but the model takes ${typeName(type)}`);
-        given[name] = new OrtTensor(toOrt[value.dtype] as "float32", value.data as Float32Array, [...value.shape]);
-      }
-      let results: ort.InferenceSession.OnnxValueMapType;
-      try {
-        results = await (fetches === undefined ? session.run(given) : session.run(given, [...fetches]));
-      } catch (error) {
-        throw explain(error);
-      }
-      return Object.fromEntries(
-        Object.entries(results).map(([name, value]) => {
-          const { type, dims, data } = value as ort.Tensor;
-          return [name, { dtype: type as DType, shape: dims, data } as Tensor];
-        }),
-      );
-    },
+    run: (feeds, fetches) => run(feeds, fetches) as Promise<Record<string, Tensor>>,
+    runOnDevice: (feeds) => run(feeds),
     endProfiling: () => session.endProfiling(),
     release: () => session.release(),
   };
@@ -117,6 +151,12 @@ export const createSession = async (model: Model | Uint8Array, options: SessionO
 
 const firstLine = (error: unknown): string =>
   (error instanceof Error ? error.message : String(error)).split("\n")[0] ?? "";
+
+/** The last clause of the engine's message, which names what failed, without the places in its source. */
+const reasonOf = (error: unknown): string =>
+  firstLine(error)
+    .replace(/^.*(?:was false\.|::\w*:)\s*/, "")
+    .replace(/\.$/, "");
 
 /** Finds the node that the engine's message names, and says where the program made it. */
 const explained = (error: unknown, model: Model | undefined): RunError => {

@@ -29,6 +29,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "turn weights in PyTorch's names into a run folder",
     load: async () => (await import("./import.ts")).importCommand,
   },
+  doctor: {
+    summary: "what this machine can compute on, and how to mend what is missing",
+    load: async () => (await import("./doctor.ts")).doctor,
+  },
   config: {
     summary: "print all settings of a command as YAML",
     load: async () => (await import("./config.ts")).config,
