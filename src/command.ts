@@ -101,6 +101,8 @@ export interface CommandDefinition<Rows extends SettingRows> {
   readonly settings: Rows;
   /** Named choices of settings. */
   readonly presets?: Readonly<Record<string, Partial<CommandSettings<Rows>>>>;
+  /** Defaults that depend on other settings: each stands where that setting was not given, in config.yaml too. */
+  complete?(settings: Partial<CommandSettings<Rows>>): Partial<CommandSettings<Rows>>;
   run(settings: CommandSettings<Rows>, context: Context): Promise<void> | void;
 }
 
@@ -354,7 +356,10 @@ export const defineCommand = <const Rows extends SettingRows>(definition: Comman
       if (before?.command === name)
         sources.push(readObject(name, rows, Object.fromEntries(known), `${out}/config.yaml`));
     }
-    return resolveSettings(rows, sources, demand) as Readonly<Record<string, SettingValue>>;
+    const settings = resolveSettings(rows, sources, demand) as Readonly<Record<string, SettingValue>>;
+    const depending = definition.complete?.(settings as Partial<CommandSettings<Rows>>) ?? {};
+    const missing = Object.entries(depending).filter(([key]) => settings[key] === undefined);
+    return { ...settings, ...(Object.fromEntries(missing) as Record<string, SettingValue>) };
   };
 
   const without = (settings: Readonly<Record<string, SettingValue>>, keys: readonly string[]) =>

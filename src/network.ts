@@ -48,6 +48,19 @@ export const weightsOf = (tensors: ReadonlyMap<string, Tensor>): Map<string, Ten
   return weights;
 };
 
+const chosen = "best.";
+
+/** Under which name a checkpoint keeps a tensor of the epoch that was chosen. */
+export const chosenName = (name: string): string => `${chosen}${name}`;
+
+/** Weights that a run stands for: those of the epoch that it chose, where it chose one, else the last. */
+export const chosenWeightsOf = (tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> => {
+  const best = [...tensors].flatMap(([name, value]) =>
+    name.startsWith(chosen) ? [[name.slice(chosen.length), value] as const] : [],
+  );
+  return weightsOf(new Map([...tensors, ...best]));
+};
+
 const networkSchema = z.object({
   depth: z.union([z.literal(18), z.literal(34), z.literal(50)]),
   width: z.int().positive(),
@@ -69,7 +82,7 @@ export const loadRun = async (folder: string, warn: (message: string) => void): 
       `the run in ${folder} (advcl ${config.command}) holds no encoder; give a run of pretrain or import`,
     );
   const network: Network = { ...data, branches: data.branches ?? undefined };
-  return { network, tensors: weightsOf(checkpoint.tensors), config, checkpoint };
+  return { network, tensors: chosenWeightsOf(checkpoint.tensors), config, checkpoint };
 };
 
 /** A program that gives evaluation-mode features [batch, D] of `input.image` through one branch, as `features`. */

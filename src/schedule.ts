@@ -26,3 +26,12 @@ export const cosineRate = (
   const share = (step + (epoch - 1) * stepsPerEpoch) / (warmupEpochs * stepsPerEpoch);
   return warmupFrom + share * (cosine(warmupEpochs) - warmupFrom);
 };
+
+/**
+ * The learning rate of finetuning: a tenth from each milestone on.
+ *
+ * @param milestones epochs counted from 0
+ * @param epoch from 1
+ */
+export const stepRate = (lr: number, milestones: readonly number[], epoch: number): number =>
+  lr / 10 ** milestones.filter((milestone) => milestone <= epoch - 1).length;

@@ -10,7 +10,7 @@ import type { Engine } from "./engine.ts";
 import { RequestError, RunError } from "./errors.ts";
 import { initialTensor } from "./initialize.ts";
 import { MetricsWriter } from "./metrics.ts";
-import { weightsOf } from "./network.ts";
+import { chosenName, weightsOf } from "./network.ts";
 import type { RunFolder } from "./run-folder.ts";
 import { writeSafetensors } from "./safetensors.ts";
 
@@ -28,18 +28,24 @@ export interface Training {
   rate(epoch: number, step: number): number;
   /** What training starts from, by model input (`param.…`, `state.…`); the rest is drawn from the seed. */
   readonly initial?: ReadonlyMap<string, Tensor>;
+  /** What the checkpoints hold besides, unchanged, by such names: weights that the step has as constants. */
+  readonly kept?: ReadonlyMap<string, Tensor>;
   /** What else a checkpoint says of the run: its network, so that other commands can start from it. */
   readonly record: Readonly<Record<string, Json>>;
   /** Epochs between checkpoints. */
   readonly saveEvery: number;
   /** More figures after an epoch (and before the first, as epoch 0), from weights by PyTorch name. */
   evaluate?(epoch: number, weights: ReadonlyMap<string, Tensor>): Promise<Record<string, number>>;
+  /** The figure of `evaluate` whose highest value chooses the epoch; left out, the last epoch stands. */
+  readonly chooseBy?: string | undefined;
 }
 
 export interface Trained {
   /** `param.…` and `state.…` at the end. */
   readonly tensors: ReadonlyMap<string, Tensor>;
   readonly steps: number;
+  /** The epoch that was chosen, or the last. */
+  readonly epoch: number;
   /** Last figures by name. */
   readonly metrics: Readonly<Record<string, number>>;
   /** Seconds that the engine waited for data. */
@@ -76,18 +82,20 @@ export const train = async (training: Training): Promise<Trained> => {
   const { stepsPerEpoch } = loader;
   const { session } = await engine.load(step);
   const { signal } = context;
-  const tensors = run.resumed === undefined ? initialState(step, seed, training.initial) : new Map(run.resumed.tensors);
-  for (const name of initialState(step, seed).keys())
+  const first = new Map([...initialState(step, seed, training.initial), ...(training.kept ?? [])]);
+  const tensors = run.resumed === undefined ? first : new Map(run.resumed.tensors);
+  for (const name of first.keys())
     if (!tensors.has(name))
       throw new RunError(`the checkpoint ${run.resumed?.path} lacks ${name}; it was written by another version`);
   let done = run.resumed?.step ?? 0;
   let last = (run.resumed?.state.metrics ?? {}) as Record<string, number>;
+  let best = run.resumed?.state.best as { readonly epoch: number; readonly value: number } | undefined;
   const writer = new MetricsWriter(run);
   const save = (epoch: number, stopgap: boolean) =>
     run.save({
       epoch,
       step: done,
-      state: { ...training.record, metrics: last as Record<string, Json> },
+      state: { ...training.record, ...(best && { best }), metrics: last as Record<string, Json> },
       tensors,
       stopgap,
     });
@@ -101,10 +109,17 @@ export const train = async (training: Training): Promise<Trained> => {
         .map(([k, v]) => `${k} ${v.toFixed(4)}`)
         .join(", ")}`,
     );
+    const value = figures[training.chooseBy ?? ""];
+    if (epoch === 0 || value === undefined || value <= (best?.value ?? -Infinity)) return;
+    best = { epoch, value };
+    for (const name of first.keys())
+      if (!name.startsWith("state.momentum.") && !training.kept?.has(name))
+        tensors.set(chosenName(name), tensors.get(name) as Tensor);
   };
   const finish = (interrupted: boolean): Trained => ({
     tensors,
     steps: done,
+    epoch: best?.epoch ?? Math.floor(done / stepsPerEpoch),
     metrics: last,
     waitSeconds: loader.waitSeconds,
     interrupted,

@@ -13,6 +13,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "train an encoder without labels so that it stays robust",
     load: async () => (await import("./pretrain.ts")).pretrain,
   },
+  finetune: {
+    summary: "train a classifier on an encoder, or from the start",
+    load: async () => (await import("./finetune.ts")).finetune,
+  },
   step: {
     summary: "one AdvCL step on given weights and a given batch, for comparisons",
     load: async () => (await import("./step.ts")).step,
