@@ -83,7 +83,7 @@ export const train = async (training: Training): Promise<Trained> => {
   const { session } = await engine.load(step);
   const { signal } = context;
   const first = new Map([...initialState(step, seed, training.initial), ...(training.kept ?? [])]);
-  const tensors = run.resumed === undefined ? first : new Map(run.resumed.tensors);
+  const tensors = new Map(run.resumed?.tensors ?? first);
   for (const name of first.keys())
     if (!tensors.has(name))
       throw new RunError(`the checkpoint ${run.resumed?.path} lacks ${name}; it was written by another version`);

@@ -1,0 +1,239 @@
+/** `advcl finetune` on a tiny encoder: in this process where nothing is killed, as the built command where something is. */
+import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Writable } from "node:stream";
+import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import sharp from "sharp";
+import { parse } from "yaml";
+import { projector } from "../graphs/nn/head.ts";
+import { resnet } from "../graphs/nn/resnet.ts";
+import { Scope, Store } from "../graphs/nn/scope.ts";
+import { input } from "../graphs/onnx/graph.ts";
+import type { Tensor } from "../graphs/onnx/tensor.ts";
+import { advclBranches } from "../graphs/steps/pretrain.ts";
+import type { Command } from "../src/command.ts";
+import { finetune } from "../src/commands/finetune.ts";
+import { loadRun, type Network, networkRecord } from "../src/network.ts";
+import { openRunFolder, readRun } from "../src/run-folder.ts";
+import { initialState } from "../src/train.ts";
+import { built } from "./built.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "advcl-finetune-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const encoder = join(folder, "encoder");
+const silent = () => {};
+
+class Sink extends Writable {
+  text = "";
+  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.text += chunk;
+    done();
+  }
+}
+
+/** Runs a command here; the result is what --json prints. */
+const run = async (command: Command, args: string) => {
+  const [stdout, stderr] = [new Sink(), new Sink()];
+  await command.execute([...args.split(" "), "--json"], { stdout, stderr });
+  return { result: JSON.parse(stdout.text.trim().split("\n").at(-1) as string), log: stderr.text };
+};
+
+const images = "--dataset shapes --limit 48 --workers 0 --test-limit 60 --threads 1 --target portable";
+const small = `${images} --batch 16 --epochs 2 --attack-steps 1`;
+
+const network: Network = {
+  depth: 18,
+  width: 4,
+  stem: "cifar",
+  size: 16,
+  branches: advclBranches,
+  evaluatedBranch: "pgd",
+};
+
+/** A run of pretraining that has done no step yet: an encoder as it is drawn, with some tensors of its heads. */
+beforeAll(async () => {
+  const store = new Store();
+  const images = input("images", { dtype: "float32", shape: [3, 3, 16, 16] });
+  const scope = new Scope(store, { mode: "eval", branches: advclBranches });
+  projector(scope.at("head_proj"), resnet(network)(scope, images));
+  const tensors = Object.fromEntries(initialState({ store, outputs: {} }, 1));
+  const run = await openRunFolder(encoder, { command: "pretrain", settings: {}, warn: silent });
+  await run.save({ epoch: 0, step: 0, state: { network: networkRecord(network) }, tensors });
+  await run.close();
+});
+
+const tensorsOf = async (path: string) => (await readRun(path, silent)).checkpoint.tensors;
+const digest = (content: Uint8Array) => createHash("sha256").update(content).digest("hex");
+const bytes = ({ data }: Tensor) => digest(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+const isEncoder = (name: string) => !/fc\.|momentum|^best\./.test(name);
+
+describe("the schemes", () => {
+  test.each(["slf", "alf"])("%s trains the head and leaves the encoder's bytes as they are", async (scheme) => {
+    const out = join(folder, scheme);
+    const { result, log } = await run(finetune, `--scheme ${scheme} --from ${encoder} ${small} --out ${out}`);
+    expect(result).toMatchObject({ scheme, steps: 6, epoch: 2, testImages: 60 });
+    expect(log).toMatch(/100 tensors of the encoder from/);
+    const [before, after] = [await tensorsOf(encoder), await tensorsOf(out)];
+    const kept = [...after].filter(([name]) => isEncoder(name));
+    expect(kept.length).toBe(100);
+    for (const [name, value] of kept) expect([name, bytes(value)]).toEqual([name, bytes(before.get(name) as Tensor)]);
+    expect([...after.keys()].filter((name) => !isEncoder(name)).sort()).toEqual(
+      ["param.fc.bias", "param.fc.weight", "state.momentum.fc.bias", "state.momentum.fc.weight"].sort(),
+    );
+  });
+
+  test("aff trains everything of the branch, and its run holds a classifier", async () => {
+    const out = join(folder, "aff");
+    await run(finetune, `--scheme aff --from ${encoder} ${small} --lr 0.01 --out ${out}`);
+    const [before, after] = [await tensorsOf(encoder), await tensorsOf(out)];
+    const moved = [...after].filter(([name]) => isEncoder(name));
+    expect(moved.length).toBe(100);
+    for (const [name, value] of moved)
+      if (bytes(value) === bytes(before.get(name) as Tensor)) throw new Error(`${name} did not move`);
+    expect([...after.keys()].filter((name) => /bn_list\.[02]\./.test(name))).toEqual([]);
+    const { network, tensors } = await loadRun(out, silent);
+    expect(network).toMatchObject({ width: 4, size: 16, evaluatedBranch: "pgd" });
+    expect(tensors.get("fc.weight")?.shape).toEqual([10, 32]);
+  });
+
+  test("another branch can be taken", async () => {
+    const out = join(folder, "normal");
+    await run(finetune, `--scheme slf --from ${encoder} --branch normal ${small} --out ${out}`);
+    expect((await loadRun(out, silent)).network.evaluatedBranch).toBe("normal");
+    expect((await tensorsOf(out)).has("param.bn1.bn_list.0.weight")).toBe(true);
+  });
+
+  test.each(["pgd-at", "trades"])("%s starts at random, with one ordinary batch norm", async (scheme) => {
+    const out = join(folder, scheme);
+    await run(finetune, `--scheme ${scheme} --width 4 --size 16 ${small} --out ${out}`);
+    const tensors = await tensorsOf(out);
+    expect(tensors.has("param.bn1.weight") && tensors.has("state.bn1.running_mean")).toBe(true);
+    expect((await loadRun(out, silent)).network.branches).toBeUndefined();
+  });
+
+  test("defaults are the papers', and stand in config.yaml", async () => {
+    const of = async (scheme: string) => finetune.resolve(["--scheme", scheme, "--from", encoder]);
+    const quarter = { epochs: 25, milestones: [15, 20], weightDecay: 2e-4, momentum: 0.9, eps: 8 / 255 };
+    expect(await of("slf")).toMatchObject({ ...quarter, batch: 512, lr: 0.01, attackSteps: 0 });
+    expect(await of("alf")).toMatchObject({ ...quarter, batch: 512, lr: 0.01, attackSteps: 10 });
+    expect(await of("aff")).toMatchObject({ ...quarter, batch: 128, lr: 0.1, attackSteps: 10, beta: 6 });
+    const longer = { epochs: 100, milestones: [75, 90], weightDecay: 5e-4, batch: 128, lr: 0.1, attackSteps: 10 };
+    for (const scheme of ["pgd-at", "trades"])
+      expect(await finetune.resolve(["--scheme", scheme])).toMatchObject({ ...longer, from: "none", width: 64 });
+    const { settings } = parse(readFileSync(join(folder, "slf", "config.yaml"), "utf8"));
+    expect(settings).toMatchObject({ lr: 0.01, "weight-decay": 2e-4, milestones: [15, 20], batch: 16 });
+  });
+});
+
+test("held-out images choose the epoch, test images do not", async () => {
+  const out = join(folder, "chosen");
+  const { result, log } = await run(
+    finetune,
+    `--scheme pgd-at --width 2 --size 16 ${images} --batch 16 --epochs 5 --attack-steps 1 --validation 16 --validation-steps 1 --evaluate --out ${out}`,
+  );
+  expect(log).toMatch(/32 images of shapes/);
+  const lines = readFileSync(join(out, "metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  const figures: number[] = lines.flatMap((line) => line.robustValidation ?? []);
+  expect(figures.length).toBe(5);
+  expect(lines.some((line) => "robustAccuracy" in line && "accuracy" in line)).toBe(false);
+  const { checkpoint } = await readRun(out, silent);
+  expect(result.epoch).toBe(figures.indexOf(Math.max(...figures)) + 1);
+  expect(checkpoint.state.best).toEqual({ epoch: result.epoch, value: Math.max(...figures) });
+  expect(result.robustAccuracy).toBeLessThanOrEqual(result.accuracy);
+  const { tensors } = await loadRun(out, silent);
+  expect(bytes(tensors.get("fc.weight") as Tensor)).toBe(
+    bytes(checkpoint.tensors.get("best.param.fc.weight") as Tensor),
+  );
+  expect(checkpoint.tensors.has("best.state.bn1.running_mean")).toBe(true);
+});
+
+describe("a run that is stopped", () => {
+  const main = built("src/main.js");
+  const advcl = (args: string) => spawnSync("node", [main, ...args.split(" ")], { encoding: "utf8" });
+  /** Starts the command and kills it once its metrics have `lines` lines. */
+  const killedAfter = (args: string, out: string, lines: number, signal: NodeJS.Signals): Promise<number | null> =>
+    new Promise((resolve) => {
+      const child = spawn("node", [main, ...args.split(" ")], { stdio: "ignore" });
+      const metrics = join(out, "metrics.jsonl");
+      const timer = setInterval(() => {
+        if (existsSync(metrics) && readFileSync(metrics, "utf8").split("\n").length > lines) child.kill(signal);
+      }, 5);
+      child.on("exit", (code) => {
+        clearInterval(timer);
+        resolve(code);
+      });
+    });
+  const artefacts = (path: string) => {
+    const last = readdirSync(join(path, "checkpoints")).sort().at(-1) as string;
+    const tensors = digest(readFileSync(join(path, "checkpoints", last, "tensors.safetensors")));
+    return { last, tensors, metrics: readFileSync(join(path, "metrics.jsonl"), "utf8") };
+  };
+
+  test.each(["slf", "aff"])("%s goes on and ends with the same bytes, though its encoder is gone", async (scheme) => {
+    const common = `--scheme ${scheme} ${images} --batch 16 --epochs 4 --lr 0.02 --validation 16 --validation-steps 1`;
+    const attack = scheme === "aff" ? " --attack-steps 1" : "";
+    const [straight, stopped] = [join(folder, `${scheme}-straight`), join(folder, `${scheme}-stopped`)];
+    const args = (out: string) => `finetune --from ${encoder} ${common}${attack} --out ${out}`;
+    await run(finetune, args(straight).replace("finetune ", ""));
+    expect(await killedAfter(args(stopped), stopped, 4, "SIGTERM")).not.toBe(0);
+    const away = `${encoder}-away`;
+    renameSync(encoder, away);
+    try {
+      const { status, stderr } = advcl(`${args(stopped)} --resume`);
+      expect([status, stderr]).toEqual([0, expect.stringContaining(`encoder from ${stopped}`)]);
+    } finally {
+      renameSync(away, encoder);
+    }
+    expect(artefacts(stopped)).toEqual(artefacts(straight));
+  });
+});
+
+describe("a wrong request gets one sentence and leaves nothing", () => {
+  const cases: readonly (readonly [name: string, args: string, message: RegExp])[] = [
+    ["no encoder", "--scheme slf", /slf needs --from RUN/],
+    ["a head on nothing", "--scheme alf --from none", /says nothing of a random encoder/],
+    ["no such run", "--scheme slf --from /nowhere", /\/nowhere is not a run folder/],
+    [
+      "no such branch",
+      "--scheme slf --from ENCODER --branch pdg",
+      /no batch-norm branch pdg; it has normal, pgd, pgd_ce/,
+    ],
+    ["a branch of nothing", "--scheme trades --branch pgd", /--branch is of an encoder/],
+    ["another network", "--scheme aff --from ENCODER --width 8", /--width is the encoder's own/],
+    ["a large batch", "--scheme aff --from ENCODER --batch 64", /48 images to train on, fewer than a batch of 64/],
+    ["all held out", "--scheme aff --from ENCODER --validation 48", /leaves none of the 48 training images/],
+    ["no data", "--scheme slf --from ENCODER --dataset stl10", /dataset stl10 needs data/],
+    ["no scheme", "--from ENCODER", /--scheme is missing/],
+  ];
+  test.each(cases)("%s", async (_, args, message) => {
+    const out = join(folder, "refused");
+    const words = `${args.replace("ENCODER", encoder)} --out ${out}`;
+    const given = /--dataset/.test(args) ? words : `${words} ${images}`;
+    await expect(run(finetune, given)).rejects.toMatchObject({
+      name: "RequestError",
+      message: expect.stringMatching(message),
+    });
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test("folders of unlike classes", async () => {
+    const data = join(folder, "photographs");
+    for (const path of ["train/cat", "train/dog", "test/cat", "test/cow"]) {
+      await mkdir(join(data, path), { recursive: true });
+      const pixels = { width: 16, height: 16, channels: 3, background: "teal" } as const;
+      await sharp({ create: pixels })
+        .png()
+        .toFile(join(data, path, "1.png"));
+    }
+    await expect(
+      run(finetune, `--scheme slf --from ${encoder} --dataset folder --data ${data} --batch 2 --out ${folder}/refused`),
+    ).rejects.toThrow(/is a class that .* does not have/);
+  });
+});
