@@ -32,6 +32,9 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   import: {
     summary: "turn weights in PyTorch's names into a run folder",
     load: async () => (await import("./import.ts")).importCommand,
+  evaluate: {
+    summary: "accuracy of a classifier on clean, attacked and corrupted images",
+    load: async () => (await import("./evaluate.ts")).evaluate,
   },
   doctor: {
     summary: "what this machine can compute on, and how to mend what is missing",
