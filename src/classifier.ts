@@ -3,9 +3,8 @@ import { createHash } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { readModel } from "../graphs/import/read.ts";
+import { classifier } from "../graphs/nn/classifier.ts";
 import { FrozenStore } from "../graphs/nn/frozen.ts";
-import { linear } from "../graphs/nn/layer.ts";
-import { resnet } from "../graphs/nn/resnet.ts";
 import { Scope } from "../graphs/nn/scope.ts";
 import { constant, input, type Value } from "../graphs/onnx/graph.ts";
 import { type FileInput, type FileModel, parseModel } from "../graphs/onnx/parse.ts";
@@ -84,11 +83,21 @@ const ofFile = (bytes: Uint8Array, path: string, options: ClassifierOptions): Lo
     source: basename(path),
     digest: createHash("sha256").update(bytes).digest("hex"),
     classes: trial.dim(1),
-    classNames: file.metadata.classes?.split(",") ?? [],
+    classNames: namesOf(file.metadata.classes),
     image,
     fixedBatch: batch,
     build: normalising(build, channels, options),
   };
+};
+
+/** The list of names that exports of this project carry, as JSON. */
+const namesOf = (text: string | undefined): string[] => {
+  try {
+    const names: unknown = JSON.parse(text ?? "[]");
+    return Array.isArray(names) && names.every((name) => typeof name === "string") ? names : [];
+  } catch {
+    return [];
+  }
 };
 
 const imagesOf = (file: FileModel, path: string): FileInput => {
@@ -133,7 +142,8 @@ const ofRun = async (path: string, options: ClassifierOptions): Promise<LoadedCl
     digest.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   const store = new FrozenStore((name) => tensors.get(name));
   const scope = new Scope(store, { mode: "eval", branches: [branch] });
-  const build: Classifier = (x) => linear({ features: classes })(scope.at("fc"), resnet(network)(scope, x));
+  const layer = classifier({ ...network, classes });
+  const build: Classifier = (x) => layer(scope, x);
   return {
     source: basename(path),
     digest: digest.update(branch).digest("hex"),

@@ -32,6 +32,7 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   import: {
     summary: "turn weights in PyTorch's names into a run folder",
     load: async () => (await import("./import.ts")).importCommand,
+  },
   evaluate: {
     summary: "accuracy of a classifier on clean, attacked and corrupted images",
     load: async () => (await import("./evaluate.ts")).evaluate,

@@ -18,10 +18,10 @@ const weights = (random: () => number, shape: number[], scale: number): Value =>
   );
 
 /** A convolution, a ReLU and a linear layer with random weights. */
-export const convolutional = (seed = 1): Classifier => {
+export const convolutional = (seed = 1, outputs: number = classes): Classifier => {
   const random = randomNumbers(seed);
   const kernel = weights(random, [6, image[0], 3, 3], 0.6);
-  const matrix = weights(random, [classes, 6 * 16], 0.4);
+  const matrix = weights(random, [outputs, 6 * 16], 0.4);
   return (x) => {
     const h = relu(conv(x, kernel, { pads: [1, 1, 1, 1], strides: [2, 2] }));
     return gemm(reshape(h, [x.dim(0), -1]), matrix, { transB: 1 });
