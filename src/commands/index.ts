@@ -41,6 +41,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "what this machine can compute on, and how to mend what is missing",
     load: async () => (await import("./doctor.ts")).doctor,
   },
+  serve: {
+    summary: "open a trained classifier in the browser, attack it and teach it",
+    load: async () => (await import("./serve.ts")).serve,
+  },
   config: {
     summary: "print all settings of a command as YAML",
     load: async () => (await import("./config.ts")).config,

@@ -1,0 +1,121 @@
+/** Makes the page: its programs for a classifier, the engine, images to try, and the page itself, as files by name. */
+import { existsSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { cutClassifier, padded, pageAttack, pageHead } from "../../graphs/deploy/page.ts";
+import { bind } from "../../graphs/deploy/rewrite.ts";
+import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
+import { float32 } from "../../graphs/onnx/tensor.ts";
+import { buildModel } from "../../graphs/onnx/write.ts";
+import { div, sub } from "../../graphs/ops/index.ts";
+import { lower } from "../../graphs/targets/lower.ts";
+import { portable } from "../../graphs/targets/portable.ts";
+import type { Dataset } from "../data/dataset.ts";
+import { RequestError } from "../errors.ts";
+import { packageRoot } from "../version.ts";
+
+/** A classifier of one image, as values. */
+export interface PageClassifier {
+  /** float32 [1,3,S,S]. */
+  readonly image: Value;
+  /** [1,classes]. */
+  readonly logits: Value;
+}
+
+export interface PageOptions {
+  readonly title: string;
+  /** Names of the classes. */
+  readonly classes: readonly string[];
+  /** What the model takes, from pixels in [0, 1]: (pixel - mean) / std by channel. */
+  readonly mean?: readonly number[] | undefined;
+  readonly std?: readonly number[] | undefined;
+  readonly eps: number;
+  /** Facts to show, by name. */
+  readonly facts: Readonly<Record<string, string>>;
+  /** Images to try, of the classifier's size. */
+  readonly samples: Dataset | undefined;
+}
+
+/** Files of the page: bytes, or where they lie on disk. */
+export type PageFiles = Map<string, Uint8Array | { readonly path: string }>;
+
+/** Rows of a head at least: classes that a visitor may teach. */
+const LEAST_SLOTS = 8;
+/** Examples that a visitor may give. */
+const EXAMPLES = 96;
+
+/** Where the built page lies. */
+const assets = join(packageRoot, "dist", "page");
+
+const engineFiles = [
+  "ort.wasm.min.mjs",
+  "ort.webgpu.min.mjs",
+  "ort-wasm-simd-threaded.mjs",
+  "ort-wasm-simd-threaded.wasm",
+  "ort-wasm-simd-threaded.asyncify.mjs",
+  "ort-wasm-simd-threaded.asyncify.wasm",
+];
+
+const bytesOf = (...parts: readonly Float32Array[]): Uint8Array =>
+  Buffer.concat(parts.map((part) => new Uint8Array(part.buffer, part.byteOffset, part.byteLength)));
+
+/** Pixels of the images in turn, [n,S,S,3]. */
+const samplePixels = ({ images, count, width, height }: Dataset): Uint8Array => {
+  const plane = width * height;
+  const pixels = new Uint8Array(count * plane * 3);
+  for (let n = 0; n < count; n++)
+    for (let c = 0; c < 3; c++)
+      for (let p = 0; p < plane; p++) pixels[(n * plane + p) * 3 + c] = images[(n * 3 + c) * plane + p] as number;
+  return pixels;
+};
+
+export const buildPage = async ({ image, logits }: PageClassifier, options: PageOptions): Promise<PageFiles> => {
+  const [, channels, height, width] = image.shape;
+  if (channels !== 3 || height !== width)
+    throw new RequestError(
+      `the page shows square images of three channels, and the model takes [${image.shape.join(", ")}]; give another model`,
+    );
+  if (logits.rank !== 2)
+    throw new RequestError(`the model gives [${logits.shape.join(", ")}], not logits [1, classes]; give a classifier`);
+  if (!existsSync(join(assets, "index.html")))
+    throw new Error(`internal: ${assets} lacks the page; run npm run build first`);
+  const cut = cutClassifier(logits);
+  const { mean = [0, 0, 0], std = [1, 1, 1] } = options;
+  const alongChannels = (values: readonly number[]) => constant(float32([1, 3, 1, 1], values));
+  const plain = [...mean, ...std].join() === "0,0,0,1,1,1";
+  const features = (x: Value): Value => {
+    const normal = plain ? x : div(sub(x, alongChannels(mean)), alongChannels(std));
+    return bind({ features: cut.features }, new Map([[image, normal]])).features;
+  };
+  const slots = Math.max(LEAST_SLOTS, logits.dim(1));
+  const head = padded(cut, slots);
+  const d = cut.features.dim(1);
+  const write = (outputs: Readonly<Record<string, Value>>) => buildModel(lower(outputs, portable)).bytes;
+  const x = input("x", { dtype: "float32", shape: image.shape });
+  const { samples } = options;
+  const about = {
+    title: options.title,
+    facts: options.facts,
+    size: width,
+    features: d,
+    slots,
+    examples: EXAMPLES,
+    classes: options.classes,
+    eps: options.eps,
+    samples: samples === undefined ? [] : Array.from(samples.labels ?? new Int32Array(samples.count).fill(-1)),
+    sampleClasses: samples?.classes ?? [],
+  };
+  const files: PageFiles = new Map<string, Uint8Array | { path: string }>([
+    ["features.onnx", write({ features: features(x) })],
+    ["attack.onnx", write(pageAttack(image.shape, slots, features))],
+    ["head.onnx", write(pageHead(slots, d, EXAMPLES))],
+    ["head.bin", bytesOf(head.weight.data as Float32Array, head.bias.data as Float32Array)],
+    ["samples.bin", samples === undefined ? new Uint8Array() : samplePixels(samples)],
+    ["page.json", Buffer.from(`${JSON.stringify(about)}\n`)],
+  ]);
+  for (const name of await readdir(assets)) files.set(name, await readFile(join(assets, name)));
+  const engine = dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));
+  for (const name of engineFiles) files.set(`ort/${name}`, { path: join(engine, name) });
+  return files;
+};
