@@ -4,6 +4,7 @@ import { buildModel, type Model } from "../graphs/onnx/write.ts";
 import { relu } from "../graphs/ops/index.ts";
 import { compile, type Step } from "../graphs/steps/step.ts";
 import { cpuTarget } from "../graphs/targets/cpu/index.ts";
+import { cudaTarget } from "../graphs/targets/cuda.ts";
 import type { Target } from "../graphs/targets/lower.ts";
 import { portable } from "../graphs/targets/portable.ts";
 import { webgpu } from "../graphs/targets/webgpu.ts";
@@ -32,7 +33,8 @@ export interface Engine {
 const targets: Readonly<Record<string, () => Target>> = {
   portable: () => portable,
   cpu: () => cpuTarget(),
-  cuda: () => ({ ...portable, name: "cuda" }),
+  cuda: () => cudaTarget(),
+  "cuda-float16": () => cudaTarget({ precision: "float16" }),
   webgpu: () => webgpu,
 };
 export const targetNames = Object.keys(targets);

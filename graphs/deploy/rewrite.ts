@@ -1,7 +1,17 @@
 /** Graphs made anew with some values or ops replaced. */
 
-import { GraphError } from "../onnx/error.ts";
-import { apply, isConstant, isInput, type Node, onBehalfOf, ordered, subgraphsOf, type Value } from "../onnx/graph.ts";
+import {
+  apply,
+  isConstant,
+  isInput,
+  isSubgraph,
+  type Node,
+  onBehalfOf,
+  ordered,
+  type Subgraph,
+  subgraph,
+  type Value,
+} from "../onnx/graph.ts";
 
 export interface Rules {
   /** What stands for a constant or an input; undefined keeps it. */
@@ -10,7 +20,7 @@ export interface Rules {
   readonly node?: (node: Node, inputs: readonly Value[]) => readonly Value[] | undefined;
 }
 
-/** Rewrites a graph without control flow. */
+/** Rewrites a graph, bodies of control flow included. */
 export const rewrite = <K extends string>(
   outputs: Readonly<Record<K, Value>>,
   { leaf, node: rule }: Rules,
@@ -23,23 +33,28 @@ export const rewrite = <K extends string>(
     made.set(value, own);
     return own;
   };
-  const wanted = Object.keys(outputs) as K[];
-  for (const node of ordered(
-    wanted.map((name) => outputs[name]),
-    () => true,
-  )) {
-    if (isInput(node.outputs[0] as Value)) continue;
-    if (subgraphsOf(node).length > 0)
-      throw new GraphError("unsupported", "graphs with control flow are not rewritten", {
-        op: node.definition.name,
-        path: node.path,
+  const body = (given: Subgraph): Subgraph =>
+    subgraph(given.inputs, (placeholders) => {
+      given.inputs.forEach((before, i) => {
+        made.set(before, placeholders[i] as Value);
       });
-    const inputs = node.inputs.map(at);
-    const results = onBehalfOf(node, () => rule?.(node, inputs) ?? apply(node.definition, inputs, node.attributes));
-    node.outputs.forEach((output, i) => {
-      made.set(output, results[i] as Value);
+      run(given.outputs);
+      return given.outputs.map(at);
     });
-  }
+  const run = (ends: readonly Value[]): void => {
+    for (const node of ordered(ends, ({ outputs: [first] }) => !made.has(first as Value))) {
+      if (isInput(node.outputs[0] as Value)) continue;
+      const inputs = node.inputs.map(at);
+      const bodies = Object.entries(node.attributes).map(([name, a]) => [name, isSubgraph(a) ? body(a) : a] as const);
+      const attributes = Object.fromEntries(bodies);
+      const results = onBehalfOf(node, () => rule?.(node, inputs) ?? apply(node.definition, inputs, attributes));
+      node.outputs.forEach((output, i) => {
+        made.set(output, results[i] as Value);
+      });
+    }
+  };
+  const wanted = Object.keys(outputs) as K[];
+  run(wanted.map((name) => outputs[name]));
   return Object.fromEntries(wanted.map((name) => [name, at(outputs[name])])) as Record<K, Value>;
 };
 

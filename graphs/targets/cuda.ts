@@ -1,0 +1,137 @@
+/**
+ * ONNX Runtime's CUDA provider. Which way a gradient of a convolution is fastest depends on the device, so each way is an
+ * option that scripts/gpu.py measures; the defaults are the portable lowerings until a measurement speaks against them
+ * (docs/gpu.md).
+ */
+import { type Attributes, apply, isAbsent, type Type, type Value } from "../onnx/graph.ts";
+import {
+  cast,
+  concat,
+  conv,
+  convGradInput,
+  convGradWeight,
+  div,
+  type GradInput,
+  type GradWeight,
+  gemm,
+  matMul,
+  matrixTranspose,
+  mul,
+  type OpDefinition,
+  pad,
+  reduceSum,
+  reshape,
+  slice,
+  transpose,
+} from "../ops/index.ts";
+import type { Lowering, Target } from "./lower.ts";
+
+export interface CudaOptions {
+  /** Gradient to the weights: a convolution with batch and channels exchanged, or products of gathered pixels. */
+  readonly gradWeight?: "convolution" | "im2col";
+  /** Gradient to the input where the stride is 1: ConvTranspose, or a convolution with turned weights. */
+  readonly gradInput?: "transposed" | "turned";
+  /** What convolutions and matrix products compute in; parameters, statistics and everything else stay float32. */
+  readonly precision?: "float32" | "float16";
+}
+
+export const cudaWays: Required<{ readonly [K in keyof CudaOptions]: readonly NonNullable<CudaOptions[K]>[] }> = {
+  gradWeight: ["convolution", "im2col"],
+  gradInput: ["transposed", "turned"],
+  precision: ["float32", "float16"],
+};
+
+/**
+ * dw[o,(i,k)] = Σ_n Σ_p dy[n,o,p] · x[n,i,s·p + k]: the pixels that each tap sees, gathered along the channels, then one
+ * product an image, summed over the images.
+ */
+const im2col = (x: Value, dy: Value, { pads, strides, dilations, group, kernel }: GradWeight): Value | undefined => {
+  if (group !== 1) return undefined;
+  const [n, ci, co] = [x.dim(0), x.dim(1), dy.dim(1)];
+  const [height, width] = [dy.dim(2), dy.dim(3)];
+  const [top = 0, left = 0, bottom = 0, right = 0] = pads;
+  const [sy = 1, sx = 1] = strides;
+  const [kh = 1, kw = 1] = kernel;
+  const padded = pad(x, { begin: { 2: top, 3: left }, end: { 2: bottom, 3: right } });
+  const taps = Array.from({ length: kh * kw }, (_, t) => {
+    const [row, column] = [Math.floor(t / kw) * (dilations[0] ?? 1), (t % kw) * (dilations[1] ?? 1)];
+    return reshape(
+      slice(padded, [
+        { axis: 2, start: row, end: row + (height - 1) * sy + 1, step: sy },
+        { axis: 3, start: column, end: column + (width - 1) * sx + 1, step: sx },
+      ]),
+      [n, ci, height * width],
+    );
+  });
+  const columns = concat(taps, { axis: 1 });
+  const perImage = matMul(reshape(dy, [n, co, height * width]), matrixTranspose(columns));
+  const all = reshape(reduceSum(perImage, { axes: [0], keepdims: 0 }), [co, kh * kw, ci]);
+  return reshape(transpose(all, { perm: [0, 2, 1] }), [co, ci, kh, kw]);
+};
+
+/** dx = dy * turned w: a convolution with the taps in reverse order and in- and output channels exchanged (stride 1). */
+const turned = (dy: Value, w: Value, { pads, strides, dilations, group, size }: GradInput): Value | undefined => {
+  if (group !== 1 || strides.some((s) => s !== 1)) return undefined;
+  const back = (axis: number) => ({ axis, start: -1, end: -(2 ** 31 - 1), step: -1 });
+  const reach = [0, 1].map((i) => (w.dim(2 + i) - 1) * (dilations[i] as number));
+  const kernel = transpose(slice(w, [back(2), back(3)]), { perm: [1, 0, 2, 3] });
+  const [top = 0, left = 0] = pads;
+  const before = [(reach[0] as number) - top, (reach[1] as number) - left];
+  const after = [0, 1].map((i) => (size[i] as number) - dy.dim(2 + i) + (reach[i] as number) - (before[i] as number));
+  if ([...before, ...after].some((p) => p < 0)) return undefined;
+  return conv(dy, kernel, { pads: [...before, ...after], dilations });
+};
+
+type Way = (operands: readonly Value[], attributes: Attributes, types: readonly Type[]) => Value;
+
+/** The portable lowering of a composite op, as a way. */
+const portably =
+  ({ lower }: OpDefinition): Way =>
+  (operands, attributes, types) =>
+    (lower as NonNullable<OpDefinition["lower"]>)(operands, attributes, types)[0] as Value;
+
+const GRADIENT_SCALE = 1024;
+
+/**
+ * Operands rounded to float16, the product taken there, the result back in float32. A gradient among them (operand
+ * `gradient`) is lifted into float16's range first and lowered after; a power of two rounds nothing.
+ */
+const inHalf =
+  (way: Way, gradient?: number): Way =>
+  (operands, attributes, types) => {
+    const halves = operands.map((x, i) => {
+      if (isAbsent(x)) return x;
+      return cast(i === gradient ? mul(x, GRADIENT_SCALE) : x, { to: "float16" });
+    });
+    const result = cast(way(halves, attributes, types), { to: "float32" });
+    return gradient === undefined ? result : div(result, GRADIENT_SCALE);
+  };
+
+export const cudaTarget = ({
+  gradWeight = "convolution",
+  gradInput = "transposed",
+  precision = "float32",
+}: CudaOptions = {}): Target => {
+  const ways = new Map<OpDefinition, { readonly way: Way; readonly gradient?: number }>();
+  const weight: Way = (operands, attributes, types) =>
+    (gradWeight === "im2col"
+      ? im2col(operands[0] as Value, operands[1] as Value, attributes as unknown as GradWeight)
+      : undefined) ?? portably(convGradWeight.definition)(operands, attributes, types);
+  const input: Way = (operands, attributes, types) =>
+    (gradInput === "turned"
+      ? turned(operands[0] as Value, operands[1] as Value, attributes as unknown as GradInput)
+      : undefined) ?? portably(convGradInput.definition)(operands, attributes, types);
+  ways.set(convGradWeight.definition, { way: weight, gradient: 1 });
+  ways.set(convGradInput.definition, { way: input, gradient: 0 });
+  if (precision === "float16")
+    for (const { definition } of [conv, matMul, gemm])
+      ways.set(definition, { way: (operands, attributes) => apply(definition, operands, attributes)[0] as Value });
+  const lowerings = new Map<OpDefinition, Lowering>();
+  for (const [definition, { way, gradient }] of ways)
+    lowerings.set(definition, ({ inputs, attributes, types }) => {
+      const operands = inputs.map((x) => x.plain);
+      const half = precision === "float16" && operands.every((x) => isAbsent(x) || x.dtype === "float32");
+      return [(half ? inHalf(way, gradient) : way)(operands, attributes, types)];
+    });
+  return { name: "cuda", lowerings, loops: "keep" };
+};

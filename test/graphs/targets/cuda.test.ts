@@ -1,0 +1,74 @@
+/** The ways of the CUDA target equal the portable lowerings; they are standard ONNX, so the CPU can run them. */
+import { describe, expect, test } from "@jest/globals";
+import { input, type Value } from "../../../graphs/onnx/graph.ts";
+import { conv, convGradInput, convGradWeight, gemm } from "../../../graphs/ops/index.ts";
+import { type CudaOptions, cudaTarget } from "../../../graphs/targets/cuda.ts";
+import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
+
+const shapes = [
+  { images: [3, 4, 6, 6], filters: [5, 4, 3, 3], pads: [1, 1, 1, 1], strides: [1, 1] },
+  { images: [3, 4, 7, 6], filters: [5, 4, 3, 3], pads: [1, 1, 1, 1], strides: [2, 2] },
+  { images: [2, 4, 6, 6], filters: [5, 4, 1, 1], pads: [0, 0, 0, 0], strides: [2, 2] },
+  { images: [2, 3, 5, 6], filters: [4, 3, 3, 3], pads: [0, 0, 0, 0], strides: [1, 1] },
+];
+
+const build = ({ images, filters, pads, strides }: (typeof shapes)[number]) => {
+  const x = input("x", { dtype: "float32", shape: images });
+  const w = input("w", { dtype: "float32", shape: filters });
+  const y = conv(x, w, { pads, strides });
+  const dy = input("dy", y);
+  const window = { pads, strides, dilations: [1, 1], group: 1 };
+  const dx = convGradInput(dy, w, { ...window, size: images.slice(2) });
+  const dw = convGradWeight(x, dy, { ...window, kernel: filters.slice(2) });
+  return { outputs: { y, dx, dw } as Record<string, Value>, types: { x, w, dy } };
+};
+
+const ways: readonly (readonly [name: string, options: CudaOptions, tolerance: number])[] = [
+  ["im2col", { gradWeight: "im2col" }, 1e-5],
+  ["turned weights", { gradInput: "turned" }, 1e-5],
+  // float16 has 11 bits: each operand is rounded by up to 2⁻¹¹.
+  ["float16", { precision: "float16", gradWeight: "im2col", gradInput: "turned" }, 2e-3],
+];
+
+describe.each(ways)("%s", (_, options, tolerance) => {
+  test.each(shapes)("images $images, filters $filters, strides $strides", async (shape) => {
+    const { outputs, types } = build(shape);
+    const random = randomNumbers(5);
+    const feeds = Object.fromEntries(
+      Object.entries(types).map(([name, { shape: s }]) => [name, randomTensor(random, s)]),
+    );
+    const expected = await evaluate(outputs, feeds);
+    const actual = await evaluate(outputs, feeds, cudaTarget(options));
+    for (const [name, value] of Object.entries(expected)) {
+      expect(actual[name]?.shape).toEqual(value.shape);
+      expect(relativeError(actual[name]?.data as Float32Array, value.data as Float32Array)).toBeLessThan(tolerance);
+    }
+  });
+});
+
+test("a gradient too small for float16 keeps its digits", async () => {
+  const a = input("a", { dtype: "float32", shape: [4, 8, 6, 6] });
+  const w = input("w", { dtype: "float32", shape: [3, 8, 3, 3] });
+  const random = randomNumbers(7);
+  const feeds = { a: randomTensor(random, [4, 3, 6, 6], -1e-6, 1e-6), w: randomTensor(random, w.shape) };
+  const dy = input("a", { dtype: "float32", shape: [4, 3, 6, 6] });
+  const window = { pads: [1, 1, 1, 1], strides: [1, 1], dilations: [1, 1], group: 1, size: a.shape.slice(2) };
+  const dx = convGradInput(dy, w, window);
+  const expected = await evaluate({ dx }, feeds);
+  const actual = await evaluate({ dx }, feeds, cudaTarget({ precision: "float16" }));
+  expect(relativeError(actual.dx.data as Float32Array, expected.dx.data as Float32Array)).toBeLessThan(2e-3);
+});
+
+test("products with a bias in float16", async () => {
+  const [a, b, c] = [
+    input("a", { dtype: "float32", shape: [4, 6] }),
+    input("b", { dtype: "float32", shape: [5, 6] }),
+    input("c", { dtype: "float32", shape: [5] }),
+  ];
+  const y = gemm(a, b, c, { transB: 1 });
+  const random = randomNumbers(9);
+  const feeds = { a: randomTensor(random, [4, 6]), b: randomTensor(random, [5, 6]), c: randomTensor(random, [5]) };
+  const expected = await evaluate({ y }, feeds);
+  const actual = await evaluate({ y }, feeds, cudaTarget({ precision: "float16" }));
+  expect(relativeError(actual.y.data as Float32Array, expected.y.data as Float32Array)).toBeLessThan(2e-3);
+});
