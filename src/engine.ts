@@ -4,7 +4,7 @@ import { buildModel, type Model } from "../graphs/onnx/write.ts";
 import { relu } from "../graphs/ops/index.ts";
 import { compile, type Step } from "../graphs/steps/step.ts";
 import { cpuTarget } from "../graphs/targets/cpu/index.ts";
-import { cudaTarget } from "../graphs/targets/cuda.ts";
+import { cudaTarget, cudaWays } from "../graphs/targets/cuda.ts";
 import type { Target } from "../graphs/targets/lower.ts";
 import { portable } from "../graphs/targets/portable.ts";
 import { webgpu } from "../graphs/targets/webgpu.ts";
@@ -30,12 +30,25 @@ export interface Engine {
   load(step: Step, options?: SessionOptions): Promise<{ readonly model: Model; readonly session: Session }>;
 }
 
+/** `cuda`, `cuda-im2col`, `cuda-turned-float16` and so on: each combination of the ways that scripts/gpu.py measures. */
+const cudaTargets = Object.fromEntries(
+  cudaWays.gradWeight.flatMap((gradWeight) =>
+    cudaWays.gradInput.flatMap((gradInput) =>
+      cudaWays.precision.map((precision) => {
+        const others = [gradWeight, gradInput, precision].filter(
+          (way, i) => way !== [...Object.values(cudaWays)][i]?.[0],
+        );
+        return [["cuda", ...others].join("-"), () => cudaTarget({ gradWeight, gradInput, precision })] as const;
+      }),
+    ),
+  ),
+);
+
 const targets: Readonly<Record<string, () => Target>> = {
   portable: () => portable,
   cpu: () => cpuTarget(),
-  cuda: () => cudaTarget(),
-  "cuda-float16": () => cudaTarget({ precision: "float16" }),
   webgpu: () => webgpu,
+  ...cudaTargets,
 };
 export const targetNames = Object.keys(targets);
 
