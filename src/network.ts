@@ -32,6 +32,8 @@ export const stemOf = (stem: (typeof stemNames)[number], size: number): Stem =>
 export interface LoadedRun {
   readonly network: Network;
   readonly tensors: ReadonlyMap<string, Tensor>;
+  /** Names of the classes that the rows of `fc.weight` stand for; none where there is no classifier. */
+  readonly classes: readonly string[];
   readonly config: RunConfig;
   readonly checkpoint: Checkpoint;
 }
@@ -82,7 +84,8 @@ export const loadRun = async (folder: string, warn: (message: string) => void): 
       `the run in ${folder} (advcl ${config.command}) holds no encoder; give a run of pretrain or import`,
     );
   const network: Network = { ...data, branches: data.branches ?? undefined };
-  return { network, tensors: chosenWeightsOf(checkpoint.tensors), config, checkpoint };
+  const classes = z.array(z.string()).catch([]).parse(checkpoint.state.classes);
+  return { network, tensors: chosenWeightsOf(checkpoint.tensors), classes, config, checkpoint };
 };
 
 /** A program that gives evaluation-mode features [batch, D] of `input.image` through one branch, as `features`. */

@@ -95,7 +95,8 @@ describe("the schemes", () => {
     for (const [name, value] of moved)
       if (bytes(value) === bytes(before.get(name) as Tensor)) throw new Error(`${name} did not move`);
     expect([...after.keys()].filter((name) => /bn_list\.[02]\./.test(name))).toEqual([]);
-    const { network, tensors } = await loadRun(out, silent);
+    const { network, tensors, classes } = await loadRun(out, silent);
+    expect(classes.length).toBe(10);
     expect(network).toMatchObject({ width: 4, size: 16, evaluatedBranch: "pgd" });
     expect(tensors.get("fc.weight")?.shape).toEqual([10, 32]);
   });
