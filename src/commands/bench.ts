@@ -1,6 +1,7 @@
 import type { Depth } from "../../graphs/nn/resnet.ts";
 import { advclBranches, type PretrainOptions, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { benchFeeds, gemmPeak, median, peakMemory } from "../bench.ts";
+import { describeShape, encoderShapes, type LoweringRow, measureLowerings } from "../bench-lowerings.ts";
 import { defineCommand } from "../command.ts";
 import { availableCores } from "../cores.ts";
 import { loadDataset } from "../data/dataset.ts";
@@ -13,7 +14,7 @@ export const bench = defineCommand({
   name: "bench",
   summary: "measure the step, the data pipeline or the engine on this machine",
   settings: {
-    what: { type: "enum", values: ["step", "data", "gemm"], default: "step", help: "what is measured" },
+    what: { type: "enum", values: ["step", "data", "gemm", "lowerings"], default: "step", help: "what is measured" },
     target: { type: "enum", values: targetNames, help: "lowering of the graph; left out, that of the provider" },
     batch: { type: "integer", default: 64, min: 2, help: "images a step" },
     size: { type: "integer", default: 32, min: 8, max: 512, help: "side of the images" },
@@ -34,6 +35,22 @@ export const bench = defineCommand({
         `${gflops.toFixed(0)} GFLOP/s in a square MatMul of 1536 (${engine.provider}, ${settings.threads} threads)`,
       );
       context.result({ gflops, provider: engine.provider });
+      return;
+    }
+    if (what === "lowerings") {
+      const peak = await gemmPeak(engine);
+      const rows: LoweringRow[] = [];
+      for await (const row of measureLowerings(encoderShapes(batch, settings.width, size), {
+        ...engine.options,
+        reps,
+      })) {
+        rows.push(row);
+        context.print(
+          `${row.op.padEnd(8)} ${describeShape(row.shape).padEnd(30)} ${row.way.padEnd(9)} ${row.milliseconds.toFixed(2).padStart(9)} ms ` +
+            `${row.gflops.toFixed(0).padStart(5)} GFLOP/s ${((100 * row.gflops) / peak).toFixed(0).padStart(4)} % of peak${row.chosen ? "  chosen" : ""}`,
+        );
+      }
+      context.result({ peakGflops: peak, rows });
       return;
     }
     if (what === "data") {
