@@ -14,7 +14,6 @@ import {
   batchNormTraining,
   batchNormTrainingGrad,
   div,
-  expandAs,
   matMul,
   max,
   mul,
@@ -26,7 +25,7 @@ import {
 import type { Laid } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { shaped } from "./contrib.ts";
-import { fromImageRows, isPixel, type PixelLayout, rechunk } from "./pixel.ts";
+import { branchRows, fromImageRows, isPixel, type PixelLayout } from "./pixel.ts";
 
 const rows = new Map<string, Value>();
 /** A row of n equal numbers. */
@@ -49,21 +48,6 @@ const branchMeans = (perImage: Value, branches: number): Value => {
   const [n, c] = [perImage.dim(0), perImage.dim(1)];
   const each = n / branches;
   return shaped(matMul(row(each, 1 / each), shaped(perImage, [each, branches * c])), [branches, c]);
-};
-
-/** The row [1, c·C] of each chunk from a value [nb,C]; chunks that start alike share theirs. */
-const branchRows = (perBranch: Value, { chunks }: PixelLayout, images: number): readonly Value[] => {
-  const [branches, c] = [perBranch.dim(0), perBranch.dim(1)];
-  const aligned = chunks.every((size) => size % branches === 0);
-  const period = aligned ? (chunks[0] as number) : images;
-  const tiled = shaped(expandAs(shaped(perBranch, [1, branches * c]), [period / branches, branches * c]), [
-    1,
-    period * c,
-  ]);
-  if (!aligned) return rechunk([tiled], [images], chunks, c);
-  const short = chunks.at(-1) as number;
-  const last = short === period ? tiled : (rechunk([tiled], [period], [short, period - short], c)[0] as Value);
-  return chunks.map((size) => (size === period ? tiled : last));
 };
 
 const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }) => {

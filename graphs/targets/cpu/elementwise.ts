@@ -32,7 +32,7 @@ import type { Laid, Placed } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { pixelMeans } from "./batch-norm.ts";
 import { shaped } from "./contrib.ts";
-import { imageRows, isPixel, type PixelLayout, pixelLayout, rechunk } from "./pixel.ts";
+import { branchRows, imageRows, isPixel, type PixelLayout, pixelLayout, rechunk } from "./pixel.ts";
 
 const sameShape = (a: Type, b: Type): boolean => a.shape.join() === b.shape.join();
 
@@ -56,6 +56,13 @@ const operand = (x: Laid, result: Type, layout: PixelLayout): readonly Value[] |
   }
   const [n = 0, c = 0] = result.shape;
   if (shape.join() === [n, c, 1, 1].join()) return imageRows(shaped(x.plain, [n, c]), layout.chunks);
+  // [1,C,1,1] or [C,1,1]: one number a channel.
+  if (
+    x.type.shape.length >= 3 &&
+    x.type.shape.length <= 4 &&
+    [1, c, 1, 1].slice(4 - shape.length).join() === shape.join()
+  )
+    return branchRows(shaped(x.plain, [1, c]), layout, n);
   return undefined;
 };
 

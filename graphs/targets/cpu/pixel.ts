@@ -7,7 +7,7 @@
  * Interleaved branches need nothing: what differs by image is a row [1, c·C].
  */
 import type { Type, Value } from "../../onnx/graph.ts";
-import { concat, slice, transpose } from "../../ops/index.ts";
+import { concat, expandAs, slice, transpose } from "../../ops/index.ts";
 import type { Layout } from "../layout.ts";
 import { shaped } from "./contrib.ts";
 
@@ -92,3 +92,18 @@ export const imageRows = (perImage: Value, chunks: readonly number[]): readonly 
 /** Back from rows [1, c·C] to [N, C]. */
 export const fromImageRows = (rows: readonly Value[], channels: number): Value =>
   shaped(rows.length === 1 ? (rows[0] as Value) : concat(rows, { axis: 1 }), [-1, channels]);
+
+/** The row [1, c·C] of each chunk from a value [nb,C]; chunks that start alike share theirs. */
+export const branchRows = (perBranch: Value, { chunks }: PixelLayout, images: number): readonly Value[] => {
+  const [branches, c] = [perBranch.dim(0), perBranch.dim(1)];
+  const aligned = chunks.every((size) => size % branches === 0);
+  const period = aligned ? (chunks[0] as number) : images;
+  const tiled = shaped(expandAs(shaped(perBranch, [1, branches * c]), [period / branches, branches * c]), [
+    1,
+    period * c,
+  ]);
+  if (!aligned) return rechunk([tiled], [images], chunks, c);
+  const short = chunks.at(-1) as number;
+  const last = short === period ? tiled : (rechunk([tiled], [period], [short, period - short], c)[0] as Value);
+  return chunks.map((size) => (size === period ? tiled : last));
+};
