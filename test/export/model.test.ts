@@ -7,7 +7,9 @@ import { loadDataset } from "../../src/data/dataset.ts";
 import { argMaxRows } from "../../src/export/accuracy.ts";
 import { floatImages, photoImages } from "../../src/export/images.ts";
 import { type ExportOptions, exportModel } from "../../src/export/model.ts";
+import { runReference } from "../../src/export/reference.ts";
 import { deployedOptions, sourceOf } from "../../src/export/source.ts";
+import { runInWeb } from "../../src/export/web.ts";
 import { featureStep, weightFeeds } from "../../src/network.ts";
 import { createSession } from "../../src/runtime.ts";
 import { evaluate, relativeError } from "../graphs/run.ts";
@@ -161,5 +163,22 @@ describe("an exported model", () => {
     const top = argMaxRows({ ...expected, data: got } as Tensor);
     const same = argMaxRows(expected).filter((c, i) => c === top[i]).length;
     expect(same).toBeGreaterThanOrEqual(precision === "int8" ? 13 : 16);
+  });
+
+  test.each(["fp32", "fp16", "int8"] as const)("in %s gives the same logits on onnxruntime-web", async (precision) => {
+    const { network, weights, clean } = await goldenNetwork();
+    const source = { ...sourceOf(network, weights, "auto", "golden"), folder: "golden" };
+    const options = { ...deployedOptions(source, "classifier", "golden"), ...plain, precision };
+    const { bytes } = await exportModel(options, weights, 1, await shapes(16));
+    const web = (await runInWeb(bytes, { image: clean })).logits as Tensor;
+    const node = (await run(bytes, clean)).logits as Tensor;
+    expect(relativeError(web.data as Float32Array, node.data as Float32Array)).toBeLessThan(
+      precision === "int8" ? 5e-2 : 1e-3,
+    );
+    if (precision !== "fp32") return;
+    const expected = await runReference(source, "classifier", clean);
+    const worst = expected.reduce((most, v, i) => Math.max(most, Math.abs(v - (web.data[i] as number))), 0);
+    expect(worst).toBeLessThan(1e-4);
+    expect(argMaxRows(web)).toEqual(argMaxRows({ ...web, data: expected } as Tensor));
   });
 });
