@@ -49,8 +49,9 @@ def ours(net, batch, heads, a, target, folder):
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)
     flat = {k: v.contiguous() for k, v in batch.items() if k != "labels"}
     save_file({**flat, **{f"label_{n[3:]}": t for n, t in zip(heads, batch["labels"])}}, images)
-    command = ["node", str(ROOT / "dist/src/main.js"), "step", "--weights", weights, "--batch", images, "--out", out, "--json",
-               "--width", str(a.width), "--attack-steps", str(a.attack_steps), "--target", target, "--threads", str(a.threads)]
+    command = [a.node, str(ROOT / "dist/src/main.js"), "step", "--weights", weights, "--batch", images, "--out", out, "--json",
+               "--width", str(a.width), "--attack-steps", str(a.attack_steps), "--target", target, "--threads", str(a.threads),
+               "--provider", a.provider]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return {k: v.double() for k, v in load_file(out).items()}
 
@@ -66,6 +67,8 @@ def main():
     p.add_argument("--warm-up-batch", type=int, default=32)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--targets", default="portable,cpu")
+    p.add_argument("--provider", default="cpu")
+    p.add_argument("--node", default="node")
     a = p.parse_args()
     ref = reference(a.reference)
     torch.set_num_threads(a.threads)

@@ -1,4 +1,5 @@
 import type { Depth } from "../../graphs/nn/resnet.ts";
+import { manySteps } from "../../graphs/steps/many.ts";
 import { advclBranches, type PretrainOptions, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { benchFeeds, gemmPeak, median, peakMemory } from "../bench.ts";
 import { describeShape, encoderShapes, type LoweringRow, measureLowerings } from "../bench-lowerings.ts";
@@ -23,6 +24,7 @@ export const bench = defineCommand({
     stem: { type: "enum", values: stemNames, default: "auto", help: "auto: ImageNet's for images over 64" },
     attackSteps: { type: "integer", default: 5, min: 0, help: "PGD steps of the attack" },
     clusters: { type: "integers", default: [2, 10, 50, 100, 500], min: 2, help: "K of each clustering head" },
+    stepsARun: { type: "integer", default: 1, min: 1, help: "steps in one run of the engine" },
     reps: { type: "integer", default: 3, min: 1, help: "measured repetitions, after one that is not" },
     workers: { type: "integer", default: () => Math.max(1, availableCores() - 1), min: 0, help: "for --what data" },
   },
@@ -92,7 +94,9 @@ export const bench = defineCommand({
       clusters: settings.clusters,
       attackSteps: settings.attackSteps,
     };
-    const step = pretrainStep(options);
+    const { stepsARun } = settings;
+    const single = pretrainStep(options);
+    const step = stepsARun === 1 ? single : manySteps(single, stepsARun);
     const started = performance.now();
     const { session, model } = await engine.load(step);
     const createSeconds = (performance.now() - started) / 1000;
@@ -102,10 +106,10 @@ export const bench = defineCommand({
     for (let rep = 0; rep <= reps; rep++) {
       const start = performance.now();
       const results = await session.run(feeds);
-      const taken = (performance.now() - start) / 1000;
+      const taken = (performance.now() - start) / 1000 / stepsARun;
       if (rep > 0) seconds.push(taken);
       for (const [name, value] of Object.entries(results)) if (name.startsWith("next.")) feeds[name.slice(5)] = value;
-      progress.update({ step: rep + 1, figures: { seconds: taken }, images: batch });
+      progress.update({ step: rep + 1, figures: { seconds: taken }, images: batch * stepsARun });
     }
     progress.stop();
     await session.release();
@@ -116,6 +120,7 @@ export const bench = defineCommand({
       batch,
       size,
       width: settings.width,
+      stepsARun,
       secondsMedian: median(seconds),
       secondsMin: Math.min(...seconds),
       imagesPerSecond: batch / median(seconds),
