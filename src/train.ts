@@ -141,7 +141,7 @@ export const train = async (training: Training): Promise<Trained> => {
         const metrics: Record<string, number> = {};
         for (const [name, value] of Object.entries(results))
           if (name.startsWith("metric.")) metrics[name.slice("metric.".length)] = Number(value.data[0]);
-        if (!Object.values(metrics).every(Number.isFinite)) throw await diverged(run, done + 1, feeds, metrics);
+        if (!Object.values(metrics).every(Number.isFinite)) throw await diverged(training, done + 1, feeds, metrics);
         for (const [name, value] of Object.entries(results))
           if (name.startsWith("next.")) tensors.set(name.slice("next.".length), value);
         done++;
@@ -171,9 +171,9 @@ export const train = async (training: Training): Promise<Trained> => {
   }
 };
 
-/** Keeps what led to a loss that is not finite, in the form that `advcl step` replays, and says so. */
+/** Keeps what led to a loss that is not finite, of pretraining in the form that `advcl step` replays, and says so. */
 const diverged = async (
-  run: RunFolder,
+  { run, context }: Training,
   step: number,
   feeds: Readonly<Record<string, Tensor>>,
   metrics: Readonly<Record<string, number>>,
@@ -188,8 +188,9 @@ const diverged = async (
     );
   await writeSafetensors(weights, { ...part("param."), ...part("state.") });
   await writeSafetensors(batch, part("input."));
+  const replay = context.command === "pretrain" ? " (replay them with advcl step)" : "";
   const bad = Object.entries(metrics).filter(([, value]) => !Number.isFinite(value));
   return new RunError(
-    `${bad.map(([name, value]) => `${name} is ${value}`).join(", ")} at step ${step}: the last checkpoint is kept and the step's inputs are in ${weights} and ${batch} (replay them with advcl step); lower the learning rate and resume`,
+    `${bad.map(([name, value]) => `${name} is ${value}`).join(", ")} at step ${step}: the last checkpoint is kept and the step's inputs are in ${weights} and ${batch}${replay}; lower the learning rate and resume`,
   );
 };
