@@ -36,12 +36,13 @@ const roundings: Readonly<Record<string, (x: number) => number>> = {
   ceil: Math.ceil,
 };
 
-/** Weights [to, from] of one axis. */
-const weights = (from: number, to: number, scale: number, how: Interpolation): Float32Array => {
+/** Weights of one axis: [to, from], or transposed. */
+const weights = (from: number, to: number, scale: number, how: Interpolation, transposed: boolean): Float32Array => {
   const out = new Float32Array(to * from);
   const give = (row: number, at: number, weight: number) => {
     const column = Math.min(Math.max(at, 0), from - 1);
-    out[row * from + column] = (out[row * from + column] as number) + weight;
+    const place = transposed ? column * to + row : row * from + column;
+    out[place] = (out[place] as number) + weight;
   };
   for (let i = 0; i < to; i++) {
     const x = sourceOf(i, from, to, scale, how.coordinate_transformation_mode);
@@ -58,19 +59,21 @@ const weights = (from: number, to: number, scale: number, how: Interpolation): F
   return out;
 };
 
+/** Elements of one axis's map: 2048 to 2048 pixels. */
+const LARGEST_MAP = 2 ** 22;
+
 /** Images [N,C,H,W] to [N,C,...size]; `scales` are those of the axes, which rounding of the sizes may not give exactly. */
 export const resize = (x: Value, size: readonly number[], scales: readonly number[], how: Interpolation): Value => {
   check(x.rank === 4, "unsupported", "only images (rank 4) are resized");
   const [h, w] = x.shape.slice(2) as [number, number];
   const [toH, toW] = size as [number, number];
-  check(size.every((d) => d > 0 && d <= 2 ** 14) && h <= 2 ** 14 && w <= 2 ** 14, "shape", `the size [${size}]`);
-  const across = (from: number, to: number, scale: number) => weights(from, to, scale, how);
+  check(
+    size.every((d) => d > 0) && toH * h <= LARGEST_MAP && toW * w <= LARGEST_MAP,
+    "unsupported",
+    `resizing ${h}×${w} to ${toH}×${toW} is not supported`,
+  );
   let y = x;
-  if (toH !== h) y = matMul(constant(float32([toH, h], across(h, toH, scales[0] as number))), y);
-  if (toW !== w) {
-    const map = across(w, toW, scales[1] as number);
-    const transposed = Float32Array.from(map, (_, k) => map[(k % toW) * w + Math.floor(k / toW)] as number);
-    y = matMul(y, constant(float32([w, toW], transposed)));
-  }
+  if (toH !== h) y = matMul(constant(float32([toH, h], weights(h, toH, scales[0] as number, how, false))), y);
+  if (toW !== w) y = matMul(y, constant(float32([w, toW], weights(w, toW, scales[1] as number, how, true))));
   return y;
 };

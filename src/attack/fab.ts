@@ -29,44 +29,49 @@ const BACK = 0.9;
  *
  * With c = |w·x - b|, each pixel moves against sign(w·x - b)·w by min(λ·r, p), where p is its room to the box and r is 1
  * (L-inf) or |w| (L2). What that gains, Σ|w|·min(λ·r, p), is concave in λ and made of straight pieces, so Newton's method
- * from 0 climbs to the λ that gains c without overshooting it, in as many steps as it meets pieces.
+ * from 0 climbs to the λ that gains c without overshooting it; a pixel that has reached the box stays there.
  */
 export const planeProjection = (x: Float32Array, w: Float32Array, b: number, norm: Ball["norm"]): Float32Array => {
   const n = x.length;
   let excess = -b;
-  for (let i = 0; i < n; i++) excess += (w[i] as number) * (x[i] as number);
+  for (let i = 0; i < n; i++) excess += w[i]! * x[i]!;
   const side = excess < 0 ? -1 : 1;
-  const wanted = Math.abs(excess);
   const room = new Float64Array(n);
   const rate = new Float64Array(n);
+  const free = new Int32Array(n);
+  let count = 0;
+  let slope = 0;
   for (let i = 0; i < n; i++) {
-    const towards = side * (w[i] as number);
-    room[i] = towards > 0 ? (x[i] as number) : towards < 0 ? 1 - (x[i] as number) : 0;
-    rate[i] = norm === "linf" ? 1 : Math.abs(towards);
+    const towards = side * w[i]!;
+    if (towards === 0) continue;
+    const size = Math.abs(towards);
+    room[i] = towards > 0 ? x[i]! : 1 - x[i]!;
+    rate[i] = norm === "linf" ? 1 : size;
+    slope += size * rate[i]!;
+    free[count++] = i;
   }
+  let missing = Math.abs(excess);
   let lambda = 0;
-  let reached = false;
-  // One piece at a time: after n steps every pixel is at the box.
-  for (let round = 0; round <= n && !reached; round++) {
-    let [gain, slope] = [0, 0];
-    for (let i = 0; i < n; i++) {
-      const size = Math.abs(w[i] as number);
-      const step = lambda * (rate[i] as number);
-      if (step < (room[i] as number)) {
-        gain += size * step;
-        slope += size * (rate[i] as number);
-      } else gain += size * (room[i] as number);
+  for (;;) {
+    lambda = count === 0 ? Number.POSITIVE_INFINITY : missing / slope;
+    let kept = 0;
+    slope = 0;
+    for (let j = 0; j < count; j++) {
+      const i = free[j]!;
+      const size = Math.abs(w[i]!);
+      if (lambda * rate[i]! >= room[i]!) missing -= size * room[i]!;
+      else {
+        slope += size * rate[i]!;
+        free[kept++] = i;
+      }
     }
-    const missing = wanted - gain;
-    if (missing <= 1e-12 * wanted || slope === 0) reached = true;
-    else lambda += missing / slope;
-    if (slope === 0 && missing > 0) lambda = Number.POSITIVE_INFINITY;
+    if (kept === count) break;
+    count = kept;
   }
   const d = new Float32Array(n);
   for (let i = 0; i < n; i++) {
-    const r = rate[i] as number;
-    const size = r === 0 ? 0 : Math.min(lambda * r, room[i] as number);
-    d[i] = -side * Math.sign(w[i] as number) * size;
+    if (rate[i] === 0) continue;
+    d[i] = -side * Math.sign(w[i]!) * Math.min(lambda * rate[i]!, room[i]!);
   }
   return d;
 };
