@@ -115,7 +115,7 @@ const plusPlus = async (
   session: Session,
   trials: number,
 ): Promise<Int32Array> => {
-  const { count, dim, data, squares } = points;
+  const { count, dim, squares } = points;
   const chosen = new Int32Array(k);
   const closest = new Float64Array(count).fill(Infinity);
   const distances = Array.from({ length: trials }, () => new Float64Array(count));
@@ -257,7 +257,7 @@ const lloyd = async (
   { k, maxPasses, tolerance, onPass, signal }: KMeansOptions,
   restart: number,
 ): Promise<Omit<Clustering, "k">> => {
-  const { count, dim, data, mean, squares } = points;
+  const { count, dim, mean, squares } = points;
   const centres = new Float32Array(k * dim);
   copyRows(points, first, centres);
   const total = squares.reduce((a, b) => a + b, 0);

@@ -1,0 +1,57 @@
+"""scikit-learn's k-means on the features that scripts/k-means.ts wrote, with the same settings, and both side by side.
+
+    python -m pip install scikit-learn safetensors numpy
+    python scripts/k-means.py FEATURES.safetensors
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+from safetensors import safe_open
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+
+
+def inertia_of(x, labels):
+    """By definition, in float64."""
+    total = 0.0
+    for c in np.unique(labels):
+        members = x[labels == c].astype(np.float64)
+        total += ((members - members.mean(0)) ** 2).sum()
+    return total
+
+
+def purity(labels, classes):
+    return sum(np.bincount(classes[labels == c]).max() for c in np.unique(labels)) / len(labels)
+
+
+def main(path):
+    with safe_open(path, "np") as f:
+        x = f.get_tensor("features")
+        names = set(f.keys())
+        classes = f.get_tensor("classes") if "classes" in names else None
+        ours = {int(k[1:]): json.loads(v) for k, v in (f.metadata() or {}).items() if k.startswith("k")}
+        labels = {k: f.get_tensor(f"labels_{k}") for k in ours}
+    for k, mine in sorted(ours.items()):
+        t = time.time()
+        km = KMeans(k, n_init=mine["restarts"], max_iter=300, tol=1e-4, algorithm="lloyd", random_state=0).fit(x)
+        seconds = time.time() - t
+        first = x[np.random.default_rng(0).choice(len(x), k, replace=False)]
+        passes = []
+        for most in (1, 6):  # the difference is five passes
+            t = time.time()
+            KMeans(k, init=first, n_init=1, max_iter=most, tol=0, algorithm="lloyd").fit(x)
+            passes.append(time.time() - t)
+        print(f"k={k} on {x.shape}")
+        print(f"  inertia       ours {inertia_of(x, labels[k]):.6g} (reported {mine['inertia']:.6g})  scikit-learn {km.inertia_:.6g}  ratio {inertia_of(x, labels[k]) / km.inertia_:.4f}")
+        print(f"  whole fit     ours {mine['seconds']:.2f} s ({mine['passes']} passes)  scikit-learn {seconds:.2f} s ({km.n_iter_} passes)")
+        print(f"  one pass      ours {mine['passSeconds']:.3f} s  scikit-learn {(passes[1] - passes[0]) / 5:.3f} s")
+        if classes is not None:
+            print(f"  purity        ours {mine['purity']:.4f} ({purity(labels[k], classes):.4f})  scikit-learn {purity(km.labels_, classes):.4f}")
+            print(f"  NMI           ours {mine['nmi']:.4f} ({normalized_mutual_info_score(classes, labels[k]):.4f})  scikit-learn {normalized_mutual_info_score(classes, km.labels_):.4f}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
