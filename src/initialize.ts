@@ -21,5 +21,8 @@ const fill = (data: Float32Array, init: Init, seed: number, path: string): void 
     case "uniform":
       numbers().fillUniform(data, -init.bound, init.bound);
       break;
+    case "copy":
+      fill(data, init.of, seed, init.path);
+      break;
   }
 };

@@ -8,10 +8,12 @@ import {
   matMul,
   matrixTranspose,
   mul,
+  normalizeL2,
   not,
   reduceLogSumExp,
   reduceMean,
   reduceSum,
+  stopGradient,
   sub,
   where,
 } from "../ops/index.ts";
@@ -20,6 +22,8 @@ export interface ContrastiveOptions {
   readonly temperature: number;
   /** SupCon scales its loss by temperature / base; it matters for the learning rate. NT-Xent proper has base = temperature. */
   readonly baseTemperature: number;
+  /** Whether the second factor of each similarity is a constant to the gradient, as in RoCL's code. */
+  readonly detachSecond?: boolean;
 }
 
 /**
@@ -28,10 +32,15 @@ export interface ContrastiveOptions {
  *
  * z: unit rows [B·views,D] with view v of image b in row b·views + v. Returns a scalar.
  */
-export const contrastive = (z: Value, views: number, { temperature, baseTemperature }: ContrastiveOptions): Value =>
+export const contrastive = (
+  z: Value,
+  views: number,
+  { temperature, baseTemperature, detachSecond }: ContrastiveOptions,
+): Value =>
   named("contrastive", () => {
     const rows = z.dim(0);
-    const similarity = div(matMul(z, matrixTranspose(z)), temperature);
+    const second = detachSecond ? stopGradient(z) : z;
+    const similarity = div(matMul(z, matrixTranspose(second)), temperature);
     const index = (shape: number[], of: (row: number) => number) =>
       constant(
         float32(
@@ -51,3 +60,11 @@ export const contrastive = (z: Value, views: number, { temperature, baseTemperat
     const positives = reduceSum(mul(similarity, share), { axes: [1], keepdims: 0 });
     return mul(reduceMean(sub(denominator, positives), { keepdims: 0 }), temperature / baseTemperature);
   });
+
+/** NT-Xent (Chen et al. 2020) of projections that need not be unit rows, laid as for `contrastive`. */
+export const ntXent = (
+  z: Value,
+  views: number,
+  temperature: number,
+  options: Pick<ContrastiveOptions, "detachSecond"> = {},
+): Value => contrastive(normalizeL2(z), views, { temperature, baseTemperature: temperature, ...options });

@@ -102,7 +102,7 @@ export const batchNorm =
         const variances = rows(mul(variance, count / Math.max(count - 1, 1)));
         views.forEach((view, i) => {
           const statistics = {
-            path: view.path,
+            path: view.statePath,
             mean: reshape(means[i] as Value, [channels]),
             variance: reshape(variances[i] as Value, [channels]),
             momentum,

@@ -11,7 +11,9 @@ import { add, loop, mul } from "../ops/index.ts";
 export type Init =
   | { readonly kind: "constant"; readonly value: number }
   | { readonly kind: "normal"; readonly std: number }
-  | { readonly kind: "uniform"; readonly bound: number };
+  | { readonly kind: "uniform"; readonly bound: number }
+  /** As the parameter or state of that path starts: a copy of a network is the same network at first. */
+  | { readonly kind: "copy"; readonly path: string; readonly of: Init };
 
 export interface Slot {
   readonly path: string;
@@ -123,6 +125,11 @@ interface ScopeOptions {
   /** The branch of each view of the interleaved batch: image b of view j is row b·nb + j. */
   readonly branches: readonly string[];
   readonly statistics: StatisticsPolicy;
+  /**
+   * Name of a copy of the network: its parameters are state under `<copy>.`, which no gradient moves (a moving average,
+   * a teacher). "" is the network that is trained.
+   */
+  readonly copy: string;
 }
 
 export class Scope {
@@ -131,6 +138,7 @@ export class Scope {
   readonly mode: "train" | "eval";
   readonly branches: readonly string[];
   readonly statistics: StatisticsPolicy;
+  readonly copy: string;
 
   constructor(store: Store, options: Partial<ScopeOptions> = {}) {
     this.store = store;
@@ -138,6 +146,12 @@ export class Scope {
     this.mode = options.mode ?? "train";
     this.branches = options.branches ?? ["normal"];
     this.statistics = options.statistics ?? "update";
+    this.copy = options.copy ?? "";
+  }
+
+  /** Where state of this path lies: with the copy's name before it. */
+  get statePath(): string {
+    return this.copy === "" ? this.path : `${this.copy}.${this.path}`;
   }
 
   /** The scope of a part: its path is this one's with `name` after it. */
@@ -150,11 +164,13 @@ export class Scope {
   }
 
   parameter(name: string, shape: readonly number[], init: Init): Value {
-    return this.store.parameter(this.at(name).path, shape, init);
+    const { path, statePath } = this.at(name);
+    if (this.copy === "") return this.store.parameter(path, shape, init);
+    return this.store.state(statePath, { dtype: "float32", shape }, { kind: "copy", path, of: init });
   }
 
   state(name: string, shape: readonly number[], init: Init, dtype: DType = "float32"): Value {
-    return this.store.state(this.at(name).path, { dtype, shape }, init);
+    return this.store.state(this.at(name).statePath, { dtype, shape }, init);
   }
 
   /** Builds with nodes named after this path. */

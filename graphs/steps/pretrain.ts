@@ -8,17 +8,16 @@ import { clusterHeads, headName, projector, projectorHidden, projectorOutput } f
 import { interleave, viewOf } from "../nn/interleave.ts";
 import { type Depth, resnet, type Stem } from "../nn/resnet.ts";
 import { type BatchStatistics, moveStatistics, moveStatisticsRepeatedly, Scope, Store } from "../nn/scope.ts";
-import type { Type, Value } from "../onnx/graph.ts";
-import { named } from "../onnx/graph.ts";
+import { named, type Type, type Value } from "../onnx/graph.ts";
 import { add, concat, mul, reshape, stopGradient } from "../ops/index.ts";
-import { type SgdOptions, sgd } from "../optim/sgd.ts";
+import type { OptimizerOptions } from "../optim/optimizer.ts";
 import { highFrequency } from "../views/high-frequency.ts";
-import { type Step, update } from "./step.ts";
+import { finish, type Step } from "./step.ts";
 
 /** Batch-norm branches of an AdvCL encoder, in the order of the authors' bn_list. */
 export const advclBranches = ["normal", "pgd", "pgd_ce"] as const;
 
-export interface PretrainOptions extends ContrastiveOptions, SgdOptions {
+export interface PretrainOptions extends ContrastiveOptions, OptimizerOptions {
   readonly batch: number;
   readonly size: number;
   readonly depth: Depth;
@@ -35,6 +34,8 @@ export interface PretrainOptions extends ContrastiveOptions, SgdOptions {
   readonly attack: boolean;
   readonly eps: number;
   readonly stepSize: number;
+  /** Decay of a moving average of the weights, which is then what is evaluated; 0 (default) keeps none. */
+  readonly ema?: number;
   /** Also give `attack.*` and `grad.*`, for comparisons. */
   readonly trace?: boolean;
 }
@@ -122,8 +123,5 @@ export const pretrainStep = (options: PretrainOptions): Step => {
   traced("x", x);
 
   const { loss, ...metrics } = losses(x, cleanProjections, "mean");
-  const { gradients, outputs } = update(store, loss, sgd(options));
-  if (options.trace) for (const [path, gradient] of gradients) trace[`grad.${path}`] = gradient;
-  const measured = Object.fromEntries(Object.entries({ loss, ...metrics }).map(([k, v]) => [`metric.${k}`, v]));
-  return { store, outputs: { ...outputs, ...measured, ...trace } };
+  return finish(store, options, { loss, ...metrics }, trace);
 };

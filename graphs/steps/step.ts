@@ -3,6 +3,8 @@ import { maybeGrad } from "../autodiff/grad.ts";
 import type { Slot, Store } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
 import { buildModel, type Model, type ModelOptions } from "../onnx/write.ts";
+import { AVERAGE, type MovingAverage, moveAverage } from "../optim/ema.ts";
+import { type OptimizerOptions, optimizerOf } from "../optim/optimizer.ts";
 import type { Optimizer } from "../optim/sgd.ts";
 import { lower, type Target } from "../targets/lower.ts";
 
@@ -46,6 +48,35 @@ export const nextStates = (store: Store): Record<string, Value> =>
       .filter(({ path, value }) => store.latest(path) !== value)
       .map(({ path }) => [`next.state.${path}`, store.latest(path)]),
   );
+
+export interface FinishOptions extends OptimizerOptions {
+  /** Decay of a moving average of the weights (`state.ema.…`); 0 or left out keeps none. */
+  readonly ema?: number;
+  /** Also give `grad.*` and what the step traced. */
+  readonly trace?: boolean;
+}
+
+/**
+ * The end of a training step: backward, optimizer, moving averages, figures. `averages` are those that the method itself
+ * reads; they move with the step too.
+ */
+export const finish = (
+  store: Store,
+  options: FinishOptions,
+  metrics: { readonly loss: Value } & Readonly<Record<string, Value>>,
+  trace: Readonly<Record<string, Value>> = {},
+  averages: readonly MovingAverage[] = [],
+): Step => {
+  const { gradients, outputs } = update(store, metrics.loss, optimizerOf(options));
+  const all = options.ema ? [...averages, { copy: AVERAGE, decay: options.ema }] : averages;
+  for (const average of all)
+    moveAverage(store, (path) => outputs[`next.param.${path}`] ?? (store.parameters.get(path) as Slot).value, average);
+  const measured = Object.entries(metrics).map(([name, value]) => [`metric.${name}`, value] as const);
+  const traced = options.trace
+    ? [...Object.entries(trace), ...[...gradients].map(([path, gradient]) => [`grad.${path}`, gradient] as const)]
+    : [];
+  return { store, outputs: { ...outputs, ...nextStates(store), ...Object.fromEntries([...measured, ...traced]) } };
+};
 
 /** Lowers a step for a target and writes it as a model. */
 export const compile = ({ outputs }: Step, target: Target, options: ModelOptions = {}): Model =>
