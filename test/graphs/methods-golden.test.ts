@@ -1,0 +1,81 @@
+/** One step of each rival method against PyTorch, as scripts/fixtures/methods.py writes it from the method's paper. */
+import { fileURLToPath } from "node:url";
+import { expect, test } from "@jest/globals";
+import { type AnyMethodOptions, type MethodName, methods } from "../../graphs/methods/index.ts";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { zeros } from "../../graphs/onnx/tensor.ts";
+import { compile } from "../../graphs/steps/step.ts";
+import { portable } from "../../graphs/targets/portable.ts";
+import { createSession } from "../../src/runtime.ts";
+import { readSafetensors } from "../../src/safetensors.ts";
+import { tolerances, unequalPixels } from "./golden.ts";
+import { filledWith, relativeError } from "./run.ts";
+
+const { direct } = tolerances;
+
+const options = {
+  batch: 8,
+  size: 16,
+  depth: 18,
+  width: 4,
+  stem: "cifar",
+  temperature: 0.5,
+  eps: 8 / 255,
+  stepSize: 2 / 255,
+  attackSteps: 3,
+  momentum: 0.9,
+  tasks: ["rotation", "jigsaw"],
+  trace: true,
+} satisfies Partial<AnyMethodOptions>;
+
+test.each<MethodName>(["simclr", "acl", "rocl", "dynacl", "deacl", "byorl", "ap-dpe"])("%s", async (name) => {
+  const path = fileURLToPath(new URL(`../fixtures/methods/${name}.safetensors`, import.meta.url));
+  const { tensors: given, metadata } = await readSafetensors(path);
+  const step = methods[name].build({
+    ...(options as AnyMethodOptions),
+    optimizer: metadata.optimizer as "sgd",
+    weightDecay: Number(metadata.weightDecay),
+    ...(name === "dynacl" && { ema: 0.99 }),
+  });
+  const session = await createSession(compile(step, portable));
+  const feeds = Object.fromEntries(
+    session.inputNames.map((input): [string, Tensor] => {
+      if (input === "input.lr") return [input, filledWith("float32", [], [Number(metadata.lr)])];
+      const slot = step.store.states.get(input.replace("state.", ""));
+      if (slot && /^state\.(momentum|adam)\./.test(input)) return [input, zeros("float32", slot.type.shape)];
+      const value = given.get(input.replace(/^(param|state)\./, "before."));
+      if (value === undefined) throw new Error(`the fixture lacks ${input}`);
+      return [input, value];
+    }),
+  );
+  const results = await session.run(feeds);
+  await session.release();
+
+  const gradients: number[] = [];
+  const kinds = new Set<string>();
+  for (const [key, value] of given) {
+    const kind = key.split(".")[0] as string;
+    if (kind === "before" || kind === "input") continue;
+    const path = key.slice(kind.length + 1);
+    const ours = kind === "after" ? (results[`next.param.${path}`] ?? results[`next.state.${path}`]) : results[key];
+    if (ours === undefined) {
+      // What the step leaves alone is not among its outputs: a frozen teacher.
+      const before = given.get(`before.${path}`)?.data as Float32Array;
+      if (kind === "after" && relativeError(before, value.data as Float32Array) === 0) continue;
+      throw new Error(`the step does not give ${key}`);
+    }
+    kinds.add(kind);
+    const [a, b] = [ours.data as Float32Array, value.data as Float32Array];
+    expect(a.length).toBe(b.length);
+    const error = kind === "attack" ? unequalPixels(a, b) : relativeError(a, b);
+    // A bias before a batch norm has no true gradient.
+    if (kind === "grad" && (path === "head_proj.fc1.bias" || (name === "byorl" && /head_(proj|pred)\.0\.bias/.test(path))))
+      continue;
+    if (kind === "grad") gradients.push(error);
+    const bound = { metric: direct.value, attack: direct.image5, grad: direct.gradient, after: direct.after }[kind] ?? 0;
+    if (!(error <= bound)) throw new Error(`${key} is off by ${error}, allowed are ${bound}`);
+  }
+  gradients.sort((a, b) => a - b);
+  expect(gradients[gradients.length >> 1]).toBeLessThanOrEqual(direct.gradientMedian);
+  expect([...kinds].sort()).toEqual(name === "simclr" ? ["after", "grad", "metric"] : ["after", "attack", "grad", "metric"]);
+});
