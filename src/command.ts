@@ -356,10 +356,12 @@ export const defineCommand = <const Rows extends SettingRows>(definition: Comman
       if (before?.command === name)
         sources.push(readObject(name, rows, Object.fromEntries(known), `${out}/config.yaml`));
     }
-    const settings = resolveSettings(rows, sources, demand) as Readonly<Record<string, SettingValue>>;
-    const depending = definition.complete?.(settings as Partial<CommandSettings<Rows>>) ?? {};
-    const missing = Object.entries(depending).filter(([key]) => settings[key] === undefined);
-    return { ...settings, ...(Object.fromEntries(missing) as Record<string, SettingValue>) };
+    if (definition.complete !== undefined) {
+      const chosen = resolveSettings(rows, sources, false) as Partial<CommandSettings<Rows>>;
+      const depending = Object.entries(definition.complete(chosen)).filter(([, value]) => value !== undefined);
+      sources.push(readObject(name, rows, Object.fromEntries(depending), "the defaults that follow"));
+    }
+    return resolveSettings(rows, sources, demand) as Readonly<Record<string, SettingValue>>;
   };
 
   const without = (settings: Readonly<Record<string, SettingValue>>, keys: readonly string[]) =>

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { type Depth, featureSize, resnet, type Stem } from "../graphs/nn/resnet.ts";
 import { Scope, Store } from "../graphs/nn/scope.ts";
 import type { Tensor } from "../graphs/onnx/tensor.ts";
+import { AVERAGE } from "../graphs/optim/ema.ts";
 import type { Step } from "../graphs/steps/step.ts";
 import type { Checkpoint, Json } from "./checkpoint.ts";
 import { RequestError } from "./errors.ts";
@@ -38,15 +39,22 @@ export interface LoadedRun {
   readonly checkpoint: Checkpoint;
 }
 
+/** Whether a state belongs to a copy of the network, such as `state.teacher.bn1.running_mean` beside `state.bn1.…`. */
+const isOfCopy = (tensors: ReadonlyMap<string, Tensor>, name: string): boolean =>
+  tensors.has(`state.${name.replace(/^state\.[^.]*\./, "")}`);
+
 /**
  * Parameters and running statistics of a checkpoint by PyTorch name (`conv1.weight`, `bn1.bn_list.0.running_mean`); what
- * only an optimizer needs is left out.
+ * only an optimizer needs is left out. Where the run keeps a moving average of them, the average.
  */
 export const weightsOf = (tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> => {
   const weights = new Map<string, Tensor>();
+  const averages = `state.${AVERAGE}.`;
   for (const [name, value] of tensors)
     if (name.startsWith("param.")) weights.set(name.slice("param.".length), value);
-    else if (/^state\..*running_(mean|var)$/.test(name)) weights.set(name.slice("state.".length), value);
+    else if (/^state\..*running_(mean|var)$/.test(name) && !isOfCopy(tensors, name))
+      weights.set(name.slice("state.".length), value);
+  for (const [name, value] of tensors) if (name.startsWith(averages)) weights.set(name.slice(averages.length), value);
   return weights;
 };
 

@@ -35,3 +35,20 @@ export const cosineRate = (
  */
 export const stepRate = (lr: number, milestones: readonly number[], epoch: number): number =>
   lr / 10 ** milestones.filter((milestone) => milestone <= epoch - 1).length;
+
+/**
+ * The learning rate of SimCLR's and ACL's code: linear per step from `warmupFrom` to lr, then a cosine per step to `lrEnd`.
+ *
+ * @param epoch from 1
+ * @param step within the epoch, from 0
+ */
+export const warmCosineRate = (
+  { lr, lrEnd, epochs, stepsPerEpoch, warmupEpochs, warmupFrom }: CosineOptions & { readonly lrEnd: number },
+  epoch: number,
+  step: number,
+): number => {
+  const at = step + (epoch - 1) * stepsPerEpoch;
+  const warm = warmupEpochs * stepsPerEpoch;
+  if (at < warm) return warmupFrom + ((lr - warmupFrom) * at) / warm;
+  return lrEnd + ((lr - lrEnd) * (1 + Math.cos((Math.PI * (at - warm)) / (epochs * stepsPerEpoch - warm)))) / 2;
+};

@@ -26,6 +26,8 @@ export interface Training {
   readonly batch: number;
   /** Learning rate of a step; epoch from 1, step within it from 0. */
   rate(epoch: number, step: number): number;
+  /** Other scalar inputs of a step, by name: weights and decays that follow a schedule. */
+  scalars?(epoch: number, step: number): Readonly<Record<string, number>>;
   /** What training starts from, by model input (`param.…`, `state.…`); the rest is drawn from the seed. */
   readonly initial?: ReadonlyMap<string, Tensor>;
   /** What the checkpoints hold besides, unchanged, by such names: weights that the step has as constants. */
@@ -66,7 +68,9 @@ export const initialState = (
   ] as const)
     for (const slot of slots.values()) {
       const name = `${kind}.${slot.path}`;
-      const value = given.get(name) ?? initialTensor(slot, seed);
+      const names = slot.init.kind === "copy" ? [name, `param.${slot.init.path}`, `state.${slot.init.path}`] : [name];
+      const known = names.find((n) => given.has(n));
+      const value = (known && given.get(known)) || initialTensor(slot, seed);
       if (value.shape.join() !== slot.type.shape.join())
         throw new RequestError(
           `${slot.path} is [${value.shape.join(",")}] and should be [${slot.type.shape.join(",")}]; give the weights of this network`,
@@ -133,6 +137,8 @@ export const train = async (training: Training): Promise<Trained> => {
       for await (const data of loader.epoch(epoch, { startStep: done % stepsPerEpoch })) {
         const lr = training.rate(epoch, data.step);
         const feeds: Record<string, Tensor> = { "input.lr": float32([], [lr]) };
+        for (const [name, value] of Object.entries(training.scalars?.(epoch, data.step) ?? {}))
+          feeds[`input.${name}`] = float32([], [value]);
         for (const [name, value] of tensors) feeds[name] = value;
         for (const [name, value] of Object.entries(data.tensors)) feeds[`input.${name}`] = value;
         const started = performance.now();

@@ -1,8 +1,8 @@
 import { pgd } from "../attacks/pgd.ts";
 import { crossEntropy } from "../losses/cross-entropy.ts";
+import { interleave } from "../nn/interleave.ts";
 import { linear } from "../nn/layer.ts";
 import { Scope } from "../nn/scope.ts";
-import { interleave } from "../nn/interleave.ts";
 import { constant, type Value } from "../onnx/graph.ts";
 import { tensor } from "../onnx/tensor.ts";
 import { add, gather, mul, reshape, transpose } from "../ops/index.ts";

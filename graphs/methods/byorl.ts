@@ -1,8 +1,8 @@
 import { pgd } from "../attacks/pgd.ts";
 import { cosine } from "../losses/cosine.ts";
 import { twoLayerProjector } from "../nn/head.ts";
-import { Scope } from "../nn/scope.ts";
 import { interleave, viewOf } from "../nn/interleave.ts";
+import { Scope } from "../nn/scope.ts";
 import { scalar, type Value } from "../onnx/graph.ts";
 import { add, mul, stopGradient, sub } from "../ops/index.ts";
 import { finish } from "../steps/step.ts";

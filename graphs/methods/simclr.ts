@@ -1,7 +1,7 @@
 import { ntXent } from "../losses/contrastive.ts";
 import { threeLayerProjector } from "../nn/head.ts";
-import { Scope } from "../nn/scope.ts";
 import { interleave } from "../nn/interleave.ts";
+import { Scope } from "../nn/scope.ts";
 import { finish } from "../steps/step.ts";
 import { begin, type Method } from "./method.ts";
 

@@ -2,10 +2,10 @@
 import type { Value } from "../onnx/graph.ts";
 import { concat, reshape, slice } from "../ops/index.ts";
 
-/** Views [B,C,H,W] as one batch [B·n,C,H,W]. */
+/** Views [B,C,…] as one batch [B·n,C,…]. */
 export const interleave = (views: readonly Value[]): Value => {
-  const [b = 0, c = 0, h = 0, w = 0] = (views[0] as Value).shape;
-  return reshape(concat(views, { axis: 1 }), [b * views.length, c, h, w]);
+  const [b = 0, ...rest] = (views[0] as Value).shape;
+  return reshape(concat(views, { axis: 1 }), [b * views.length, ...rest]);
 };
 
 /** View `index` of `views` interleaved ones. */

@@ -1,16 +1,17 @@
-import { headName } from "../../graphs/nn/head.ts";
-import { advclBranches, pretrainStep } from "../../graphs/steps/pretrain.ts";
-import { defineCommand } from "../command.ts";
+import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
+import { methodNames, methods } from "../../graphs/methods/index.ts";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { optimizerNames } from "../../graphs/optim/optimizer.ts";
+import { type Context, defineCommand } from "../command.ts";
 import { availableCores } from "../cores.ts";
 import { type Dataset, datasetNames, loadDataset } from "../data/dataset.ts";
-import { createLoader, type LoaderInputs } from "../data/loader.ts";
+import { createLoader } from "../data/loader.ts";
 import { checkPseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
-import { advclView, uniformStart, weakView } from "../data/view.ts";
 import { chooseEngine, type Engine, targetNames } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import { createExtractor, knnAccuracy } from "../knn.ts";
-import { depthNames, type Network, networkRecord, stemNames, stemOf } from "../network.ts";
-import { cosineRate } from "../schedule.ts";
+import { feeds, rateOf, teacherState } from "../methods.ts";
+import { depthNames, loadRun, type Network, networkRecord, stemNames, stemOf } from "../network.ts";
 import { train } from "../train.ts";
 
 /** Settings of the method as the paper has them (ALGORITHM: sections 3 to 5 of the paper and its code). */
@@ -18,9 +19,9 @@ export const pretrain = defineCommand({
   name: "pretrain",
   summary: "train an encoder without labels so that it stays robust",
   description:
-    "Adversarial contrastive pretraining (AdvCL, Fan et al. 2021). The defaults are the paper's settings. Writes a run folder to --out; interrupted or killed, it goes on with --resume.",
+    "Adversarial contrastive pretraining: AdvCL (Fan et al. 2021) and its rivals. The defaults are the settings of the method's paper (those shown are AdvCL's; advcl config pretrain --method NAME prints all). Writes a run folder to --out; interrupted or killed, it goes on with --resume.",
   settings: {
-    method: { type: "enum", values: ["advcl"], default: "advcl", help: "what is trained", group: "Method" },
+    method: { type: "enum", values: methodNames, default: "advcl", help: "how it is trained", group: "Method" },
     highFrequency: { type: "boolean", default: true, help: "the high-frequency view", group: "Method" },
     radius: {
       type: "number",
@@ -45,6 +46,8 @@ export const pretrain = defineCommand({
       help: "SupCon's, which scales the loss",
       group: "Method",
     },
+    teacher: { type: "path", help: "of deacl: run folder of a simclr network of the same shape", group: "Method" },
+    tasks: { type: "strings", default: apDpeTasks, help: `of ap-dpe: ${apDpeTasks.join(", ")}`, group: "Method" },
     attack: { type: "boolean", default: true, help: "the attack in training", group: "Attack" },
     attackSteps: { type: "integer", default: 5, min: 0, help: "PGD steps of the attack", group: "Attack" },
     eps: { type: "number", default: 8 / 255, min: 0, max: 1, help: "radius of the L-inf ball", group: "Attack" },
@@ -83,8 +86,31 @@ export const pretrain = defineCommand({
     batch: { type: "integer", default: 512, min: 2, help: "images a step", group: "Optimisation" },
     epochs: { type: "integer", default: 1000, min: 1, help: "passes over the images", group: "Optimisation" },
     lr: { type: "number", default: 0.5, min: 0, help: "base learning rate", group: "Optimisation" },
-    momentum: { type: "number", default: 0.9, min: 0, max: 1, help: "of SGD", group: "Optimisation" },
+    optimizer: {
+      type: "enum",
+      values: optimizerNames,
+      default: "sgd",
+      help: "what moves weights",
+      group: "Optimisation",
+    },
+    momentum: { type: "number", default: 0.9, min: 0, max: 1, help: "of SGD and LARS", group: "Optimisation" },
     weightDecay: { type: "number", default: 1e-4, min: 0, help: "on every parameter", group: "Optimisation" },
+    ema: {
+      type: "number",
+      default: 0,
+      min: 0,
+      max: 1,
+      help: "decay of a moving average of the weights, which is then evaluated; 0: none",
+      group: "Optimisation",
+    },
+    schedule: {
+      type: "enum",
+      values: ["advcl", "cosine"],
+      default: "advcl",
+      help: "of the rate: advcl by epochs to lr/1000; cosine by steps to lr-end",
+      group: "Optimisation",
+    },
+    lrEnd: { type: "number", default: 0, min: 0, help: "last rate of the schedule cosine", group: "Optimisation" },
     warmupEpochs: {
       type: "integer",
       default: -1,
@@ -92,6 +118,7 @@ export const pretrain = defineCommand({
       help: "epochs of warm-up; -1: 10 for a batch over 256, else none",
       group: "Optimisation",
     },
+    warmupFrom: { type: "number", default: 0.01, min: 0, help: "rate before the warm-up", group: "Optimisation" },
     target: {
       type: "enum",
       values: targetNames,
@@ -123,8 +150,14 @@ export const pretrain = defineCommand({
       knnEvery: 1,
     },
   },
+  complete: ({ method }) => (method === undefined ? {} : feeds[method].paper),
   run: async (settings, context) => {
     const { clusters, seed, batch, epochs } = settings;
+    const method = methods[settings.method];
+    const feed = feeds[settings.method];
+    const tasks = apDpeTasks.filter((task) => settings.tasks.includes(task));
+    if (tasks.length === 0 || tasks.length < settings.tasks.length)
+      throw new RequestError(`tasks ${settings.tasks.join(", ")}: give some of ${apDpeTasks.join(", ")}`);
     const options = { name: settings.dataset, seed, ...(settings.data !== undefined && { data: settings.data }) };
     const sized = {
       ...(settings.size > 0 && { size: settings.size }),
@@ -143,28 +176,22 @@ export const pretrain = defineCommand({
       width: settings.width,
       stem: stemOf(settings.stem, size),
       size,
-      branches: advclBranches,
-      evaluatedBranch: "pgd",
+      branches: method.branches,
+      evaluatedBranch: method.evaluatedBranch,
     };
-    const step = pretrainStep({
+    const step = method.build({
       ...settings,
       ...network,
+      tasks,
       radius: settings.highFrequency ? settings.radius : 0,
     });
-    const inputs: LoaderInputs = {
-      clean: weakView,
-      view1: advclView,
-      view2: advclView,
-      ...(settings.attack && { start_cl: uniformStart(settings.eps) }),
-      ...(settings.attack && clusters.length > 0 && { start_ce: uniformStart(settings.eps) }),
-      ...Object.fromEntries(clusters.map((k) => [`label_${headName(k).slice(3)}`, { kind: "pseudo-label", k }])),
-    };
+    const initial = await teacherFor(settings, network, context);
     const loader = createLoader({
       dataset,
       batch,
       seed,
       workers: settings.workers,
-      inputs,
+      inputs: (epoch) => feed.inputs(settings, epoch),
       dropLast: true,
       ...(pseudoLabels && { pseudoLabels }),
     });
@@ -172,10 +199,8 @@ export const pretrain = defineCommand({
     const judge = await knnJudge(engine, network, dataset, () =>
       loadDataset({ ...options, ...(settings.size > 0 && { size: settings.size }), split: "test" }),
     );
-    const warmupEpochs = settings.warmupEpochs >= 0 ? settings.warmupEpochs : batch > 256 ? 10 : 0;
-    const schedule = { ...settings, stepsPerEpoch: loader.stepsPerEpoch, warmupEpochs, warmupFrom: 0.01 };
     context.log(
-      `AdvCL: ResNet-${settings.depth} width ${settings.width}, ${dataset.count} images of ${size}×${size}, ` +
+      `${method.title}: ResNet-${settings.depth} width ${settings.width}, ${dataset.count} images of ${size}×${size}, ` +
         `${loader.stepsPerEpoch} steps of ${batch} an epoch, on ${engine.provider} (${engine.reason})`,
     );
     try {
@@ -189,7 +214,12 @@ export const pretrain = defineCommand({
         epochs,
         batch,
         record: { network: networkRecord(network), method: settings.method, clusters },
-        rate: (epoch, at) => cosineRate(schedule, epoch, at),
+        rate: rateOf(settings, loader.stepsPerEpoch),
+        ...(feed.scalars && {
+          scalars: (epoch, at) =>
+            feed.scalars?.(settings, epoch, (epoch - 1 + at / loader.stepsPerEpoch) / epochs) ?? {},
+        }),
+        ...(initial && { initial }),
         saveEvery: settings.saveEvery,
         evaluate: async (epoch, weights) =>
           settings.knnEvery > 0 && (epoch % settings.knnEvery === 0 || epoch === epochs) ? judge.accuracy(weights) : {},
@@ -215,6 +245,24 @@ export const pretrain = defineCommand({
     }
   },
 });
+
+/** What DeACL's student starts beside: the weights of its frozen teacher, as inputs of the step. */
+const teacherFor = async (
+  { method, teacher }: { readonly method: keyof typeof methods; readonly teacher: string | undefined },
+  network: Network,
+  context: Context,
+): Promise<Map<string, Tensor> | undefined> => {
+  if (methods[method].given === undefined) return undefined;
+  if (teacher === undefined)
+    throw new RequestError(`${method} needs --teacher RUN: a run of pretrain --method simclr with the same network`);
+  const found = await loadRun(teacher, context.warn);
+  const shape = ({ depth, width, stem, branches }: Network) => JSON.stringify([depth, width, stem, branches ?? null]);
+  if (shape(found.network) !== shape(network) || !found.tensors.has("head_proj.fc3.weight"))
+    throw new RequestError(
+      `the teacher in ${teacher} is not a simclr network of depth ${network.depth} and width ${network.width}; give one, or set --depth and --width to its own`,
+    );
+  return teacherState(found.tensors);
+};
 
 const labelsFor = async (path: string | undefined, clusters: readonly number[], dataset: Dataset) => {
   if (clusters.length === 0) return undefined;

@@ -16,7 +16,7 @@ import {
 } from "./loader-channel.ts";
 import { type Canvas, createPainter, type NamedRecipes } from "./painter.ts";
 import { checkPseudoLabels, type PseudoLabels } from "./pseudo-labels.ts";
-import { epochOrder } from "./random.ts";
+import { epochOrder, random } from "./random.ts";
 import { checkRecipe, type ViewRecipe } from "./view.ts";
 
 /** What an input of a step is made from. */
@@ -27,7 +27,9 @@ export type LoaderInput =
   /** int64 [B]: the cluster among k. */
   | { readonly kind: "pseudo-label"; readonly k: number }
   /** int64 [B]: the place in the official dataset. */
-  | { readonly kind: "index" };
+  | { readonly kind: "index" }
+  /** int64 [B]: a number from 0 to below `below`, drawn anew for each image in each epoch. */
+  | { readonly kind: "random"; readonly below: number };
 
 /** Inputs by name. A view's name is part of its random key: two names give two different views of an image. */
 export type LoaderInputs = Readonly<Record<string, LoaderInput>>;
@@ -209,7 +211,7 @@ const threads = (count: number, setup: WorkerSetup): Source => {
 };
 
 const isView = (input: LoaderInput): input is ViewRecipe =>
-  input.kind !== "label" && input.kind !== "pseudo-label" && input.kind !== "index";
+  input.kind !== "label" && input.kind !== "pseudo-label" && input.kind !== "index" && input.kind !== "random";
 
 const checkInputs = ({ dataset, pseudoLabels }: LoaderOptions, inputs: LoaderInputs): void => {
   for (const [name, input] of Object.entries(inputs)) {
@@ -289,7 +291,9 @@ export const createLoader = (options: LoaderOptions): Loader => {
     tensor("int64", [values.length], BigInt64Array.from(values, BigInt));
 
   const makeTensor = (
+    name: string,
     input: LoaderInput,
+    epoch: number,
     positions: Int32Array,
     indices: Int32Array,
     pixels: () => Float32Array,
@@ -299,6 +303,8 @@ export const createLoader = (options: LoaderOptions): Loader => {
         return int64(positions.map((p) => dataset.labels![p]!));
       case "index":
         return int64(indices);
+      case "random":
+        return int64(indices.map((i) => random(seed, epoch, i, name).int(input.below)));
       case "pseudo-label": {
         const labels = pseudoLabels!.labels(input.k);
         return int64(indices.map((i) => labels[i]!));
@@ -332,7 +338,7 @@ export const createLoader = (options: LoaderOptions): Loader => {
         const tensors = Object.fromEntries(
           Object.entries(inputs).map(([name, input]) => [
             name,
-            makeTensor(input, positions, indices, () => pixels[view++]!),
+            makeTensor(name, input, epoch, positions, indices, () => pixels[view++]!),
           ]),
         );
         yield { epoch, step, indices, tensors };
