@@ -16,6 +16,7 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   finetune: {
     summary: "train a classifier on an encoder, or from the start",
     load: async () => (await import("./finetune.ts")).finetune,
+  },
   cluster: {
     summary: "cluster a teacher's features into pseudo-labels",
     load: async () => (await import("./cluster.ts")).cluster,
