@@ -21,6 +21,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "cluster a teacher's features into pseudo-labels",
     load: async () => (await import("./cluster.ts")).cluster,
   },
+  compare: {
+    summary: "methods under one budget: pretrain, finetune and attack each with several seeds",
+    load: async () => (await import("./compare.ts")).compare,
+  },
   step: {
     summary: "one AdvCL step on given weights and a given batch, for comparisons",
     load: async () => (await import("./step.ts")).step,

@@ -1,0 +1,81 @@
+/** The table of a comparison: mean and spread over seeds. */
+
+/** One classifier: a variant pretrained with a seed, finetuned by a scheme on a dataset. */
+export interface Cell {
+  readonly variant: string;
+  readonly seed: number;
+  readonly dataset: string;
+  readonly scheme: string;
+  /** Accuracies by name: SA, RA, AA; shares of the test images. */
+  readonly figures: Readonly<Record<string, number>>;
+}
+
+export interface Summary {
+  readonly mean: number;
+  /** Standard deviation over the seeds (n - 1); 0 for one seed. */
+  readonly spread: number;
+  readonly seeds: number;
+}
+
+export interface Row {
+  readonly variant: string;
+  readonly dataset: string;
+  readonly scheme: string;
+  readonly figures: Readonly<Record<string, Summary>>;
+}
+
+export const summarise = (values: readonly number[]): Summary => {
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const squares = values.reduce((sum, v) => sum + (v - mean) ** 2, 0);
+  return { mean, spread: values.length < 2 ? 0 : Math.sqrt(squares / (values.length - 1)), seeds: values.length };
+};
+
+/** Cells gathered over their seeds, in the order of their first. */
+export const rowsOf = (cells: readonly Cell[]): Row[] => {
+  const groups = new Map<string, Cell[]>();
+  for (const cell of cells) {
+    const key = JSON.stringify([cell.variant, cell.dataset, cell.scheme]);
+    groups.set(key, [...(groups.get(key) ?? []), cell]);
+  }
+  return [...groups.values()].map((group) => {
+    const { variant, dataset, scheme } = group[0] as Cell;
+    const names = [...new Set(group.flatMap(({ figures }) => Object.keys(figures)))];
+    const figures = names.map((name) => {
+      const values = group.flatMap((cell) => (cell.figures[name] === undefined ? [] : [cell.figures[name]]));
+      return [name, summarise(values)] as const;
+    });
+    return { variant, dataset, scheme, figures: Object.fromEntries(figures) };
+  });
+};
+
+const percent = ({ mean, spread, seeds }: Summary): string =>
+  seeds < 2 ? (100 * mean).toFixed(1) : `${(100 * mean).toFixed(1)} ± ${(100 * spread).toFixed(1)}`;
+
+/** A Markdown table, one line a variant: accuracies in percent, mean ± standard deviation over the seeds. */
+export const printTable = (cells: readonly Cell[]): string => {
+  const rows = rowsOf(cells);
+  const variants = [...new Set(rows.map((row) => row.variant))];
+  const severalDatasets = new Set(rows.map((row) => row.dataset)).size > 1;
+  const columns = [
+    ...new Map(
+      rows.flatMap(({ dataset, scheme, figures }) =>
+        Object.keys(figures).map((figure) => [`${dataset} ${scheme} ${figure}`, { dataset, scheme, figure }] as const),
+      ),
+    ).values(),
+  ];
+  const head = columns.map(({ dataset, scheme, figure }) =>
+    [...(severalDatasets ? [dataset] : []), scheme.toUpperCase(), figure].join(" "),
+  );
+  const body = variants.map((variant) =>
+    columns.map(({ dataset, scheme, figure }) => {
+      const found = rows.find((r) => r.variant === variant && r.dataset === dataset && r.scheme === scheme);
+      const summary = found?.figures[figure];
+      return summary === undefined ? "" : percent(summary);
+    }),
+  );
+  const table = [["method", ...head], ...variants.map((variant, i) => [variant, ...(body[i] as string[])])];
+  const widths = table[0]!.map((_, c) => Math.max(...table.map((line) => line[c]!.length)));
+  const line = (cells: readonly string[]) => `| ${cells.map((cell, c) => cell.padEnd(widths[c]!)).join(" | ")} |`;
+  const [first, ...others] = table as [string[], ...string[][]];
+  return [line(first), `|${widths.map((w) => "-".repeat(w + 2)).join("|")}|`, ...others.map(line)].join("\n");
+};
