@@ -92,6 +92,8 @@ export class Node {
   readonly frame: Frame | null;
   /** Where it was constructed; read `origin.stack` for the line. */
   readonly origin: { readonly stack?: string } | undefined;
+  /** In a lowered graph: the node of the source graph that it is there for. */
+  readonly source: Node | undefined;
   constructor(
     definition: Definition,
     inputs: readonly Value[],
@@ -104,15 +106,17 @@ export class Node {
     this.attributes = attributes;
     this.path = context.path;
     this.origin = context.origin ?? captureOrigin();
+    this.source = context.source;
     this.frame = frame;
     this.outputs = types.map((type, index) => new Value(this, index, type));
   }
 }
 
-const context: { path: string; frame: Frame | null; origin: Node["origin"] } = {
+const context: { path: string; frame: Frame | null; origin: Node["origin"]; source: Node | undefined } = {
   path: "",
   frame: null,
   origin: undefined,
+  source: undefined,
 };
 
 const captureOrigin = (): Node["origin"] => {
@@ -143,6 +147,18 @@ export const onBehalfOf = <T>(node: Node, build: () => T, prefix = ""): T => {
     return named(prefix + node.path, build);
   } finally {
     context.origin = before;
+  }
+};
+
+/** As onBehalfOf, for a lowering: what it makes has `node`, or what that is itself made for, as its source. */
+export const inPlaceOf = <T>(node: Node, build: () => T): T => {
+  const before = context.source;
+  // A control-flow node is only the place where its body's nodes are lowered.
+  if (before === undefined || subgraphsOf(before).length > 0) context.source = node;
+  try {
+    return onBehalfOf(node, build);
+  } finally {
+    context.source = before;
   }
 };
 

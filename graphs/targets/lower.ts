@@ -10,10 +10,10 @@ import {
   apply,
   constantInts,
   type Frame,
+  inPlaceOf,
   isConstant,
   isInput,
   type Node,
-  onBehalfOf,
   ordered,
   type Subgraph,
   scalar,
@@ -80,7 +80,7 @@ class Lowerer {
   /** Lowers what `outputs` need and is not lowered yet, in whatever frame it lives. */
   run(outputs: readonly Value[]): void {
     for (const node of ordered(outputs, (n) => !this.done(n))) {
-      const results = onBehalfOf(node, () => this.node(node));
+      const results = inPlaceOf(node, () => this.node(node));
       const environment = this.environments.get(node.frame) as Map<Value, Laid>;
       node.outputs.forEach((output, i) => {
         environment.set(output, results[i] as Laid);

@@ -1,3 +1,5 @@
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { Depth } from "../../graphs/nn/resnet.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
 import { advclBranches, type PretrainOptions, pretrainStep } from "../../graphs/steps/pretrain.ts";
@@ -10,6 +12,7 @@ import { createLoader } from "../data/loader.ts";
 import { advclView, uniformStart, weakView } from "../data/view.ts";
 import { chooseEngine, targetNames } from "../engine.ts";
 import { depthNames, stemNames, stemOf } from "../network.ts";
+import { readProfile, type Share } from "../profile.ts";
 
 export const bench = defineCommand({
   name: "bench",
@@ -25,6 +28,7 @@ export const bench = defineCommand({
     attackSteps: { type: "integer", default: 5, min: 0, help: "PGD steps of the attack" },
     clusters: { type: "integers", default: [2, 10, 50, 100, 500], min: 2, help: "K of each clustering head" },
     stepsARun: { type: "integer", default: 1, min: 1, help: "steps in one run of the engine" },
+    shares: { type: "boolean", default: false, help: "of --what step: also the share of time of each op" },
     reps: { type: "integer", default: 3, min: 1, help: "measured repetitions, after one that is not" },
     workers: { type: "integer", default: () => Math.max(1, availableCores() - 1), min: 0, help: "for --what data" },
   },
@@ -112,7 +116,18 @@ export const bench = defineCommand({
       progress.update({ step: rep + 1, figures: { seconds: taken }, images: batch * stepsARun });
     }
     progress.stop();
+    const profile = join(tmpdir(), `advcl-profile-${process.pid}-`);
+    let shares: Share[] | undefined;
     await session.release();
+    if (settings.shares) {
+      const profiled = await engine.load(step, { profile });
+      await profiled.session.run(feeds);
+      profiled.session.endProfiling();
+      await profiled.session.release();
+      shares = await readProfile(profile, profiled.model);
+      for (const { op, seconds, share } of shares.filter((s) => s.share >= 0.002))
+        context.print(`${op.padEnd(24)} ${(100 * share).toFixed(1).padStart(5)} % ${seconds.toFixed(3)} s`);
+    }
     const result = {
       provider: engine.provider,
       target: engine.target.name,
@@ -127,6 +142,7 @@ export const bench = defineCommand({
       createSeconds,
       peakMemoryBytes: await peakMemory(),
       nodes: model.nodes.size,
+      ...(shares && { shares }),
     };
     context.print(
       `${result.secondsMedian.toFixed(3)} s a step (min ${result.secondsMin.toFixed(3)}), ${result.imagesPerSecond.toFixed(2)} images/s, ` +
