@@ -24,6 +24,8 @@ export const rowMajor: Layout = {
 export interface Placed {
   readonly layout: Layout;
   readonly parts: readonly Value[];
+  /** Computes the same parts anew from values that are kept anyway, so that these need not be kept for a backward pass. */
+  readonly again?: () => readonly Value[];
 }
 
 /** A value of the source graph as the lowered graph has it, in one layout or in several; each reorder is made once. */
@@ -31,11 +33,17 @@ export class Laid {
   readonly type: Type;
   /** The layout that it was computed in. */
   readonly home: Layout;
+  /** Whether its home form can be computed anew at little cost. */
+  readonly renewable: boolean;
+  private readonly again: Placed["again"];
+  private renewed: readonly Value[] | undefined;
   private readonly forms = new Map<string, readonly Value[]>();
 
   constructor(type: Type, placed: Placed) {
     this.type = type;
     this.home = placed.layout;
+    this.again = placed.again;
+    this.renewable = placed.again !== undefined;
     this.forms.set(placed.layout.name, placed.parts);
   }
 
@@ -51,6 +59,13 @@ export class Laid {
     const made = layout.pack(layout.name === rowMajor.name ? this.unpacked() : this.plain);
     this.forms.set(layout.name, made);
     return made;
+  }
+
+  /** The same, computed anew once for all that ask so; as it is where there is no recipe. */
+  anew(layout: Layout): readonly Value[] {
+    if (this.again === undefined || layout.name !== this.home.name) return this.in(layout);
+    this.renewed ??= this.again();
+    return this.renewed;
   }
 
   /** Its row-major form. */

@@ -61,19 +61,16 @@ const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }
   const variance = max(sub(branchMeans(pixelMeans(squares, channels), branches), mul(mean, mean)), 0);
   const factor = div((scale as Laid).plain, sqrt(add(variance, epsilon)));
   const term = sub((bias as Laid).plain, mul(mean, factor));
-  return [{ layout, parts: affine(parts, factor, term, layout, images) }, mean, variance];
+  const normalised = affine(factor, term, layout, images);
+  const again = () => normalised(parts);
+  return [{ layout, parts: again(), again }, mean, variance];
 };
 
 /** factor·x + term with [nb,C] each. */
-const affine = (
-  parts: readonly Value[],
-  factor: Value,
-  term: Value,
-  layout: PixelLayout,
-  images: number,
-): readonly Value[] => {
+const affine = (factor: Value, term: Value, layout: PixelLayout, images: number) => {
   const [factors, terms] = [branchRows(factor, layout, images), branchRows(term, layout, images)];
-  return parts.map((part, i) => add(mul(part, factors[i] as Value), terms[i] as Value));
+  return (parts: readonly Value[]): readonly Value[] =>
+    parts.map((part, i) => add(mul(part, factors[i] as Value), terms[i] as Value));
 };
 
 const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx] }) => {
@@ -113,7 +110,7 @@ const evaluation: Lowering = ({ inputs: [x, scale, bias, mean, variance], attrib
   const term = sub((bias as Laid).plain, mul((mean as Laid).plain, factor));
   const [images = 0, c = 0] = (y as Type).shape;
   const single = (v: Value) => shaped(v, [1, c]);
-  return [{ layout, parts: affine((x as Laid).in(layout), single(factor), single(term), layout, images) }];
+  return [{ layout, parts: affine(single(factor), single(term), layout, images)((x as Laid).in(layout)) }];
 };
 
 export const batchNorms: readonly [OpDefinition, Lowering][] = [

@@ -81,8 +81,12 @@ const shapeOf = (x: Type, y: Type, window: Window, kernel: readonly number[]): C
 };
 
 /** The tensors of a value in its own layout, cut as `chunks` says. */
-const cutAs = (value: Laid, layout: PixelLayout, chunks: readonly number[]): readonly Value[] =>
-  rechunk(value.in(layout), layout.chunks, chunks, value.type.shape[1] as number);
+const cutAs = (
+  value: Laid,
+  layout: PixelLayout,
+  chunks: readonly number[],
+  parts = value.in(layout),
+): readonly Value[] => rechunk(parts, layout.chunks, chunks, value.type.shape[1] as number);
 
 const forward =
   (choose: Choose): Lowering =>
@@ -155,7 +159,7 @@ const gradInput =
 
 const gradWeight =
   (choose: Choose): Lowering =>
-  ({ inputs: [x, dy], attributes }) => {
+  ({ inputs: [x, dy], attributes, node }) => {
     const { kernel, ...window } = attributes as GradWeight;
     const [input, output] = [(x as Laid).type, (dy as Laid).type];
     const shape = shapeOf(input, output, window as unknown as Window, kernel);
@@ -174,7 +178,9 @@ const gradWeight =
     }
     const chunks = finer(from, to);
     const given = cutAs(dy as Laid, to, chunks);
-    cutAs(x as Laid, from, chunks).forEach((part, i) => {
+    // Outside of Loops, where a backward pass keeps most, x is computed anew if that is cheap.
+    const seen = node.frame === null ? (x as Laid).anew(from) : (x as Laid).in(from);
+    cutAs(x as Laid, from, chunks, seen).forEach((part, i) => {
       const [back, images] = [given[i] as Value, chunks[i] as number];
       if (way === "im2col") sum = im2colGradWeight(part, back, geometry, images, sum);
       else {

@@ -46,6 +46,24 @@ const unary =
       : undefined;
   };
 
+/** ReLU of what can be computed anew can be computed anew. */
+const activation: Lowering = ({ inputs: [x] }) => {
+  const { home, renewable } = x as Laid;
+  if (!isPixel(home)) return undefined;
+  const all = (parts: readonly Value[]) => parts.map((part) => relu(part));
+  const parts = all((x as Laid).in(home));
+  return [renewable ? { layout: home, parts, again: () => all((x as Laid).anew(home)) } : { layout: home, parts }];
+};
+
+/** dy where y is positive. Outside of Loops, where a backward pass keeps most, y is computed anew if that is cheap. */
+const activationGrad: Lowering = ({ inputs: [y, dy], node }) => {
+  const { home } = y as Laid;
+  if (!isPixel(home) || !sameShape((y as Laid).type, (dy as Laid).type)) return undefined;
+  const kept = node.frame === null ? (y as Laid).anew(home) : (y as Laid).in(home);
+  const parts = (dy as Laid).in(home).map((part, i) => mul(part, mask(kept[i] as Value)));
+  return [{ layout: home, parts }];
+};
+
 /** What an operand gives each chunk of a result [N,C,H,W] in the layout; undefined where it does not broadcast so. */
 const operand = (x: Laid, result: Type, layout: PixelLayout): readonly Value[] | undefined => {
   if (sameShape(x.type, result)) return x.in(layout);
@@ -125,7 +143,7 @@ const regroup: Lowering = ({ inputs: [x], types: [y] }) => {
 const passed = unary((part) => part);
 
 export const elementwise: readonly [OpDefinition, Lowering][] = [
-  ...[relu, neg, abs, exp, sqrt, sigmoid, tanh].map(({ definition }): [OpDefinition, Lowering] => [
+  ...[neg, abs, exp, sqrt, sigmoid, tanh].map(({ definition }): [OpDefinition, Lowering] => [
     definition,
     unary((part, attributes) => apply(definition, [part], attributes)[0] as Value),
   ]),
@@ -133,7 +151,8 @@ export const elementwise: readonly [OpDefinition, Lowering][] = [
   [identity.definition, passed],
   [stopGradient.definition, passed],
   ...[add, sub, mul, div, min, max].map((op): [OpDefinition, Lowering] => [op.definition, binary(op)]),
-  [reluGrad.definition, binary((y, dy) => mul(dy, mask(y)))],
+  [relu.definition, activation],
+  [reluGrad.definition, activationGrad],
   [reduceMean.definition, pixelReduction(() => 1)],
   [globalAveragePool.definition, pixelReduction(() => 1)],
   [reduceSum.definition, pixelReduction((pixels) => pixels)],
