@@ -1,5 +1,5 @@
 /** The classifier, PGD-20 and a TRADES step against PyTorch's, through every target that runs on this machine's CPU. */
-import { describe, expect, test } from "@jest/globals";
+import { describe, expect, jest, test } from "@jest/globals";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { classifierStep, finetuneStep } from "../../graphs/steps/finetune.ts";
 import { advclBranches } from "../../graphs/steps/pretrain.ts";
@@ -11,6 +11,9 @@ import { portable } from "../../graphs/targets/portable.ts";
 import { createSession } from "../../src/runtime.ts";
 import { golden, tolerances, unequalPixels } from "./golden.ts";
 import { filledWith, relativeError } from "./run.ts";
+
+// Ten and twenty passes through the network on a machine that may be busy.
+jest.setTimeout(180_000);
 
 const targets: readonly { target: Target; tolerance: (typeof tolerances)[keyof typeof tolerances] }[] = [
   { target: portable, tolerance: tolerances.direct },
@@ -46,7 +49,7 @@ const run = async (
   const given = await golden("finetune");
   const own = others(given);
   const model = compile(step, target);
-  const session = await createSession(model);
+  const session = await createSession(model, { threads: 1 });
   const feeds = Object.fromEntries(
     session.inputNames.map((name) => {
       const { shape } = model.inputs[name] as Tensor;
