@@ -6,7 +6,7 @@ import { mkdir } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Writable } from "node:stream";
-import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import { afterAll, beforeAll, describe, expect, jest, test } from "@jest/globals";
 import sharp from "sharp";
 import { parse } from "yaml";
 import { projector } from "../graphs/nn/head.ts";
@@ -21,6 +21,9 @@ import { loadRun, type Network, networkRecord } from "../src/network.ts";
 import { openRunFolder, readRun } from "../src/run-folder.ts";
 import { initialState } from "../src/train.ts";
 import { built } from "./built.ts";
+
+// Resuming starts processes, and the machine may be busy.
+jest.setTimeout(180_000);
 
 const folder = mkdtempSync(join(tmpdir(), "advcl-finetune-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
