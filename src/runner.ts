@@ -10,7 +10,9 @@ import { createSession, DeviceTensor } from "./runtime.ts";
 export interface Runner {
   /** One step on `input.*`; returns what is not fed back: `metric.*` and anything else that the step gives. */
   run(inputs: Readonly<Record<string, Tensor>>): Promise<Record<string, Tensor>>;
-  /** `param.*` and `state.*` as they are now, in host memory. */
+  /** Takes over what the last step made of parameters and state; without it the next step starts where that one did. */
+  accept(): void;
+  /** `param.*` and `state.*` as accepted, in host memory. */
   tensors(): Promise<Map<string, Tensor>>;
   release(): Promise<void>;
 }
@@ -29,19 +31,27 @@ export const createRunner = async (
   const kept = engine.keepsState ? Object.keys(step.outputs).filter((name) => name.startsWith(fedBack)) : [];
   const { session } = await engine.load(step, { keepOnDevice: kept });
   const held = new Map<string, Tensor | DeviceTensor>(initial);
-  const put = (name: string, value: Tensor | DeviceTensor): void => {
-    const before = held.get(name);
-    held.set(name, value);
-    if (before instanceof DeviceTensor) before.dispose();
+  let pending = new Map<string, Tensor | DeviceTensor>();
+  const drop = (value: Tensor | DeviceTensor | undefined): void => {
+    if (value instanceof DeviceTensor) value.dispose();
   };
   return {
     run: async (inputs) => {
       const results = await session.runOnDevice({ ...Object.fromEntries(held), ...inputs });
+      for (const value of pending.values()) drop(value);
+      pending = new Map();
       const returned: Record<string, Tensor> = {};
       for (const [name, value] of Object.entries(results))
-        if (name.startsWith(fedBack)) put(name.slice(fedBack.length), value);
+        if (name.startsWith(fedBack)) pending.set(name.slice(fedBack.length), value);
         else returned[name] = value as Tensor;
       return returned;
+    },
+    accept: () => {
+      for (const [name, value] of pending) {
+        drop(held.get(name));
+        held.set(name, value);
+      }
+      pending = new Map();
     },
     tensors: async () => {
       const onDevice = [...held].flatMap(([name, value]) =>
@@ -51,7 +61,7 @@ export const createRunner = async (
       return new Map([...held].map(([name, value]) => [name, fetched[name] ?? (value as Tensor)]));
     },
     release: async () => {
-      for (const value of held.values()) if (value instanceof DeviceTensor) value.dispose();
+      for (const value of [...held.values(), ...pending.values()]) drop(value);
       await session.release();
     },
   };

@@ -12,6 +12,7 @@ import { initialTensor } from "./initialize.ts";
 import { MetricsWriter } from "./metrics.ts";
 import { chosenName, weightsOf } from "./network.ts";
 import type { RunFolder } from "./run-folder.ts";
+import { createRunner } from "./runner.ts";
 import { writeSafetensors } from "./safetensors.ts";
 
 export interface Training {
@@ -84,26 +85,37 @@ export const initialState = (
 export const train = async (training: Training): Promise<Trained> => {
   const { step, engine, loader, run, context, seed, epochs, batch } = training;
   const { stepsPerEpoch } = loader;
-  const { session } = await engine.load(step);
   const { signal } = context;
   const first = new Map([...initialState(step, seed, training.initial), ...(training.kept ?? [])]);
   const tensors = new Map(run.resumed?.tensors ?? first);
   for (const name of first.keys())
     if (!tensors.has(name))
       throw new RunError(`the checkpoint ${run.resumed?.path} lacks ${name}; it was written by another version`);
+  const { parameters, states } = step.store;
+  const fed = new Set(
+    [...parameters.keys()].map((p) => `param.${p}`).concat([...states.keys()].map((p) => `state.${p}`)),
+  );
+  const runner = await createRunner(engine, step, new Map([...tensors].filter(([name]) => fed.has(name))));
+  /** Brings what the engine holds into `tensors`. */
+  const collect = async (): Promise<void> => {
+    for (const [name, value] of await runner.tensors()) tensors.set(name, value);
+  };
   let done = run.resumed?.step ?? 0;
   let last = (run.resumed?.state.metrics ?? {}) as Record<string, number>;
   let best = run.resumed?.state.best as { readonly epoch: number; readonly value: number } | undefined;
   const writer = new MetricsWriter(run);
-  const save = (epoch: number, stopgap: boolean) =>
-    run.save({
+  const save = async (epoch: number, stopgap: boolean) => {
+    await collect();
+    await run.save({
       epoch,
       step: done,
       state: { ...training.record, ...(best && { best }), metrics: last as Record<string, Json> },
       tensors,
       stopgap,
     });
+  };
   const judge = async (epoch: number) => {
+    if (training.evaluate !== undefined) await collect();
     const figures = await training.evaluate?.(epoch, weightsOf(tensors));
     if (figures === undefined || Object.keys(figures).length === 0) return;
     last = { ...last, ...figures };
@@ -136,20 +148,21 @@ export const train = async (training: Training): Promise<Trained> => {
     for (let epoch = Math.floor(done / stepsPerEpoch) + 1; epoch <= epochs; epoch++) {
       for await (const data of loader.epoch(epoch, { startStep: done % stepsPerEpoch })) {
         const lr = training.rate(epoch, data.step);
-        const feeds: Record<string, Tensor> = { "input.lr": float32([], [lr]) };
+        const inputs: Record<string, Tensor> = { "input.lr": float32([], [lr]) };
         for (const [name, value] of Object.entries(training.scalars?.(epoch, data.step) ?? {}))
-          feeds[`input.${name}`] = float32([], [value]);
-        for (const [name, value] of tensors) feeds[name] = value;
-        for (const [name, value] of Object.entries(data.tensors)) feeds[`input.${name}`] = value;
+          inputs[`input.${name}`] = float32([], [value]);
+        for (const [name, value] of Object.entries(data.tensors)) inputs[`input.${name}`] = value;
         const started = performance.now();
-        const results = await session.run(feeds);
+        const results = await runner.run(inputs);
         const seconds = (performance.now() - started) / 1000;
         const metrics: Record<string, number> = {};
         for (const [name, value] of Object.entries(results))
           if (name.startsWith("metric.")) metrics[name.slice("metric.".length)] = Number(value.data[0]);
-        if (!Object.values(metrics).every(Number.isFinite)) throw await diverged(training, done + 1, feeds, metrics);
-        for (const [name, value] of Object.entries(results))
-          if (name.startsWith("next.")) tensors.set(name.slice("next.".length), value);
+        if (!Object.values(metrics).every(Number.isFinite)) {
+          const feeds = { ...Object.fromEntries(await runner.tensors()), ...inputs };
+          throw await diverged(training, done + 1, feeds, metrics);
+        }
+        runner.accept();
         done++;
         last = { ...last, ...metrics };
         const wait = loader.waitSeconds - waited;
@@ -173,7 +186,7 @@ export const train = async (training: Training): Promise<Trained> => {
     return finish(false);
   } finally {
     progress.stop();
-    await session.release();
+    await runner.release();
   }
 };
 

@@ -17,9 +17,13 @@ const here = driver !== undefined || hasGpu;
       env: { ...process.env, ...(driver !== undefined && { VK_DRIVER_FILES: driver }) },
     });
     if (status !== 0) throw new Error(stderr);
-    const { worst, secondLoss, fallbacks } = JSON.parse(stdout.trim().split("\n").at(-1) as string);
-    expect(worst).toBeLessThan(1e-3);
-    expect(secondLoss.webgpu).toBeCloseTo(secondLoss.cpu, 2);
+    const { loss, firstGradient, gradientMedian, secondLoss, fallbacks } = JSON.parse(
+      stdout.trim().split("\n").at(-1) as string,
+    );
+    expect(loss).toBeLessThan(1e-4);
+    expect(firstGradient).toBeLessThan(1e-3);
+    expect(gradientMedian).toBeLessThan(1e-2);
+    expect(Math.abs(secondLoss.webgpu / secondLoss.cpu - 1)).toBeLessThan(1e-2);
     // Labels arrive as int64, which the provider has no kernels for: one cast and reshape a head, before anything is computed.
     expect(fallbacks).toEqual({ Cast: 2, Reshape: 2 });
   },
