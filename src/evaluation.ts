@@ -179,7 +179,7 @@ class Evaluation {
   }
 
   async run(): Promise<EvaluationResult> {
-    const { images, attacks, questions } = this.request;
+    const { images, attacks } = this.request;
     const all = Array.from({ length: images.count }, (_, i) => i);
     await this.stage("clean", all, (chunk) => this.clean(chunk));
     const right = this.survivors("clean", all);
@@ -192,7 +192,6 @@ class Evaluation {
         await this.stage(attack, right, (chunk) => this.attack(attack, chunk));
         figures.push(this.figuresOf(attack, this.survivors(attack, right), right));
       }
-      await questions.release();
     }
     return { figures, rows: this.rows(), warnings: this.warnings };
   }
@@ -206,7 +205,6 @@ class Evaluation {
       await this.stage(stage, before, (chunk) => this.attack(part, chunk));
       left = this.survivors(stage, before);
       parts.push(this.figuresOf(part, left, before, stage));
-      await this.request.questions.release();
       if (part === "square" && before.length - left.length >= Math.max(0.01 * this.request.images.count, 2))
         this.warn(
           `Square, which needs no gradients, broke ${before.length - left.length} images that the gradient attacks did not: gradients may be masked`,
@@ -286,7 +284,6 @@ class Evaluation {
       const outcomes = chunk.map((i, k) => ({ i, broken: false, prediction: images[k]!.label, norm: 0, queries: 3 }));
       return { images: outcomes, x: [], notes };
     });
-    await questions.release();
   }
 
   private async attack(

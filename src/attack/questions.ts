@@ -41,6 +41,9 @@ export interface Questions {
   release(): Promise<void>;
 }
 
+/** Sessions kept, the longest unused giving way: each holds the weights and the memory of its activations. */
+const MOST_SESSIONS = 6;
+
 /** Batch sizes of the models: halves, down to an eighth. */
 const sizesOf = (batch: number, fixed: boolean): number[] => {
   if (fixed) return [batch];
@@ -61,7 +64,16 @@ export const askModel = ({
   const sessions = new Map<string, Session>();
   const sessionOf = async (name: string, build: () => Record<string, Value>): Promise<Session> => {
     const known = sessions.get(name);
-    if (known !== undefined) return known;
+    if (known !== undefined) {
+      sessions.delete(name);
+      sessions.set(name, known);
+      return known;
+    }
+    for (const [oldest, idle] of sessions) {
+      if (sessions.size < MOST_SESSIONS) break;
+      sessions.delete(oldest);
+      await idle.release();
+    }
     const made = await createSession(buildModel(lower(build(), target)), session);
     sessions.set(name, made);
     return made;
