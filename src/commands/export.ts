@@ -13,7 +13,7 @@ import { accuracyOf, attackImages, cleanImages, pgd20 } from "../export/accuracy
 import { authorsWeights, layouts, torchvisionWeights } from "../export/layout.ts";
 import { classNames, metadataOf } from "../export/metadata.ts";
 import { type ExportOptions, exportModel, floatGraph, precisions } from "../export/model.ts";
-import { deployedOptions, openSource, type Source } from "../export/source.ts";
+import { deployedOptions, namesOfClasses, openSource, type Source } from "../export/source.ts";
 import { trainingFiles } from "../export/training.ts";
 import type { SessionOptions } from "../runtime.ts";
 import { writeSafetensors } from "../safetensors.ts";
@@ -148,7 +148,7 @@ const writeOnnx: Write = async (source, what, settings, context) => {
       );
     }
   }
-  const classes = classNames(source.classes ?? 0, test?.classes);
+  const classes = classNames(source.classes ?? 0, namesOfClasses(source) ?? test?.classes);
   const model = await build({ metadata: metadataOf({ source, what, precision, preprocess, classes, accuracies }) });
   await writeFileAtomic(out, model.bytes);
   const { branch } = source;
@@ -179,7 +179,7 @@ const writeTraining: Write = async (source, _, settings, context) => {
       if (value !== undefined) weights.set(name, value);
     }
   const known = { source, what: "classifier", precision: "fp32", preprocess: false, accuracies: {} } as const;
-  const metadata = metadataOf({ ...known, classes: classNames(classes, undefined) });
+  const metadata = metadataOf({ ...known, classes: classNames(classes, namesOfClasses(source)) });
   const files = trainingFiles({ ...options, batch, trains, momentum, weightDecay }, weights, seed, metadata);
   await writeFolderAtomic(out, async (folder) => {
     await writeFileAtomic(join(folder, "training_model.onnx"), files.trainingModel);

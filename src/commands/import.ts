@@ -37,7 +37,6 @@ export const importCommand = defineCommand({
       state: {
         network: networkRecord(network),
         clusters,
-        classes: classes ?? null,
         source: from,
         metadata: file.metadata,
       },

@@ -49,6 +49,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "what this machine can compute on, and how to mend what is missing",
     load: async () => (await import("./doctor.ts")).doctor,
   },
+  harden: {
+    summary: "make an ONNX classifier from elsewhere robust on your own images",
+    load: async () => (await import("./harden.ts")).harden,
+  },
   serve: {
     summary: "open a trained classifier in the browser, attack it and teach it",
     load: async () => (await import("./serve.ts")).serve,

@@ -1,14 +1,14 @@
 /** How right exported classifiers are: on images as they are, and on images attacked through the float32 classifier. */
 import { attackStep } from "../../graphs/deploy/attack.ts";
 import { fromFloat16 } from "../../graphs/onnx/float16.ts";
-import type { Value } from "../../graphs/onnx/graph.ts";
+import { input, type Value } from "../../graphs/onnx/graph.ts";
 import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { buildModel } from "../../graphs/onnx/write.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { random } from "../data/random.ts";
-import { createSession, type SessionOptions } from "../runtime.ts";
+import { createSession, type Session, type SessionOptions } from "../runtime.ts";
 import { floatImages } from "./images.ts";
 
 /** The attack of an evaluation: PGD with cross-entropy from a random start. */
@@ -41,18 +41,19 @@ export const argMaxRows = ({ data, shape }: Tensor): number[] => {
 
 const batchSize = 50;
 
-/** Attacks the images of a dataset through a classifier. `logits` builds it over images of a shape. */
+/** Attacks the images of a dataset, `size` at a time, through a classifier. `logits` builds it over images of a shape. */
 export const attackImages = async (
   logits: (x: Value) => Value,
   dataset: Dataset,
   pgd: Pgd,
   seed: number,
   options: SessionOptions = {},
+  size = batchSize,
 ): Promise<Tensor<"float32">[]> => {
   const attacked: Tensor<"float32">[] = [];
-  const sessions = new Map<number, Awaited<ReturnType<typeof createSession>>>();
+  const sessions = new Map<number, Session>();
   try {
-    for (const [start, end] of batches(dataset.count, batchSize)) {
+    for (const [start, end] of batches(dataset.count, size)) {
       const clean = floatImages(dataset, start, end);
       let session = sessions.get(end - start);
       if (session === undefined) {
@@ -83,8 +84,8 @@ export const attackImages = async (
 };
 
 /** Images of a dataset in the batches that `attackImages` makes. */
-export const cleanImages = (dataset: Dataset): Tensor<"float32">[] =>
-  batches(dataset.count, batchSize).map(([start, end]) => floatImages(dataset, start, end));
+export const cleanImages = (dataset: Dataset, size = batchSize): Tensor<"float32">[] =>
+  batches(dataset.count, size).map(([start, end]) => floatImages(dataset, start, end));
 
 /** Share of the images whose class a model's `logits` give. `prepare` makes of a batch what the model takes. */
 export const accuracyOf = async (
@@ -109,3 +110,28 @@ export const accuracyOf = async (
 
 const floating = (value: Tensor): Tensor =>
   value.dtype === "float16" ? float32(value.shape, fromFloat16(value.data as Uint16Array)) : value;
+
+/** The class that a classifier gives each image. */
+export const classify = async (
+  logits: (x: Value) => Value,
+  images: readonly Tensor[],
+  options: SessionOptions = {},
+): Promise<number[]> => {
+  const sessions = new Map<number, Session>();
+  const guesses: number[] = [];
+  try {
+    for (const batch of images) {
+      const [n = 0] = batch.shape;
+      let session = sessions.get(n);
+      if (session === undefined) {
+        const x = input("x", { dtype: "float32", shape: batch.shape });
+        session = await createSession(buildModel(lower({ logits: logits(x) }, portable)), options);
+        sessions.set(n, session);
+      }
+      guesses.push(...argMaxRows((await session.run({ x: batch })).logits as Tensor));
+    }
+    return guesses;
+  } finally {
+    for (const session of sessions.values()) await session.release();
+  }
+};

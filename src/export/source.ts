@@ -15,6 +15,14 @@ export interface Source {
   readonly classes: number | undefined;
 }
 
+/** Names of the classes, where the run keeps them. */
+export const namesOfClasses = ({ run }: Pick<Source, "run">): readonly string[] | undefined => {
+  const { classes } = run.checkpoint.state;
+  return Array.isArray(classes) && classes.every((name) => typeof name === "string")
+    ? (classes as string[])
+    : undefined;
+};
+
 /** Opens a run for export. `branch` "auto" is the one that the run is evaluated by. */
 export const openSource = async (folder: string, branch: string, warn: (message: string) => void): Promise<Source> => {
   const run = await loadRun(folder, warn);

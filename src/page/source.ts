@@ -7,7 +7,7 @@ import { type Dataset, type DatasetName, loadDataset } from "../data/dataset.ts"
 import { RequestError } from "../errors.ts";
 import { classNames } from "../export/metadata.ts";
 import { floatGraph } from "../export/model.ts";
-import { deployedOptions, openSource } from "../export/source.ts";
+import { deployedOptions, namesOfClasses, openSource } from "../export/source.ts";
 import { fileError } from "../file-error.ts";
 import { buildPage, type PageClassifier, type PageFiles, type PageOptions } from "./build.ts";
 
@@ -67,7 +67,7 @@ const ofRun = async ({ from, branch }: PageRequest, warn: (message: string) => v
       "trained on": settings.dataset,
       branch: source.branch?.name,
     }),
-    classes: undefined,
+    classes: namesOfClasses(source),
     dataset: settings.dataset as DatasetName | undefined,
     data: settings.data as string | undefined,
   };

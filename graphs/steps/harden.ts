@@ -1,0 +1,53 @@
+/**
+ * Adversarial finetuning of a classifier that came from elsewhere. Its batch norms stay in evaluation mode, as files hold
+ * them; weights move by SGD.
+ */
+import { pgd } from "../attacks/pgd.ts";
+import { linf } from "../attacks/threat-model.ts";
+import { crossEntropy } from "../losses/cross-entropy.ts";
+import { klDivergence, trades } from "../losses/trades.ts";
+import { Store } from "../nn/scope.ts";
+import type { Value } from "../onnx/graph.ts";
+import { add, argMax, cast, clip, equal, reduceMean } from "../ops/index.ts";
+import { type SgdOptions, sgd } from "../optim/sgd.ts";
+import type { AttackOptions } from "./finetune.ts";
+import { type Step, update } from "./step.ts";
+
+export interface HardenOptions extends AttackOptions, SgdOptions {
+  readonly objective: "pgd" | "trades";
+  /** Weight of the closeness in TRADES. */
+  readonly beta: number;
+  readonly batch: number;
+  readonly image: readonly [channels: number, height: number, width: number];
+}
+
+/**
+ * Builds the step. Inputs: `clean`, `label` [B], `start` (noise), `lr`.
+ * @param classify builds the classifier over images; its weights are parameters of the store
+ */
+export const hardenStep = (options: HardenOptions, classify: (store: Store) => (x: Value) => Value): Step => {
+  const { objective, beta, batch, image, attackSteps, eps, stepSize } = options;
+  const store = new Store();
+  const logits = classify(store);
+  const type = { dtype: "float32", shape: [batch, ...image] } as const;
+  const clean = store.input("clean", type);
+  const label = store.input("label", { dtype: "int64", shape: [batch] });
+  const start = clip(add(clean, store.input("start", type)), 0, 1);
+  const natural = logits(clean);
+  const loss = (x: Value): Value =>
+    objective === "trades" ? klDivergence(natural, logits(x), "none") : crossEntropy(logits(x), label, "none");
+  const attacked = logits(pgd({ threat: linf(eps), steps: attackSteps, stepSize }, loss)(clean, start));
+  const right = (guess: Value): Value =>
+    reduceMean(cast(equal(argMax(guess, { axis: 1, keepdims: 0 }), label), { to: "float32" }), { keepdims: 0 });
+  const measured =
+    objective === "trades" ? trades(natural, attacked, label, beta) : { loss: crossEntropy(attacked, label) };
+  const { outputs } = update(store, measured.loss, sgd(options));
+  const metrics = { ...measured, accuracy: right(natural), robustAccuracy: right(attacked) };
+  return {
+    store,
+    outputs: {
+      ...outputs,
+      ...Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`metric.${name}`, value])),
+    },
+  };
+};

@@ -1,0 +1,216 @@
+import { readFile } from "node:fs/promises";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { float32 } from "../../graphs/onnx/tensor.ts";
+import { hardenStep } from "../../graphs/steps/harden.ts";
+import { writeFileAtomic } from "../atomic.ts";
+import { loadClassifier } from "../classifier.ts";
+import { type Context, defineCommand } from "../command.ts";
+import { type Dataset, datasetNames, loadDataset } from "../data/dataset.ts";
+import { createLoader } from "../data/loader.ts";
+import { normalStart, plainView, uniformStart, weakView } from "../data/view.ts";
+import { chooseEngine } from "../engine.ts";
+import { RequestError, RunError } from "../errors.ts";
+import { attackImages, classify, cleanImages, type Pgd } from "../export/accuracy.ts";
+import { fileError } from "../file-error.ts";
+import { trainable } from "../harden/model.ts";
+import { patchWeights } from "../harden/patch.ts";
+import { createRunner } from "../runner.ts";
+import type { SessionOptions } from "../runtime.ts";
+import { version } from "../version.ts";
+
+export const harden = defineCommand({
+  name: "harden",
+  summary: "make an ONNX classifier from elsewhere robust on your own images",
+  description:
+    "Finetunes a classifier in an ONNX file by TRADES or adversarial training (PGD-AT) on labelled images, and writes it back as the same file: only the weights change; names, inputs, outputs and versions stay, so that it loads wherever it did. Weights are the float32 initializers of convolutions, linear layers, normalisations and what is added or multiplied after them; batch norms keep their statistics. An op that cannot be differentiated is refused by name before anything runs. Accuracy on test images, clean and under PGD, is printed before and after.",
+  settings: {
+    from: {
+      type: "path",
+      required: true,
+      help: "ONNX classifier of one float32 image [batch, channels, height, width]",
+    },
+    out: { type: "path", required: true, help: "ONNX file to write" },
+    objective: { type: "enum", values: ["trades", "pgd-at"], default: "trades", help: "what is minimised" },
+    beta: { type: "number", default: 6, min: 0, help: "weight of TRADES' closeness" },
+    dataset: { type: "enum", values: datasetNames, default: "folder", help: "labelled images", group: "Data" },
+    data: { type: "path", help: "folder or archive of the dataset", group: "Data" },
+    limit: {
+      type: "integer",
+      default: 0,
+      min: 0,
+      help: "use only the first N training images; 0 for all",
+      group: "Data",
+    },
+    testLimit: { type: "integer", default: 500, min: 1, help: "test images to measure on", group: "Data" },
+    size: {
+      type: "integer",
+      min: 8,
+      max: 1024,
+      help: "side of the images, where the model leaves it open",
+      group: "Data",
+    },
+    mean: { type: "numbers", help: "of each channel, which the model wants taken off pixels in [0, 1]", group: "Data" },
+    std: { type: "numbers", help: "of each channel, which it wants them divided by then", group: "Data" },
+    augment: { type: "boolean", default: true, help: "random crops and flips", group: "Data" },
+    eps: { type: "number", default: 8 / 255, min: 0, max: 1, help: "radius of the L-inf ball", group: "Attack" },
+    stepSize: { type: "number", default: 2 / 255, min: 0, max: 1, help: "of a PGD step", group: "Attack" },
+    attackSteps: { type: "integer", default: 10, min: 1, help: "PGD steps in training", group: "Attack" },
+    testSteps: { type: "integer", default: 20, min: 1, help: "PGD steps on test images", group: "Attack" },
+    epochs: { type: "integer", default: 10, min: 1, help: "passes over the images", group: "Optimisation" },
+    batch: { type: "integer", default: 64, min: 1, help: "images a step", group: "Optimisation" },
+    lr: {
+      type: "number",
+      default: 0.01,
+      min: 0,
+      help: "learning rate, falling to nothing along a cosine",
+      group: "Optimisation",
+    },
+    momentum: { type: "number", default: 0.9, min: 0, max: 1, help: "of SGD", group: "Optimisation" },
+    weightDecay: { type: "number", default: 2e-4, min: 0, help: "on every weight that moves", group: "Optimisation" },
+  },
+  run: async (settings, context) => {
+    const { from, out, eps, stepSize, seed, epochs } = settings;
+    const { trained: training, test, original, batch } = await prepare(settings, context);
+    const engine = await chooseEngine(settings);
+    const bytes = await readFile(from);
+    const model = trainable(bytes, from, batch, original.image, { mean: settings.mean, std: settings.std });
+    const objective = settings.objective === "trades" ? "trades" : "pgd";
+    const step = hardenStep({ ...settings, objective, batch, image: original.image }, model.classify);
+    const pgd = { eps, stepSize, steps: settings.testSteps };
+    const count = Array.from(model.weights.values()).reduce((n, { data }) => n + data.length, 0);
+    context.log(
+      `${model.weights.size} weights (${count} numbers) of ${from} move; ${training.count} images, ${test.count} to measure on`,
+    );
+    const before = await measure(original.build, test, pgd, seed, engine.options, original.fixedBatch);
+    context.print(`before: ${said(before)}`);
+
+    const initial = new Map<string, Tensor>();
+    for (const { path } of step.store.parameters.values())
+      initial.set(`param.${path}`, model.weights.get(path) as Tensor);
+    for (const { path, type } of step.store.states.values())
+      initial.set(`state.${path}`, float32(type.shape, new Float32Array(type.shape.reduce((a, b) => a * b, 1))));
+    const loader = createLoader({
+      dataset: training,
+      batch,
+      seed,
+      workers: 0,
+      inputs: {
+        clean: settings.augment ? weakView : plainView,
+        label: { kind: "label" },
+        start: objective === "trades" ? normalStart() : uniformStart(eps),
+      },
+      dropLast: true,
+    });
+    const runner = await createRunner(engine, step, initial);
+    const steps = epochs * loader.stepsPerEpoch;
+    const progress = context.progress({ steps, epochs, done: 0 });
+    let done = 0;
+    let weights: Map<string, Tensor>;
+    const { signal } = context;
+    try {
+      for (let epoch = 1; epoch <= epochs && !signal.aborted; epoch++)
+        for await (const data of loader.epoch(epoch)) {
+          const lr = 0.5 * settings.lr * (1 + Math.cos((Math.PI * done) / steps));
+          const given = Object.entries(data.tensors).map(([name, value]) => [`input.${name}`, value] as const);
+          const results = await runner.run({ ...Object.fromEntries(given), "input.lr": float32([], [lr]) });
+          const figures = Object.fromEntries(
+            Object.entries(results).map(([name, value]) => [name.replace("metric.", ""), Number(value.data[0])]),
+          );
+          if (!Number.isFinite(figures.loss))
+            throw new RunError(`the loss is ${figures.loss} at step ${done + 1}; lower --lr`);
+          progress.update({ step: ++done, epoch, figures, images: batch });
+          if (signal.aborted) break;
+        }
+      weights = await runner.tensors();
+    } finally {
+      progress.stop();
+      await runner.release();
+      await loader.close();
+    }
+    if (signal.aborted) {
+      context.log(`stopped after step ${done}: nothing is written`);
+      return;
+    }
+    const moved = new Map(Array.from(model.weights.keys(), (name) => [name, weights.get(`param.${name}`) as Tensor]));
+    const note = { objective: settings.objective, eps, steps: done, dataset: settings.dataset, advcl: version() };
+    const hardened = patchWeights(bytes, moved, { hardened: JSON.stringify(note) });
+    await writeFileAtomic(out, hardened);
+    const after = await measure(
+      (await loadClassifier(out, { ...settings, warn: context.warn })).build,
+      test,
+      pgd,
+      seed,
+      engine.options,
+      original.fixedBatch,
+    );
+    context.print(`after:  ${said(after)}`);
+    context.print(`${out}: ${from} hardened by ${settings.objective}, ${done} steps`);
+    context.result({ out, steps: done, weights: model.weights.size, before, after });
+  },
+});
+
+interface Measured {
+  readonly accuracy: number;
+  readonly robustAccuracy: number;
+}
+
+const said = ({ accuracy, robustAccuracy }: Measured): string =>
+  `accuracy ${(100 * accuracy).toFixed(2)} %, under PGD ${(100 * robustAccuracy).toFixed(2)} %`;
+
+const measure = async (
+  build: Parameters<typeof attackImages>[0],
+  test: Dataset,
+  pgd: Pgd,
+  seed: number,
+  options: SessionOptions,
+  size: number | undefined,
+): Promise<Measured> => {
+  const attacked = await attackImages(build, test, pgd, seed, options, size);
+  const share = async (images: readonly Tensor[]): Promise<number> => {
+    const guesses = await classify(build, images, options);
+    return guesses.filter((guess, i) => guess === test.labels?.[i]).length / test.count;
+  };
+  return { accuracy: await share(cleanImages(test, size)), robustAccuracy: await share(attacked) };
+};
+
+/** The model as it is, and the images, found to fit it. */
+const prepare = async (
+  settings: {
+    readonly from: string;
+    readonly dataset: (typeof datasetNames)[number];
+    readonly data: string | undefined;
+    readonly limit: number;
+    readonly testLimit: number;
+    readonly size: number | undefined;
+    readonly mean: readonly number[] | undefined;
+    readonly std: readonly number[] | undefined;
+    readonly batch: number;
+    readonly seed: number;
+  },
+  { warn }: Context,
+) => {
+  const { from, dataset: name, data, limit, testLimit, seed } = settings;
+  const original = await loadClassifier(from, { ...settings, warn }).catch((error: unknown) => {
+    throw fileError(error, "read", from);
+  });
+  const [channels, height, width] = original.image;
+  if (channels !== 3 || height !== width)
+    throw new RequestError(`${from} takes ${channels}×${height}×${width} images; only square RGB ones are trained on`);
+  const images = { name, data, size: height, seed };
+  const trained = await loadDataset({ ...images, split: "train", limit: limit || undefined });
+  const tested = await loadDataset({ ...images, split: "test", limit: testLimit });
+  const whole = tested.count - (tested.count % (original.fixedBatch ?? 1));
+  const test = whole === tested.count ? tested : { ...tested, count: whole };
+  for (const { labels, classes, split } of [trained, test]) {
+    if (labels === undefined) throw new RequestError(`${name} ${split} has no labels; choose a labelled dataset`);
+    if (classes.length !== original.classes)
+      throw new RequestError(
+        `${name} has ${classes.length} classes but ${from} tells ${original.classes} apart; give its own images`,
+      );
+  }
+  const batch = original.fixedBatch ?? settings.batch;
+  if (batch !== settings.batch) warn(`${from} takes batches of ${batch} only: that is the batch of training`);
+  if (trained.count < batch)
+    throw new RequestError(`there are ${trained.count} training images, fewer than a batch of ${batch}; lower --batch`);
+  return { original, trained, test, batch };
+};

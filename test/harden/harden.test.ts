@@ -1,0 +1,128 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Writable } from "node:stream";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
+import onnxProto from "onnx-proto";
+import { trainableInitializers } from "../../graphs/import/trainable.ts";
+import { parseModel } from "../../graphs/onnx/parse.ts";
+import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
+import { harden } from "../../src/commands/harden.ts";
+import { patchWeights } from "../../src/harden/patch.ts";
+import { createSession } from "../../src/runtime.ts";
+
+/** Made by scripts/fixtures/small_classifier.py: a small network trained on `shapes` in PyTorch, normalisation inside. */
+const small = fileURLToPath(new URL("../fixtures/harden/small.onnx", import.meta.url));
+
+let folder = "";
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "harden-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+class Sink extends Writable {
+  text = "";
+  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.text += chunk;
+    done();
+  }
+}
+
+const run = async (...args: string[]) => {
+  const [stdout, stderr] = [new Sink(), new Sink()];
+  await harden.execute(["--from", small, "--threads", "1", "--json", "--quiet", ...args], { stdout, stderr });
+  return { ...JSON.parse(stdout.text), stderr: stderr.text };
+};
+
+const decoded = async (path: string) => onnxProto.onnx.ModelProto.decode(await readFile(path));
+
+describe("the weights of a file", () => {
+  test("are those of its layers, not the statistics of its batch norms nor the normalisation of its images", async () => {
+    const file = parseModel(await readFile(small));
+    const names = trainableInitializers(file);
+    const expected = [0, 4, 8].map((i) => `body.${i}.weight`);
+    for (const i of [1, 5, 9]) expected.push(`body.${i}.weight`, `body.${i}.bias`);
+    expect([...names].sort()).toEqual([...expected, "fc.bias", "fc.weight"].sort());
+    expect([...file.initializers.keys()]).toEqual(expect.arrayContaining(["body.1.running_mean", "mean", "std"]));
+  });
+
+  test("are written over where they lie, and every other byte stays", async () => {
+    const before = await readFile(small);
+    const { initializers } = parseModel(before);
+    const bias = initializers.get("fc.bias") as Tensor;
+    const other = float32(
+      bias.shape,
+      Array.from({ length: bias.data.length }, (_, i) => i - 0.5),
+    );
+    const after = patchWeights(before, new Map([["fc.bias", other]]), { hardened: "yes" });
+    expect(after.subarray(0, before.length).filter((byte, i) => byte !== before[i]).length).toBeLessThanOrEqual(
+      4 * other.data.length,
+    );
+    const read = parseModel(after);
+    expect(read.initializers.get("fc.bias")?.data).toEqual(other.data);
+    expect(read.initializers.get("fc.weight")).toEqual(initializers.get("fc.weight"));
+    expect(read.metadata.hardened).toBe("yes");
+    expect(patchWeights(before, new Map([["fc.bias", bias]]), {})).toEqual(before);
+    expect(() => patchWeights(before, new Map([["none", bias]]), {})).toThrow(
+      /the weight none is not stored as float32/,
+    );
+  });
+});
+
+describe("advcl harden", () => {
+  test.each([
+    ["trades", "0.02"],
+    ["pgd-at", "0.01"],
+  ])(
+    "by %s makes a classifier from elsewhere more robust and keeps its names, inputs and outputs",
+    async (objective, lr) => {
+      const out = join(folder, `${objective}.onnx`);
+      const data = ["--dataset", "shapes", "--limit", "640", "--test-limit", "100", "--no-augment"];
+      const attack = ["--eps", "4/255", "--step-size", "1/255", "--attack-steps", "4", "--test-steps", "8"];
+      const result = await run(
+        "--out",
+        out,
+        "--objective",
+        objective,
+        ...data,
+        ...attack,
+        "--epochs",
+        "4",
+        "--batch",
+        "32",
+        "--lr",
+        lr,
+      );
+      expect(result.before.accuracy).toBeGreaterThan(0.9);
+      expect(result.before.robustAccuracy).toBeLessThan(0.5);
+      expect(result.after.robustAccuracy).toBeGreaterThan(result.before.robustAccuracy + 0.1);
+      expect(result.after.accuracy).toBeGreaterThan(0.6);
+      const [old, made] = await Promise.all([decoded(small), decoded(out)]);
+      const outline = ({ graph, opsetImport, irVersion }: onnxProto.onnx.ModelProto) => ({
+        input: graph?.input,
+        output: graph?.output,
+        node: graph?.node,
+        names: graph?.initializer?.map(({ name, dims, dataType }) => [name, dims, dataType]),
+        opsetImport,
+        irVersion,
+      });
+      expect(outline(made)).toEqual(outline(old));
+      const session = await createSession(await readFile(out));
+      const { scores } = await session.run({ pixels: float32([3, 3, 32, 32], new Float32Array(3 * 3072)) });
+      expect(scores?.shape).toEqual([3, 10]);
+      await session.release();
+    },
+  );
+
+  test("refuses what it cannot do, in one sentence", async () => {
+    const out = join(folder, "none.onnx");
+    await expect(run("--out", out, "--data", join(folder, "nothing"))).rejects.toThrow(/nothing/);
+    const foreign = join(folder, "not.onnx");
+    await writeFile(foreign, "not a model");
+    await expect(run("--from", foreign, "--out", out, "--dataset", "shapes")).rejects.toThrow(/not an ONNX model/);
+    await expect(run("--from", join(folder, "gone.onnx"), "--out", out, "--dataset", "shapes")).rejects.toThrow(
+      /does not exist/,
+    );
+  });
+});
