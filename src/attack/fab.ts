@@ -76,8 +76,14 @@ export const planeProjection = (x: Float32Array, w: Float32Array, b: number, nor
   return d;
 };
 
-const lengthOf = (d: Float32Array, norm: Ball["norm"]): number =>
-  norm === "linf" ? d.reduce((most, v) => Math.max(most, Math.abs(v)), 0) : Math.sqrt(d.reduce((s, v) => s + v * v, 0));
+const lengthOf = (d: Float32Array, norm: Ball["norm"]): number => {
+  let [most, squares] = [0, 0];
+  for (let i = 0; i < d.length; i++) {
+    most = Math.max(most, Math.abs(d[i]!));
+    squares += d[i]! * d[i]!;
+  }
+  return norm === "linf" ? most : Math.sqrt(squares);
+};
 
 /** One target: ends with the first point of the other class inside the ball. */
 function* run(image: AttackedImage, ball: Ball, target: number, start: Float32Array, iterations: number): Attack {
