@@ -322,6 +322,12 @@ const fail = (error: unknown): void => {
   const text = error instanceof Error ? error.message : String(error);
   $("fault").hidden = false;
   $("fault").textContent = text;
+  if ($("engine").textContent === "WebGPU") {
+    const other = document.createElement("a");
+    other.href = "?engine=wasm";
+    other.textContent = "Try WebAssembly instead.";
+    $("fault").append(" ", other);
+  }
   console.error(error);
 };
 

@@ -1,20 +1,25 @@
 /**
  * Drives the page in headless Chromium and keeps pictures of it.
  *
- *   node dist/scripts/screenshot.js URL OUT_DIR [/usr/bin/chromium]
+ *   node dist/scripts/screenshot.js URL OUT_DIR [--webgpu]
+ *
+ * Chromium is that of $ADVCL_CHROMIUM, else /usr/bin/chromium. With --webgpu it computes on its software Vulkan: right
+ * for correctness, says nothing of speed.
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
-const [url, out, executablePath = "/usr/bin/chromium"] = process.argv.slice(2);
+const [url, out, webgpu] = process.argv.slice(2);
+const executablePath = process.env.ADVCL_CHROMIUM ?? "/usr/bin/chromium";
+const gpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
 if (url === undefined || out === undefined) throw new Error("give the address of the page and a folder");
 await mkdir(out, { recursive: true });
 
 const browser = await chromium.launch({
   executablePath,
   headless: true,
-  args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+  args: ["--no-sandbox", "--disable-background-networking", ...(webgpu === "--webgpu" ? gpu : ["--disable-gpu"])],
 });
 try {
   for (const colorScheme of ["light", "dark"] as const) {
@@ -40,7 +45,7 @@ try {
     ] as const) {
       const before = await page.getAttribute("body", "data-chosen");
       await page.click(`.thumb:nth-child(${thumb})`);
-      await page.waitForFunction(`document.body.dataset.chosen !== ${JSON.stringify(before)}`);
+      await page.waitForSelector(`body:not([data-chosen="${before}"])`);
       await page.click(`[data-add="${own}"]`);
     }
     await page.click("#train");
