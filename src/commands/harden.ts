@@ -118,6 +118,7 @@ export const harden = defineCommand({
           );
           if (!Number.isFinite(figures.loss))
             throw new RunError(`the loss is ${figures.loss} at step ${done + 1}; lower --lr`);
+          runner.accept();
           progress.update({ step: ++done, epoch, figures, images: batch });
           if (signal.aborted) break;
         }
