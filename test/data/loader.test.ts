@@ -98,6 +98,19 @@ describe("batches", () => {
     expect(batches[0]!.tensors.image!.data[5]).toBe(Math.fround(dataset.images[5]! / 255));
   });
 
+  test("random labels stay below their bound, the same again for an image and an epoch", async () => {
+    const labels = async (seed: number, epoch: number) => {
+      const loader = make({ seed, shuffle: false, inputs: { order: { kind: "random", below: 24 } } });
+      return (await read(loader, epoch)).flatMap(({ tensors }) => Array.from(tensors.order!.data, Number));
+    };
+    const first = await labels(5, 1);
+    expect(first.every((label) => Number.isInteger(label) && label >= 0 && label < 24)).toBe(true);
+    expect(new Set(first).size).toBeGreaterThan(12);
+    expect(await labels(5, 1)).toEqual(first);
+    expect(await labels(5, 2)).not.toEqual(first);
+    expect(await labels(6, 1)).not.toEqual(first);
+  });
+
   test("recipes may change from epoch to epoch", async () => {
     const loader = make({ inputs: (epoch) => ({ view1: dynaclView(1 - (epoch - 1) / 2) }) });
     const strong = make({ inputs: { view1: dynaclView(1) } });
