@@ -4,7 +4,9 @@ import type { Dataset } from "./data/dataset.ts";
 import type { Engine } from "./engine.ts";
 import { featureStep, featuresOf, type Network, weightFeeds } from "./network.ts";
 
-const knnDefaults = { neighbours: 200, temperature: 0.1 };
+/** 200 neighbours vote in a bank of 10,000 images or more, fewer in a smaller one: a fiftieth of it. */
+const votersOf = (bank: number): number => Math.min(200, Math.ceil(bank / 50));
+const temperature = 0.1;
 const queryBatch = 256;
 
 /** Images `from` … of a dataset as float32 in [0, 1], padded with the last one to `batch` rows. */
@@ -50,7 +52,7 @@ export const createExtractor = async (
   };
 };
 
-/** Share of the queries whose nearest neighbours in the bank vote for their true class (cosine, k = 200, temperature 0.1). */
+/** Share of the queries whose nearest neighbours in the bank vote for their true class (cosine, temperature 0.1). */
 export const knnAccuracy = async (
   engine: Engine,
   bank: { readonly features: Tensor<"float32">; readonly labels: Int32Array },
@@ -58,7 +60,10 @@ export const knnAccuracy = async (
   classes: number,
 ): Promise<number> => {
   const [count = 0, width = 0] = query.features.shape;
-  const step = knnStep({ bank: bank.labels.length, batch: queryBatch, features: width }, { ...knnDefaults, classes });
+  const step = knnStep(
+    { bank: bank.labels.length, batch: queryBatch, features: width },
+    { neighbours: votersOf(bank.labels.length), temperature, classes },
+  );
   const { session } = await engine.load(step);
   const fixed = {
     "input.bank": bank.features,

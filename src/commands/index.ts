@@ -13,25 +13,21 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "train an encoder without labels so that it stays robust",
     load: async () => (await import("./pretrain.ts")).pretrain,
   },
-  finetune: {
-    summary: "train a classifier on an encoder, or from the start",
-    load: async () => (await import("./finetune.ts")).finetune,
-  },
   cluster: {
     summary: "cluster a teacher's features into pseudo-labels",
     load: async () => (await import("./cluster.ts")).cluster,
   },
+  finetune: {
+    summary: "train a classifier on an encoder, or from the start",
+    load: async () => (await import("./finetune.ts")).finetune,
+  },
+  evaluate: {
+    summary: "accuracy of a classifier on clean, attacked and corrupted images",
+    load: async () => (await import("./evaluate.ts")).evaluate,
+  },
   compare: {
     summary: "methods under one budget: pretrain, finetune and attack each with several seeds",
     load: async () => (await import("./compare.ts")).compare,
-  },
-  step: {
-    summary: "one AdvCL step on given weights and a given batch, for comparisons",
-    load: async () => (await import("./step.ts")).step,
-  },
-  bench: {
-    summary: "measure the step, the data pipeline or the engine on this machine",
-    load: async () => (await import("./bench.ts")).bench,
   },
   export: {
     summary: "write a trained encoder or classifier for other runtimes",
@@ -41,14 +37,6 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "turn weights in PyTorch's names into a run folder",
     load: async () => (await import("./import.ts")).importCommand,
   },
-  evaluate: {
-    summary: "accuracy of a classifier on clean, attacked and corrupted images",
-    load: async () => (await import("./evaluate.ts")).evaluate,
-  },
-  doctor: {
-    summary: "what this machine can compute on, and how to mend what is missing",
-    load: async () => (await import("./doctor.ts")).doctor,
-  },
   harden: {
     summary: "make an ONNX classifier from elsewhere robust on your own images",
     load: async () => (await import("./harden.ts")).harden,
@@ -56,6 +44,18 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   serve: {
     summary: "open a trained classifier in the browser, attack it and teach it",
     load: async () => (await import("./serve.ts")).serve,
+  },
+  doctor: {
+    summary: "what this machine can compute on, and how to mend what is missing",
+    load: async () => (await import("./doctor.ts")).doctor,
+  },
+  step: {
+    summary: "one AdvCL step on given weights and a given batch, for comparisons",
+    load: async () => (await import("./step.ts")).step,
+  },
+  bench: {
+    summary: "measure the step, the data pipeline or the engine on this machine",
+    load: async () => (await import("./bench.ts")).bench,
   },
   config: {
     summary: "print all settings of a command as YAML",
