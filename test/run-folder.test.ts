@@ -256,7 +256,8 @@ describe("processes", () => {
       const opens = once(child.stdout!, "data");
       await Promise.race([opens, exit]);
       seed = (seed * 48271) % 0x7fffffff;
-      const timer = setTimeout(() => child.kill("SIGKILL"), seed % 100);
+      // Later kills come later, so that a slow disk does not keep the run from ever writing a checkpoint.
+      const timer = setTimeout(() => child.kill("SIGKILL"), (seed % 100) + 10 * kills);
       const [code] = await exit;
       clearTimeout(timer);
       if (code === 0) break;
