@@ -103,7 +103,8 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
     keepsState: chosen === "webgpu",
     load: async (step, more = {}) => {
       const model = compile(step, target);
-      return { model, session: await createSession(model, { ...options, ...more }) };
+      const rewriting = target.optimization === undefined ? {} : { optimization: target.optimization };
+      return { model, session: await createSession(model, { ...options, ...rewriting, ...more }) };
     },
   };
 };
