@@ -13,12 +13,13 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Tensor } from "../graphs/onnx/tensor.ts";
-import { pretrainStep } from "../graphs/steps/pretrain.ts";
+import { paperSettings, pretrainStep } from "../graphs/steps/pretrain.ts";
 import { benchFeeds, median } from "../src/bench.ts";
 import { chooseEngine } from "../src/engine.ts";
 import { createRunner } from "../src/runner.ts";
 
 const step = pretrainStep({
+  ...paperSettings,
   batch: 4,
   size: 16,
   depth: 18,
@@ -26,15 +27,7 @@ const step = pretrainStep({
   stem: "cifar",
   radius: 3,
   clusters: [2, 3],
-  clusterWeight: 0.2,
-  attack: true,
   attackSteps: 1,
-  eps: 8 / 255,
-  stepSize: 2 / 255,
-  temperature: 0.5,
-  baseTemperature: 0.07,
-  momentum: 0.9,
-  weightDecay: 1e-4,
   trace: true,
 });
 const feeds = benchFeeds(step, 1);

@@ -12,7 +12,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { pretrainStep } from "../graphs/steps/pretrain.ts";
+import { paperSettings, pretrainStep } from "../graphs/steps/pretrain.ts";
 import { benchFeeds, median, peakMemory } from "../src/bench.ts";
 import { chooseEngine } from "../src/engine.ts";
 import { stemOf } from "../src/network.ts";
@@ -49,22 +49,14 @@ interface Run {
 const serve = async (): Promise<void> => {
   const engine = await chooseEngine({ provider: "cpu", threads, target: values.target });
   const step = pretrainStep({
+    ...paperSettings,
     batch,
     size,
     depth: 18,
     width,
     stem: stemOf("cifar", size),
-    radius: 8,
     clusters: [2, 10, 50, 100, 500],
-    clusterWeight: 0.2,
-    attack: true,
     attackSteps: 5,
-    eps: 8 / 255,
-    stepSize: 2 / 255,
-    temperature: 0.5,
-    baseTemperature: 0.07,
-    momentum: 0.9,
-    weightDecay: 1e-4,
   });
   const { session, model } = await engine.load(step);
   const feeds = benchFeeds(step, 1);

@@ -109,7 +109,7 @@ def main():
     keep("chosen", chosen)
     keep("steps a run", {f"{t} × {n}": bench(a, t, int(n)) for t in chosen for n in a.steps_a_run.split(",")})
     keep("profile", {t: advcl(a, "bench", "--provider", a.provider, "--target", t, "--batch", str(a.batch), "--width", str(a.width),
-                              "--reps", "1", "--profile", "--threads", str(a.threads)) for t in chosen})
+                              "--reps", "1", "--shares", "--threads", str(a.threads)) for t in chosen})
 
     # Throughput, alternating.
     contenders = {f"advcl {t}": lambda t=t: bench(a, t) for t in chosen}

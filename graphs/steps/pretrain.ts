@@ -40,6 +40,19 @@ export interface PretrainOptions extends ContrastiveOptions, OptimizerOptions {
   readonly trace?: boolean;
 }
 
+/** The paper's settings of the loss, the attack and the optimizer, for what measures or compares a step. */
+export const paperSettings = {
+  radius: 8,
+  clusterWeight: 0.2,
+  attack: true,
+  eps: 8 / 255,
+  stepSize: 2 / 255,
+  temperature: 0.5,
+  baseTemperature: 0.07,
+  momentum: 0.9,
+  weightDecay: 1e-4,
+} as const;
+
 /**
  * Builds the step. Inputs: `clean`, `view1`, `view2`, `start_cl`, `start_ce` [B,3,S,S] and `label_K` int64 [B], `lr`.
  *

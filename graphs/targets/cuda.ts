@@ -1,7 +1,6 @@
 /**
  * ONNX Runtime's CUDA provider. Which way a gradient of a convolution is fastest depends on the device, so each way is an
- * option that scripts/gpu.py measures; the defaults are the portable lowerings until a measurement speaks against them
- * (docs/gpu.md).
+ * option that scripts/gpu.py measures; the defaults are the portable lowerings until a measurement speaks against them.
  */
 import { type Attributes, apply, isAbsent, type Type, type Value } from "../onnx/graph.ts";
 import {

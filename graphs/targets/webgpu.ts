@@ -1,6 +1,6 @@
 /**
  * ONNX Runtime on WebGPU. Exceptions are the ops that its provider leaves to the CPU (each would bring its operands over
- * the bus), as read from profiles of onnxruntime-node 1.30; scripts/webgpu-fallbacks.ts prints them anew.
+ * the bus), as read from profiles of onnxruntime-node 1.30; scripts/check-webgpu.ts counts them anew.
  */
 import type { Value } from "../onnx/graph.ts";
 import {

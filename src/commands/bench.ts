@@ -2,7 +2,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Depth } from "../../graphs/nn/resnet.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
-import { advclBranches, type PretrainOptions, pretrainStep } from "../../graphs/steps/pretrain.ts";
+import { advclBranches, type PretrainOptions, paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { benchFeeds, gemmPeak, median, peakMemory } from "../bench.ts";
 import { describeShape, encoderShapes, type LoweringRow, measureLowerings } from "../bench-lowerings.ts";
 import { defineCommand } from "../command.ts";
@@ -89,7 +89,7 @@ export const bench = defineCommand({
       return;
     }
     const options: PretrainOptions = {
-      ...paper,
+      ...paperSettings,
       batch,
       size,
       depth: Number(settings.depth) as Depth,
@@ -151,15 +151,3 @@ export const bench = defineCommand({
     context.result(result);
   },
 });
-
-const paper = {
-  radius: 8,
-  clusterWeight: 0.2,
-  attack: true,
-  eps: 8 / 255,
-  stepSize: 2 / 255,
-  temperature: 0.5,
-  baseTemperature: 0.07,
-  momentum: 0.9,
-  weightDecay: 1e-4,
-} as const;
