@@ -1,9 +1,9 @@
 /** How each method of pretraining is fed, and the settings of its paper; what it computes is in graphs/methods. */
 
-import { quarterOrders } from "../graphs/methods/ap-dpe.ts";
 import { TEACHER } from "../graphs/methods/deacl.ts";
 import type { MethodName } from "../graphs/methods/index.ts";
 import { headName } from "../graphs/nn/head.ts";
+import { maskings, ninthOrders, quarterOrders } from "../graphs/views/puzzles.ts";
 import type { LoaderInputs } from "./data/loader.ts";
 import { aclView, advclView, dynaclView, uniformStart, weakView } from "./data/view.ts";
 import { cosineRate, warmCosineRate } from "./schedule.ts";
@@ -117,6 +117,14 @@ export const feeds: Readonly<Record<MethodName, Feed>> = {
       ...(tasks.includes("jigsaw") && {
         start_jigsaw: uniformStart(eps),
         order: { kind: "random", below: quarterOrders.length },
+      }),
+      ...(tasks.includes("jigsaw3") && {
+        start_jigsaw3: uniformStart(eps),
+        order3: { kind: "random", below: ninthOrders.length },
+      }),
+      ...(tasks.includes("selfie") && {
+        start_selfie: uniformStart(eps),
+        masked: { kind: "random", below: maskings.length },
       }),
     }),
   },

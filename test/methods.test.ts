@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "@jest/globals";
+import { apDpeTasks } from "../graphs/methods/ap-dpe.ts";
 import { type AnyMethodOptions, methodNames, methods } from "../graphs/methods/index.ts";
 import { float32 } from "../graphs/onnx/tensor.ts";
 import { type Cell, printTable, rowsOf } from "../src/comparison/table.ts";
@@ -27,7 +28,7 @@ const options: AnyMethodOptions = {
   attackSteps: 1,
   momentum: 0.9,
   weightDecay: 0,
-  tasks: ["rotation", "jigsaw"],
+  tasks: apDpeTasks,
   radius: 4,
   clusters: [2],
   clusterWeight: 0.2,
@@ -45,7 +46,7 @@ const settings = {
   eps: 8 / 255,
   attack: true,
   clusters: [2],
-  tasks: ["rotation", "jigsaw"],
+  tasks: apDpeTasks,
 } as const;
 
 describe("every method", () => {

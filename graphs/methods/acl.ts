@@ -6,9 +6,7 @@ import { Scope } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
 import { add, mul } from "../ops/index.ts";
 import { finish } from "../steps/step.ts";
-import { begin, type Method } from "./method.ts";
-
-const branches = ["normal", "pgd"];
+import { begin, dualBranches as branches, type Method, tracePair, viewPair } from "./method.ts";
 
 /**
  * ACL with dual streams (Jiang et al., NeurIPS 2020): NT-Xent of the clean views through the branch `normal`, and of the
@@ -21,25 +19,18 @@ export const acl: Method = {
   branches,
   evaluatedBranch: "pgd",
   build: (options) => {
-    const { store, encoder, image, attack } = begin(options, branches);
+    const beginning = begin(options, branches);
+    const { store, encoder, attack } = beginning;
+    const { clean, start } = viewPair(beginning);
     const project = (scope: Scope, x: Value) => threeLayerProjector(branches)(scope.at("head_proj"), encoder(scope, x));
-    const clean = interleave([image("view1"), image("view2")]);
-    const start = add(clean, interleave([image("start1"), image("start2")]));
+    const contrast = (z: Value) => ntXent(z, 2, options.temperature);
 
     const attacking = new Scope(store, { mode: "eval", branches: ["pgd"] });
-    const adversarial = pgd(attack, (x) => ntXent(project(attacking, x), 2, options.temperature))(clean, start);
+    const attacked = pgd(attack, (x) => contrast(project(attacking, x)))(clean, start);
 
-    const z = project(new Scope(store, { branches }), interleave([clean, adversarial]));
-    const [ofClean, ofAdversarial] = [0, 1].map((stream) => ntXent(viewOf(z, stream, 2), 2, options.temperature)) as [
-      Value,
-      Value,
-    ];
-    const loss = mul(add(ofClean, ofAdversarial), 0.5);
-    return finish(
-      store,
-      options,
-      { loss, clean: ofClean, adversarial: ofAdversarial },
-      { "attack.x1": viewOf(adversarial, 0, 2), "attack.x2": viewOf(adversarial, 1, 2) },
-    );
+    const z = project(new Scope(store, { branches }), interleave([clean, attacked]));
+    const metrics = { clean: contrast(viewOf(z, 0, 2)), adversarial: contrast(viewOf(z, 1, 2)) };
+    const loss = mul(add(metrics.clean, metrics.adversarial), 0.5);
+    return finish(store, options, { loss, ...metrics }, tracePair(attacked));
   },
 };

@@ -1,62 +1,78 @@
 import { pgd } from "../attacks/pgd.ts";
 import { crossEntropy } from "../losses/cross-entropy.ts";
+import { transformerLayer } from "../nn/attention.ts";
 import { interleave } from "../nn/interleave.ts";
-import { linear } from "../nn/layer.ts";
+import { type Layer, linear } from "../nn/layer.ts";
 import { Scope } from "../nn/scope.ts";
-import { constant, type Value } from "../onnx/graph.ts";
-import { tensor } from "../onnx/tensor.ts";
-import { add, gather, mul, reshape, transpose } from "../ops/index.ts";
+import type { Value } from "../onnx/graph.ts";
+import { add, concat, expandAs, gather, matMul, matrixTranspose, mul, reshape, slice } from "../ops/index.ts";
 import { finish } from "../steps/step.ts";
+import {
+  cropTo,
+  integers,
+  jigsaw,
+  maskings,
+  ninthOrders,
+  quarterOrders,
+  reordered,
+  rotations,
+  selfieGrid,
+  tiles,
+} from "../views/puzzles.ts";
 import { begin, type Method, type MethodOptions } from "./method.ts";
 
-export const apDpeTasks = ["rotation", "jigsaw"] as const;
+export const apDpeTasks = ["rotation", "jigsaw", "jigsaw3", "selfie"] as const;
+export type ApDpeTask = (typeof apDpeTasks)[number];
 
 export interface ApDpeOptions extends MethodOptions {
-  readonly tasks: readonly (typeof apDpeTasks)[number][];
+  readonly tasks: readonly ApDpeTask[];
 }
 
-const integers = (values: readonly number[], shape: readonly number[] = [values.length]): Value =>
-  constant(tensor("int64", shape, BigInt64Array.from(values, BigInt)));
-
-const flipped = (x: Value, axis: number): Value =>
-  gather(x, integers(Array.from({ length: x.dim(axis) }, (_, i) => x.dim(axis) - 1 - i)), { axis });
-
-/** Each image turned by 0, 90, 180 and 270 degrees against the clock: [B,C,S,S] to [4B,C,S,S], turns of an image together. */
-export const rotations = (x: Value): Value => {
-  const across = transpose(x, { perm: [0, 1, 3, 2] });
-  return interleave([x, flipped(across, 2), flipped(flipped(x, 2), 3), flipped(across, 3)]);
-};
-
-/** The orders of the four quarters, by label: those of a list, first to last. */
-export const quarterOrders: readonly (readonly number[])[] = [0, 1, 2, 3].flatMap((a) =>
-  [0, 1, 2, 3]
-    .filter((b) => b !== a)
-    .flatMap((b) => [0, 1, 2, 3].filter((c) => c !== a && c !== b).map((c) => [a, b, c, 6 - a - b - c])),
-);
-
-/** Quarters of each image in the order that its label names: place q shows quarter order[q]. Labels int64 [B]. */
-export const jigsaw = (x: Value, labels: Value): Value => {
-  const [b = 0, c = 0, s = 0] = x.shape;
-  const half = s / 2;
-  const quarters = reshape(transpose(reshape(x, [b, c, 2, half, 2, half]), { perm: [0, 2, 4, 1, 3, 5] }), [
-    4 * b,
-    c,
-    half,
-    half,
-  ]);
-  const orders = gather(integers(quarterOrders.flat(), [quarterOrders.length, 4]), labels);
-  const first = integers(
-    Array.from({ length: b }, (_, i) => 4 * i),
-    [b, 1],
-  );
-  const moved = gather(quarters, reshape(add(orders, first), [4 * b]));
-  return reshape(transpose(reshape(moved, [b, 2, 2, c, half, half]), { perm: [0, 3, 1, 4, 2, 5] }), [b, c, s, s]);
-};
+/** Layers of Selfie's attention pooling; AP-DPE's code has thirteen, three times the weights of a ResNet-18. */
+const LAYERS = 3;
+const HEADS = 8;
 
 /**
- * Adversarial pretraining by self-supervised tasks (Chen et al., CVPR 2020): how far an image was turned, and how its
- * quarters were shuffled; cross-entropy on images attacked to raise it (evaluation mode), the mean over the tasks.
- * Inputs `clean`; for rotation `start_rotation` [4B,3,S,S]; for jigsaw `start_jigsaw` and `order` int64 [B], 0 to 23.
+ * Selfie's head (Trinh et al. 2019). Patches of an image come with the masked ones first: h [16B,D]. Attention over the
+ * others pools them to u; u and the place of a masked patch, as learned row and column, ask for the features of the patch
+ * that belongs there, among all masked ones of the image. Logits [4B,4], dot products over √D as in attention: without
+ * that, wide features start from certainty.
+ */
+const selfieLogits =
+  (places: Value): Layer =>
+  (scope, h) => {
+    const { side, masked } = selfieGrid;
+    const [count, d] = [side ** 2, h.dim(1)];
+    const b = h.dim(0) / count;
+    const patches = reshape(h, [b, count, d]);
+    const hidden = slice(patches, [{ axis: 1, start: 0, end: masked }]);
+    const shown = slice(patches, [{ axis: 1, start: masked, end: count }]);
+    const token = scope.parameter("u0", [1, 1, d], { kind: "constant", value: 0 });
+    let x = concat([expandAs(token, [b, 1, d]), shown], { axis: 1 });
+    for (let i = 0; i < LAYERS; i++) x = transformerLayer({ heads: HEADS, hidden: 2 * d })(scope.at("layers").at(i), x);
+    const pooled = slice(x, [{ axis: 1, start: 0, end: 1 }]);
+    const rows = scope.parameter("row_embeddings", [side, d], { kind: "normal", std: 1 });
+    const columns = scope.parameter("column_embeddings", [side, d], { kind: "constant", value: 0 });
+    const grid = reshape(add(reshape(rows, [side, 1, d]), reshape(columns, [1, side, d])), [count, d]);
+    const asked = add(pooled, gather(grid, places));
+    return reshape(mul(matMul(asked, matrixTranspose(hidden)), 1 / Math.sqrt(d)), [masked * b, masked]);
+  };
+
+/** A task: images, how their attack starts, what is to be said of them, and the head that says it. */
+interface Posed {
+  readonly x: Value;
+  readonly start: Value;
+  readonly labels: Value;
+  readonly head: Layer;
+}
+
+/**
+ * Adversarial pretraining by self-supervised tasks (Chen et al., CVPR 2020): how far an image was turned; how its tiles
+ * were shuffled, 2×2 in any order or 3×3 in one of 72; which of four masked patches belongs where (Selfie). Cross-entropy
+ * on images attacked to raise it (evaluation mode), the mean over the tasks. All tasks share the whole encoder, patches
+ * too, where their code ends the shared part after three stages. Inputs `clean`; for rotation `start_turn0` to
+ * `start_turn3`; for each other task `start_<task>`, and int64 [B] `order` (0 to 23), `order3` (0 to 71), `masked` (0 to
+ * 1819).
  */
 export const apDpe: Method<ApDpeOptions> = {
   name: "ap-dpe",
@@ -65,26 +81,40 @@ export const apDpe: Method<ApDpeOptions> = {
   evaluatedBranch: "normal",
   build: (options) => {
     const { store, encoder, image, attack } = begin(options);
-    const { batch, size } = options;
+    const { batch } = options;
     const clean = image("clean");
-    const trace: Record<string, Value> = {};
-    const posed = {
-      rotation: () => {
-        const starts = [0, 1, 2, 3].map((turn) => image(`start_turn${turn}`));
-        const labels = integers(Array.from({ length: 4 * batch }, (_, i) => i % 4));
-        return { x: rotations(clean), start: interleave(starts), labels, classes: 4 };
-      },
-      jigsaw: () => {
-        const labels = store.input("order", { dtype: "int64", shape: [batch] });
-        return { x: jigsaw(clean, labels), start: image("start_jigsaw"), labels, classes: quarterOrders.length };
+    const choice = (name: string) => store.input(name, { dtype: "int64", shape: [batch] });
+    const shuffled = (name: string, n: number, labels: Value, orders: readonly (readonly number[])[]): Posed => ({
+      x: jigsaw(cropTo(clean, n), n, labels, orders),
+      start: cropTo(image(`start_${name}`), n),
+      labels,
+      head: linear({ features: orders.length }),
+    });
+    const posed: Readonly<Record<ApDpeTask, () => Posed>> = {
+      rotation: () => ({
+        x: rotations(clean),
+        start: interleave([0, 1, 2, 3].map((turn) => image(`start_turn${turn}`))),
+        labels: integers(Array.from({ length: 4 * batch }, (_, i) => i % 4)),
+        head: linear({ features: 4 }),
+      }),
+      jigsaw: () => shuffled("jigsaw", 2, choice("order"), quarterOrders),
+      jigsaw3: () => shuffled("jigsaw3", 3, choice("order3"), ninthOrders),
+      selfie: () => {
+        const { side, masked } = selfieGrid;
+        const chosen = choice("masked");
+        const places = maskings.flatMap((order) => order.slice(0, masked));
+        return {
+          x: reordered(tiles(cropTo(clean, side), side), chosen, maskings),
+          start: tiles(cropTo(image("start_selfie"), side), side),
+          labels: integers(Array.from({ length: masked * batch }, (_, i) => i % masked)),
+          head: selfieLogits(gather(integers(places, [maskings.length, masked]), chosen)),
+        };
       },
     };
-    if (size % 2 !== 0 && options.tasks.includes("jigsaw"))
-      throw new RangeError(`images of ${size} pixels have no halves`);
+    const trace: Record<string, Value> = {};
     const losses = options.tasks.map((task) => {
-      const { x, start, labels, classes } = posed[task]();
-      const loss = (scope: Scope, at: Value) =>
-        crossEntropy(linear({ features: classes })(scope.at(`fc_${task}`), encoder(scope, at)), labels);
+      const { x, start, labels, head } = posed[task]();
+      const loss = (scope: Scope, at: Value) => crossEntropy(head(scope.at(`fc_${task}`), encoder(scope, at)), labels);
       const adversarial = pgd(attack, (at) => loss(new Scope(store, { mode: "eval" }), at))(x, add(x, start));
       trace[`attack.${task}`] = adversarial;
       return loss(new Scope(store), adversarial);

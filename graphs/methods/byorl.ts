@@ -1,12 +1,12 @@
 import { pgd } from "../attacks/pgd.ts";
 import { cosine } from "../losses/cosine.ts";
 import { twoLayerProjector } from "../nn/head.ts";
-import { interleave, viewOf } from "../nn/interleave.ts";
+import { viewOf } from "../nn/interleave.ts";
 import { Scope } from "../nn/scope.ts";
 import { scalar, type Value } from "../onnx/graph.ts";
 import { add, mul, stopGradient, sub } from "../ops/index.ts";
 import { finish } from "../steps/step.ts";
-import { begin, type Method } from "./method.ts";
+import { begin, type Method, tracePair, viewPair } from "./method.ts";
 
 const TARGET = "target";
 
@@ -21,7 +21,9 @@ export const byorl: Method = {
   branches: undefined,
   evaluatedBranch: "normal",
   build: (options) => {
-    const { store, encoder, image, attack } = begin(options);
+    const beginning = begin(options);
+    const { store, encoder, attack } = beginning;
+    const { clean, start } = viewPair(beginning);
     const project = (scope: Scope, x: Value) => {
       const h = encoder(scope, x);
       return twoLayerProjector({ hidden: 8 * h.dim(1), output: h.dim(1) / 2, norm: true })(scope.at("head_proj"), h);
@@ -30,8 +32,6 @@ export const byorl: Method = {
       const z = project(scope, x);
       return twoLayerProjector({ hidden: 16 * z.dim(1), output: z.dim(1), norm: true })(scope.at("head_pred"), z);
     };
-    const clean = interleave([image("view1"), image("view2")]);
-    const start = add(clean, interleave([image("start1"), image("start2")]));
     // One batch norm for both views, each normalised by its own batch.
     const views = new Scope(store, { branches: ["view1", "view2"] });
     const aims = stopGradient(project(views.with({ copy: TARGET }), clean));
@@ -43,12 +43,6 @@ export const byorl: Method = {
     const adversarial = pgd(attack, (x) => crossed(predict(views.with({ mode: "eval" }), x)))(clean, start);
     const loss = crossed(predict(views, adversarial));
     const decay = store.input("decay", { dtype: "float32", shape: [] });
-    return finish(
-      store,
-      options,
-      { loss },
-      { "attack.x1": viewOf(adversarial, 0, 2), "attack.x2": viewOf(adversarial, 1, 2) },
-      [{ copy: TARGET, decay, existing: true }],
-    );
+    return finish(store, options, { loss }, tracePair(adversarial), [{ copy: TARGET, decay, existing: true }]);
   },
 };

@@ -7,9 +7,7 @@ import { scalar, type Value } from "../onnx/graph.ts";
 import { add, mul, stopGradient, sub } from "../ops/index.ts";
 import { AVERAGE } from "../optim/ema.ts";
 import { finish } from "../steps/step.ts";
-import { begin, type Method } from "./method.ts";
-
-const branches = ["normal", "pgd"];
+import { begin, dualBranches as branches, type Method, tracePair, viewPair } from "./method.ts";
 
 /**
  * DynACL (Luo et al., ICLR 2023): ACL under augmentations that weaken over the epochs, with a weight that moves from the
@@ -22,33 +20,28 @@ export const dynacl: Method = {
   branches,
   evaluatedBranch: "pgd",
   build: (options) => {
-    const { store, encoder, image, attack } = begin(options, branches);
+    const beginning = begin(options, branches);
+    const { store, encoder, attack } = beginning;
+    const { clean, start } = viewPair(beginning);
     const project = (scope: Scope, x: Value) => threeLayerProjector(branches)(scope.at("head_proj"), encoder(scope, x));
     const contrast = (z1: Value, z2: Value) => ntXent(interleave([z1, z2]), 2, options.temperature);
-    const clean = interleave([image("view1"), image("view2")]);
-    const start = add(clean, interleave([image("start1"), image("start2")]));
 
     const online = new Scope(store, { branches });
     const average = online.with({ copy: AVERAGE });
     const attacking = (scope: Scope) => scope.with({ mode: "eval", branches: ["pgd"] });
-    const adversarial = pgd(attack, (x) =>
+    const attacked = pgd(attack, (x) =>
       contrast(project(attacking(online), viewOf(x, 0, 2)), project(attacking(average), viewOf(x, 1, 2))),
     )(clean, start);
 
-    const streams = (view: number) => interleave([viewOf(clean, view, 2), viewOf(adversarial, view, 2)]);
+    const streams = (view: number) => interleave([viewOf(clean, view, 2), viewOf(attacked, view, 2)]);
     const z1 = project(online, streams(0));
     const z2 = stopGradient(project(average, streams(1)));
-    const [ofClean, ofAdversarial] = [0, 1].map((stream) => contrast(viewOf(z1, stream, 2), viewOf(z2, stream, 2))) as [
+    const [ofClean, ofAttacked] = [0, 1].map((stream) => contrast(viewOf(z1, stream, 2), viewOf(z2, stream, 2))) as [
       Value,
       Value,
     ];
     const weight = store.input("weight", { dtype: "float32", shape: [] });
-    const loss = mul(add(mul(ofClean, sub(scalar(2), weight)), mul(ofAdversarial, weight)), 0.5);
-    return finish(
-      store,
-      options,
-      { loss, clean: ofClean, adversarial: ofAdversarial },
-      { "attack.x1": viewOf(adversarial, 0, 2), "attack.x2": viewOf(adversarial, 1, 2) },
-    );
+    const loss = mul(add(mul(ofClean, sub(scalar(2), weight)), mul(ofAttacked, weight)), 0.5);
+    return finish(store, options, { loss, clean: ofClean, adversarial: ofAttacked }, tracePair(attacked));
   },
 };

@@ -2,10 +2,12 @@
 
 import type { PgdOptions } from "../attacks/pgd.ts";
 import { linf } from "../attacks/threat-model.ts";
+import { interleave, viewOf } from "../nn/interleave.ts";
 import type { Layer } from "../nn/layer.ts";
 import { type Depth, resnet, type Stem } from "../nn/resnet.ts";
 import { Store } from "../nn/scope.ts";
 import type { Type, Value } from "../onnx/graph.ts";
+import { add } from "../ops/index.ts";
 import type { FinishOptions, Step } from "../steps/step.ts";
 
 export interface MethodOptions extends FinishOptions {
@@ -54,3 +56,21 @@ export const begin = (options: MethodOptions, branches?: readonly string[]): Beg
     attack: { threat: linf(options.eps), steps: options.attackSteps, stepSize: options.stepSize },
   };
 };
+
+/**
+ * Two views of each image in one batch, which are attacked together: inputs `view1`, `view2` and the starts of their
+ * attacks, `start1`, `start2`.
+ */
+export const viewPair = ({ image }: Beginning): { readonly clean: Value; readonly start: Value } => {
+  const clean = interleave([image("view1"), image("view2")]);
+  return { clean, start: add(clean, interleave([image("start1"), image("start2")])) };
+};
+
+/** What a step of attacked pairs traces. */
+export const tracePair = (adversarial: Value): Readonly<Record<string, Value>> => ({
+  "attack.x1": viewOf(adversarial, 0, 2),
+  "attack.x2": viewOf(adversarial, 1, 2),
+});
+
+/** The batch-norm branches of dual streams: of clean views, and of attacked ones. */
+export const dualBranches = ["normal", "pgd"];

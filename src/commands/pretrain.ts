@@ -47,7 +47,12 @@ export const pretrain = defineCommand({
       group: "Method",
     },
     teacher: { type: "path", help: "of deacl: run folder of a simclr network of the same shape", group: "Method" },
-    tasks: { type: "strings", default: apDpeTasks, help: `of ap-dpe: ${apDpeTasks.join(", ")}`, group: "Method" },
+    tasks: {
+      type: "strings",
+      default: ["rotation", "jigsaw", "selfie"],
+      help: `of ap-dpe: ${apDpeTasks.join(", ")}`,
+      group: "Method",
+    },
     attack: { type: "boolean", default: true, help: "the attack in training", group: "Attack" },
     attackSteps: { type: "integer", default: 5, min: 0, help: "PGD steps of the attack", group: "Attack" },
     eps: { type: "number", default: 8 / 255, min: 0, max: 1, help: "radius of the L-inf ball", group: "Attack" },
