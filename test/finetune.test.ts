@@ -16,6 +16,7 @@ import { input } from "../graphs/onnx/graph.ts";
 import type { Tensor } from "../graphs/onnx/tensor.ts";
 import { advclBranches } from "../graphs/steps/pretrain.ts";
 import type { Command } from "../src/command.ts";
+import { cluster } from "../src/commands/cluster.ts";
 import { finetune } from "../src/commands/finetune.ts";
 import { loadRun, type Network, networkRecord } from "../src/network.ts";
 import { openRunFolder, readRun } from "../src/run-folder.ts";
@@ -156,6 +157,65 @@ test("held-out images choose the epoch, test images do not", async () => {
     bytes(checkpoint.tensors.get("best.param.fc.weight") as Tensor),
   );
   expect(checkpoint.tensors.has("best.state.bn1.running_mean")).toBe(true);
+});
+
+describe("pseudo-labels", () => {
+  const labels = join(folder, "labels.safetensors");
+  beforeAll(async () => {
+    const one = `--dataset shapes --limit 48 --threads 1 --restarts 1`;
+    await run(cluster, `--teacher ${encoder} --branch normal --clusters 4 ${one} --out ${labels}`);
+  });
+
+  test("DynACL++: a head on clusters, TRADES from it, and what comes of it is finetuned as any run", async () => {
+    const [head, robust, last] = ["pseudo-head", "pseudo-trades", "pseudo-slf"].map((name) => join(folder, name)) as [
+      string,
+      string,
+      string,
+    ];
+    const trained = `--dataset shapes --limit 48 --workers 0 --threads 1 --target portable --batch 16`;
+    const first = await run(
+      finetune,
+      `--preset dynacl-head --from ${encoder} --pseudo-labels ${labels} ${trained} --epochs 2 --lr 0.1 --out ${head}`,
+    );
+    expect(first.log).toContain("48 images of shapes in 4 classes");
+    expect(first.result).not.toHaveProperty("accuracy");
+    const headed = await tensorsOf(head);
+    expect(headed.get("param.fc.weight")?.shape).toEqual([4, 32]);
+
+    // With a rate of 0 TRADES ends where it began: at the encoder and the head of the first stage.
+    const still = join(folder, "pseudo-still");
+    const second = (out: string, lr: number) =>
+      `--preset dynacl-trades --from ${head} --pseudo-labels ${labels} ${trained} --attack-steps 1 --epochs 1 --lr ${lr} --out ${out}`;
+    await run(finetune, second(still, 0));
+    const after = await tensorsOf(still);
+    for (const name of ["param.fc.weight", "param.fc.bias", "param.conv1.weight"])
+      expect([name, bytes(after.get(name) as Tensor)]).toEqual([name, bytes(headed.get(name) as Tensor)]);
+
+    await run(finetune, second(robust, 0.01));
+    const moved = await tensorsOf(robust);
+    expect(bytes(moved.get("param.conv1.weight") as Tensor)).not.toBe(
+      bytes(headed.get("param.conv1.weight") as Tensor),
+    );
+    const { result } = await run(finetune, `--scheme slf --from ${robust} ${small} --out ${last}`);
+    expect(result.testImages).toBe(60);
+    expect((await loadRun(last, silent)).classes.length).toBe(10);
+  });
+
+  test.each([
+    ["true labels", "--evaluate", /--evaluate asks for true labels/],
+    ["another K", "--clusters 5", /has none for K = 5; it has K = 4/],
+    ["a head where there is none", "--keep-head", /has no linear head/],
+  ])("refuses %s", async (_, flags, message) => {
+    const out = join(folder, "refused");
+    const args = `--scheme slf --from ${encoder} --pseudo-labels ${labels} ${small} ${flags} --out ${out}`;
+    await expect(run(finetune, args)).rejects.toThrow(message);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test("refuses a head of other classes", async () => {
+    const args = `--scheme slf --from ${join(folder, "pseudo-head")} --keep-head ${small} --out ${folder}/refused`;
+    await expect(run(finetune, args)).rejects.toThrow(/the head of --from tells 4 classes apart, not 10/);
+  });
 });
 
 describe("a run that is stopped", () => {

@@ -10,6 +10,7 @@ import { type CommandSettings, type Context, defineCommand } from "../command.ts
 import { availableCores } from "../cores.ts";
 import { type Dataset, datasetNames, loadDataset, subset } from "../data/dataset.ts";
 import { createLoader } from "../data/loader.ts";
+import { checkPseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
 import { random } from "../data/random.ts";
 import { normalStart, uniformStart, weakView } from "../data/view.ts";
 import { chooseEngine, targetNames } from "../engine.ts";
@@ -77,6 +78,12 @@ const rows = {
     help: "batch-norm branch of the encoder; auto: the one that its run is evaluated by",
     group: "Method",
   },
+  keepHead: {
+    type: "boolean",
+    default: false,
+    help: "begin with the linear head of --from instead of a new one",
+    group: "Method",
+  },
   beta: { type: "number", default: 6, min: 0, help: "weight of TRADES' closeness", group: "Method" },
   attackSteps: { type: "integer", min: 0, help: "PGD steps of the attack (default 10)", group: "Attack" },
   eps: { type: "number", default: 8 / 255, min: 0, max: 1, help: "radius of the L-inf ball", group: "Attack" },
@@ -111,6 +118,18 @@ const rows = {
     default: 0,
     min: 0,
     help: "use only the first N test images; 0 for all",
+    group: "Data",
+  },
+  split: { type: "enum", values: ["train", "unlabeled"], default: "train", help: "part to train on", group: "Data" },
+  pseudoLabels: {
+    type: "path",
+    help: "train on these instead of the labels: a file of advcl cluster; no test images are looked at",
+    group: "Data",
+  },
+  clusters: {
+    type: "integer",
+    min: 2,
+    help: "K of --pseudo-labels; left out, the only one that the file has",
     group: "Data",
   },
   validation: {
@@ -206,8 +225,12 @@ export const finetune = defineCommand({
   name: "finetune",
   summary: "train a classifier on an encoder, or from the start",
   description:
-    "Finetunes the encoder of a run: SLF trains a linear head, ALF the same on attacked images, AFF everything by TRADES (Zhang et al. 2019). pgd-at (Madry et al. 2018) and trades train from the start, as baselines. The defaults are the papers' settings. Images are resized to the encoder's size. The last epoch stands, or with --validation the best one on held-out training images; test images choose nothing. Writes a run folder to --out; interrupted or killed, it goes on with --resume.",
+    "Finetunes the encoder of a run: SLF trains a linear head, ALF the same on attacked images, AFF everything by TRADES (Zhang et al. 2019). pgd-at (Madry et al. 2018) and trades train from the start, as baselines. The defaults are the papers' settings. Images are resized to the encoder's size. With --pseudo-labels the clusters of the images are the classes; the presets dynacl-head and then dynacl-trades are the two stages that turn DynACL into DynACL++ (Luo et al. 2023). The last epoch stands, or with --validation the best one on held-out training images; test images choose nothing. Writes a run folder to --out; interrupted or killed, it goes on with --resume.",
   settings: rows,
+  presets: {
+    "dynacl-head": { scheme: "slf", epochs: 10, milestones: [], weightDecay: 1e-4 },
+    "dynacl-trades": { scheme: "aff", keepHead: true, batch: 512, milestones: [10, 20], weightDecay: 1e-4 },
+  },
   complete,
   run: async (given, context) => {
     const settings = { ...schemeDefaults(given.scheme), ...networkDefaults, ...defined(given) };
@@ -220,13 +243,17 @@ export const finetune = defineCommand({
       size: origin?.network.size ?? given.size,
       seed,
     };
-    const all = await loadDataset({ ...images, split: "train", limit: settings.limit || undefined });
+    const loaded = await loadDataset({ ...images, split: settings.split, limit: settings.limit || undefined });
+    const all = await relabelled(loaded, given);
     const { training, validation } = holdOut(all, settings.validation, seed);
     if (training.count < batch)
       throw new RequestError(
         `there are ${training.count} images to train on, fewer than a batch of ${batch}; lower --batch`,
       );
-    const test = await loadDataset({ ...images, split: "test", limit: settings.testLimit || undefined });
+    const test =
+      settings.pseudoLabels === undefined
+        ? await loadDataset({ ...images, split: "test", limit: settings.testLimit || undefined })
+        : undefined;
     checkDatasets(all, test);
     const network: Network = origin?.network ?? {
       depth: Number(settings.depth) as Network["depth"],
@@ -238,8 +265,9 @@ export const finetune = defineCommand({
     };
     const branch = network.evaluatedBranch;
     const engine = await chooseEngine(settings);
-    const run = await context.openRun();
     const classes = all.classes.length;
+    const start = origin && startOf(origin, headOnly, classes);
+    const run = await context.openRun();
     const encoder = headOnly ? origin?.tensors : undefined;
     const model = { ...network, classes, branch, encoder };
     const step = finetuneStep({ ...settings, ...model, objective });
@@ -283,7 +311,7 @@ export const finetune = defineCommand({
         record: { network: networkRecord(network), classes: all.classes, scheme },
         rate: (epoch) => stepRate(settings.lr, settings.milestones, epoch),
         saveEvery: settings.saveEvery,
-        ...(origin && (headOnly ? { kept: origin.inputs } : { initial: origin.inputs })),
+        ...start,
         ...(validate && {
           chooseBy: settings.chooseBy === "robust" && settings.validationSteps > 0 ? "robustValidation" : "validation",
           evaluate: async (epoch: number, weights: ReadonlyMap<string, Tensor>) => {
@@ -295,6 +323,20 @@ export const finetune = defineCommand({
       });
       if (trained.interrupted) {
         context.log(`stopped after step ${trained.steps}; go on with --resume`);
+        return;
+      }
+      if (test === undefined) {
+        const figures = Object.entries(trained.metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+        context.print(`${run.path}: ${trained.steps} steps on pseudo-labels, ${figures.join(", ")}`);
+        context.result({
+          out: run.path,
+          scheme,
+          steps: trained.steps,
+          epochs,
+          epoch: trained.epoch,
+          metrics: trained.metrics,
+          waitSeconds: trained.waitSeconds,
+        });
         return;
       }
       const judge = await createJudge(engine, {
@@ -340,7 +382,45 @@ interface Origin {
   readonly network: Network;
   readonly tensors: ReadonlyMap<string, Tensor>;
   readonly inputs: ReadonlyMap<string, Tensor>;
+  /** The linear head to begin with, by model input; a new one where it is left out. */
+  readonly head: ReadonlyMap<string, Tensor> | undefined;
 }
+
+/** What training starts from, and what its checkpoints hold besides. */
+const startOf = ({ inputs, head }: Origin, headOnly: boolean, classes: number) => {
+  const rows = head?.get("param.fc.weight")?.shape[0];
+  if (rows !== undefined && rows !== classes)
+    throw new RequestError(`the head of --from tells ${rows} classes apart, not ${classes}; leave --keep-head out`);
+  return headOnly
+    ? { kept: inputs, ...(head && { initial: head }) }
+    : { initial: new Map([...inputs, ...(head ?? [])]) };
+};
+
+/** Images with their clusters as labels, where these are to be learned. */
+const relabelled = async (
+  dataset: Dataset,
+  { pseudoLabels, clusters, evaluate }: Pick<Settings, "pseudoLabels" | "clusters" | "evaluate">,
+): Promise<Dataset> => {
+  if (pseudoLabels === undefined) {
+    if (clusters !== undefined) throw new RequestError("--clusters is of --pseudo-labels FILE; give both or neither");
+    return dataset;
+  }
+  if (evaluate)
+    throw new RequestError(
+      "--evaluate asks for true labels; leave it out with --pseudo-labels, and finetune once more",
+    );
+  const file = await readPseudoLabels(pseudoLabels);
+  const k = clusters ?? (file.ks.length === 1 ? file.ks[0] : undefined);
+  if (k === undefined)
+    throw new RequestError(`${pseudoLabels} has labels for K = ${file.ks.join(", ")}; choose one with --clusters K`);
+  checkPseudoLabels(file, dataset, [k]);
+  const labels = file.labels(k);
+  return {
+    ...dataset,
+    labels: Int32Array.from(dataset.index, (place) => labels[place] as number),
+    classes: Array.from({ length: k }, (_, cluster) => `cluster ${cluster}`),
+  };
+};
 
 /**
  * The encoder of --from; undefined where training starts at random. A resumed run takes its own, so that what became of
@@ -356,6 +436,7 @@ const originOf = async (settings: Settings, context: Context): Promise<Origin | 
         `${scheme} trains only a head, which says nothing of a random encoder; give --from RUN, or another --scheme`,
       );
     if (branch !== "auto") throw new RequestError("--branch is of an encoder; leave it out with --from none");
+    if (settings.keepHead) throw new RequestError("--keep-head is of a run; leave it out with --from none");
     return undefined;
   }
   for (const key of ["depth", "width", "stem", "size"] as const)
@@ -374,8 +455,22 @@ const originOf = async (settings: Settings, context: Context): Promise<Origin | 
   );
   const tensors = new Map([...inputs].map(([name, value]) => [name.replace(/^(param|state)\./, ""), value]));
   context.log(`${inputs.size} tensors of the encoder from ${source}`);
-  return { network, tensors, inputs };
+  const head = settings.keepHead ? headOf(loaded.tensors, source) : undefined;
+  return { network, tensors, inputs, head };
 };
+
+/** The linear head of a run of finetuning, by model input. */
+const headOf = (tensors: ReadonlyMap<string, Tensor>, source: string): ReadonlyMap<string, Tensor> =>
+  new Map(
+    ["fc.weight", "fc.bias"].map((path) => {
+      const value = tensors.get(path);
+      if (value === undefined)
+        throw new RequestError(
+          `the run in ${source} has no linear head; leave --keep-head out, or give a run of finetune`,
+        );
+      return [`param.${path}`, value] as const;
+    }),
+  );
 
 /** The run in --out where it is to be resumed and has a checkpoint. */
 const resumable = async ({ resume, out }: Settings): Promise<string | undefined> => {
@@ -391,13 +486,13 @@ const encoderStore = (network: Network): Store => {
   return store;
 };
 
-const checkDatasets = (training: Dataset, test: Dataset): void => {
-  for (const { name, split, labels, classes } of [training, test])
+const checkDatasets = (training: Dataset, test: Dataset | undefined): void => {
+  for (const { name, split, labels, classes } of [training, ...(test ? [test] : [])])
     if (labels === undefined || classes.length === 0)
       throw new RequestError(`${name} ${split} has no labels; choose a labelled dataset`);
   if (training.height !== training.width)
     throw new RequestError(`images are ${training.width}×${training.height}; give --size to make them square`);
-  if (training.height !== test.height || training.width !== test.width)
+  if (test && (training.height !== test.height || training.width !== test.width))
     throw new RequestError(
       `training images are ${training.width}×${training.height} and test images ${test.width}×${test.height}; give --size`,
     );
