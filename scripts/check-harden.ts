@@ -45,9 +45,9 @@ for (const file of readdirSync(folder)
     const feeds = {
       "input.clean": float32(shape, clean),
       "input.label": tensor(
-        "int64",
+        "int32",
         [batch],
-        BigInt64Array.from({ length: batch }, (_, i) => BigInt(i % 10)),
+        Int32Array.from({ length: batch }, (_, i) => i % 10),
       ),
       "input.start": zeros("float32", shape),
       "input.lr": float32([], [1e-3]),

@@ -52,9 +52,9 @@ export const createJudge = async (engine: Engine, options: JudgeOptions): Promis
           "input.clean": clean,
           "input.start": tensor("float32", clean.shape, start),
           "input.label": tensor(
-            "int64",
+            "int32",
             [batch],
-            BigInt64Array.from({ length: batch }, (_, row) => BigInt(labels[at(row)] as number)),
+            Int32Array.from({ length: batch }, (_, row) => labels[at(row)] as number),
           ),
         });
         const hits = (logits: Tensor | undefined): number => {

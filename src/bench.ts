@@ -13,12 +13,12 @@ export const benchFeeds = (step: Step, seed: number): Record<string, Tensor> => 
     const numbers = random(seed, 0, 0, `bench.${name}`);
     const size = shape.reduce((a, b) => a * b, 1);
     if (name === "lr") feeds[`input.${name}`] = float32([], [0.01]);
-    else if (dtype === "int64") {
+    else if (dtype === "int32") {
       const classes = Number(/\d+/.exec(name)?.[0] ?? 2);
       feeds[`input.${name}`] = tensor(
-        "int64",
+        "int32",
         shape,
-        BigInt64Array.from({ length: size }, () => BigInt(numbers.int(classes))),
+        Int32Array.from({ length: size }, () => numbers.int(classes)),
       );
     } else {
       const data = new Float32Array(size);

@@ -4,7 +4,7 @@ import { mul, oneHot, reduceLogSumExp, reduceMean, reduceSum, sub } from "../ops
 export type LossReduction = "sum" | "mean" | "none";
 
 /**
- * Cross-entropy of logits [B,classes] with int64 labels [B]: logΣexp(logits) - logits[label]. A scalar, or [B] for "none".
+ * Cross-entropy of logits [B,classes] with integer labels [B]: logΣexp(logits) - logits[label]. A scalar, or [B] for "none".
  */
 export const crossEntropy = (logits: Value, labels: Value, reduction: LossReduction = "mean"): Value =>
   named("cross_entropy", () => {

@@ -71,7 +71,7 @@ interface Posed {
  * were shuffled, 2×2 in any order or 3×3 in one of 72; which of four masked patches belongs where (Selfie). Cross-entropy
  * on images attacked to raise it (evaluation mode), the mean over the tasks. All tasks share the whole encoder, patches
  * too, where their code ends the shared part after three stages. Inputs `clean`; for rotation `start_turn0` to
- * `start_turn3`; for each other task `start_<task>`, and int64 [B] `order` (0 to 23), `order3` (0 to 71), `masked` (0 to
+ * `start_turn3`; for each other task `start_<task>`, and int32 [B] `order` (0 to 23), `order3` (0 to 71), `masked` (0 to
  * 1819).
  */
 export const apDpe: Method<ApDpeOptions> = {
@@ -83,7 +83,7 @@ export const apDpe: Method<ApDpeOptions> = {
     const { store, encoder, image, attack } = begin(options);
     const { batch } = options;
     const clean = image("clean");
-    const choice = (name: string) => store.input(name, { dtype: "int64", shape: [batch] });
+    const choice = (name: string) => store.input(name, { dtype: "int32", shape: [batch] });
     const shuffled = (name: string, n: number, labels: Value, orders: readonly (readonly number[])[]): Posed => ({
       x: jigsaw(cropTo(clean, n), n, labels, orders),
       start: cropTo(image(`start_${name}`), n),

@@ -58,7 +58,7 @@ const inputsOf = (store: Store, { batch, size }: ClassifierBatch) => {
   const image = { dtype: "float32", shape: [batch, 3, size, size] } as const;
   return {
     clean: store.input("clean", image),
-    label: store.input("label", { dtype: "int64", shape: [batch] }),
+    label: store.input("label", { dtype: "int32", shape: [batch] }),
     start: () => store.input("start", image),
   };
 };
@@ -77,8 +77,11 @@ const modelOf = (
   };
 };
 
+/** The class of the largest of the logits [B,classes], int32 [B]. */
+export const guesses = (logits: Value): Value => cast(argMax(logits, { axis: 1, keepdims: 0 }), { to: "int32" });
+
 const accuracy = (logits: Value, labels: Value): Value =>
-  reduceMean(cast(equal(argMax(logits, { axis: 1, keepdims: 0 }), labels), { to: "float32" }), { keepdims: 0 });
+  reduceMean(cast(equal(guesses(logits), labels), { to: "float32" }), { keepdims: 0 });
 
 /**
  * Builds the step. Inputs: `clean`, `label` [B], `lr`, and where there is an attack `start`, the noise that it begins with.

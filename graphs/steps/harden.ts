@@ -8,9 +8,9 @@ import { crossEntropy } from "../losses/cross-entropy.ts";
 import { klDivergence, trades } from "../losses/trades.ts";
 import { Store } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
-import { add, argMax, cast, clip, equal, reduceMean } from "../ops/index.ts";
+import { add, cast, clip, equal, reduceMean } from "../ops/index.ts";
 import { type SgdOptions, sgd } from "../optim/sgd.ts";
-import type { AttackOptions } from "./finetune.ts";
+import { type AttackOptions, guesses } from "./finetune.ts";
 import { type Step, update } from "./step.ts";
 
 export interface HardenOptions extends AttackOptions, SgdOptions {
@@ -31,14 +31,14 @@ export const hardenStep = (options: HardenOptions, classify: (store: Store) => (
   const logits = classify(store);
   const type = { dtype: "float32", shape: [batch, ...image] } as const;
   const clean = store.input("clean", type);
-  const label = store.input("label", { dtype: "int64", shape: [batch] });
+  const label = store.input("label", { dtype: "int32", shape: [batch] });
   const start = clip(add(clean, store.input("start", type)), 0, 1);
   const natural = logits(clean);
   const loss = (x: Value): Value =>
     objective === "trades" ? klDivergence(natural, logits(x), "none") : crossEntropy(logits(x), label, "none");
   const attacked = logits(pgd({ threat: linf(eps), steps: attackSteps, stepSize }, loss)(clean, start));
   const right = (guess: Value): Value =>
-    reduceMean(cast(equal(argMax(guess, { axis: 1, keepdims: 0 }), label), { to: "float32" }), { keepdims: 0 });
+    reduceMean(cast(equal(guesses(guess), label), { to: "float32" }), { keepdims: 0 });
   const measured =
     objective === "trades" ? trades(natural, attacked, label, beta) : { loss: crossEntropy(attacked, label) };
   const { outputs } = update(store, measured.loss, sgd(options));

@@ -54,7 +54,7 @@ export const paperSettings = {
 } as const;
 
 /**
- * Builds the step. Inputs: `clean`, `view1`, `view2`, `start_cl`, `start_ce` [B,3,S,S] and `label_K` int64 [B], `lr`.
+ * Builds the step. Inputs: `clean`, `view1`, `view2`, `start_cl`, `start_ce` [B,3,S,S] and `label_K` int32 [B], `lr`.
  *
  * The clean views do not depend on the attack, so they go through the network once, and their running statistics are
  * moved as often as the authors' code passes them.
@@ -67,7 +67,7 @@ export const pretrainStep = (options: PretrainOptions): Step => {
   const clean = store.input("clean", image);
   const views = [store.input("view1", image), store.input("view2", image)];
   if (radius > 0) views.push(highFrequency(clean, radius));
-  const labels = clusters.map((k) => store.input(`label_${headName(k).slice(3)}`, { dtype: "int64", shape: [batch] }));
+  const labels = clusters.map((k) => store.input(`label_${headName(k).slice(3)}`, { dtype: "int32", shape: [batch] }));
   const clustering = labels.length > 0;
   const passes = attack ? attackSteps + 1 : 1;
 

@@ -42,7 +42,7 @@ const assembled = (parts: Value, n: number): Value => {
   return reshape(transpose(rows, { perm: [0, 3, 1, 4, 2, 5] }), [count / (n * n), c, n * side, n * side]);
 };
 
-/** Tiles of each image in the order that its label names: place q gets tile orders[label][q]. Labels int64 [B]. */
+/** Tiles of each image in the order that its label names: place q gets tile orders[label][q]. Labels int32 [B]. */
 export const reordered = (parts: Value, labels: Value, orders: readonly (readonly number[])[]): Value => {
   const [b, n] = [labels.dim(0), (orders[0] as readonly number[]).length];
   const chosen = gather(integers(orders.flat(), [orders.length, n]), labels);

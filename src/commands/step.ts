@@ -128,8 +128,8 @@ export const step = defineCommand({
   },
 });
 
-/** Integers of another width as int64, which labels are; anything else as it is. */
+/** Integers of another width as int32, which labels are; anything else as it is. */
 const asDtype = (value: Tensor, dtype: Tensor["dtype"]): Tensor =>
-  dtype === "int64" && (value.dtype === "int32" || value.dtype === "uint8")
-    ? { dtype, shape: value.shape, data: BigInt64Array.from(value.data as Int32Array, BigInt) }
+  dtype === "int32" && (value.dtype === "int64" || value.dtype === "uint8")
+    ? { dtype, shape: value.shape, data: Int32Array.from(value.data as BigInt64Array, Number) }
     : value;

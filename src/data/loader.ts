@@ -22,13 +22,13 @@ import { checkRecipe, type ViewRecipe } from "./view.ts";
 /** What an input of a step is made from. */
 export type LoaderInput =
   | ViewRecipe
-  /** int64 [B]: the class. */
+  /** int32 [B]: the class. */
   | { readonly kind: "label" }
-  /** int64 [B]: the cluster among k. */
+  /** int32 [B]: the cluster among k. */
   | { readonly kind: "pseudo-label"; readonly k: number }
-  /** int64 [B]: the place in the official dataset. */
+  /** int32 [B]: the place in the official dataset. */
   | { readonly kind: "index" }
-  /** int64 [B]: a number from 0 to below `below`, drawn anew for each image in each epoch. */
+  /** int32 [B]: a number from 0 to below `below`, drawn anew for each image in each epoch. */
   | { readonly kind: "random"; readonly below: number };
 
 /** Inputs by name. A view's name is part of its random key: two names give two different views of an image. */
@@ -61,7 +61,7 @@ export interface Batch {
   readonly step: number;
   /** [B] place of each image in the official dataset. */
   readonly indices: Int32Array;
-  /** Views float32 [B, 3, H, W], the rest int64 [B]; memory of their own, fit for ONNX Runtime and free to keep. */
+  /** Views float32 [B, 3, H, W], the rest int32 [B]; memory of their own, fit for ONNX Runtime and free to keep. */
   readonly tensors: Readonly<Record<string, Tensor>>;
 }
 
@@ -287,8 +287,7 @@ export const createLoader = (options: LoaderOptions): Loader => {
         });
   let waitSeconds = 0;
 
-  const int64 = (values: Int32Array): Tensor<"int64"> =>
-    tensor("int64", [values.length], BigInt64Array.from(values, BigInt));
+  const int32 = (values: Int32Array): Tensor<"int32"> => tensor("int32", [values.length], values);
 
   const makeTensor = (
     name: string,
@@ -300,14 +299,14 @@ export const createLoader = (options: LoaderOptions): Loader => {
   ): Tensor => {
     switch (input.kind) {
       case "label":
-        return int64(positions.map((p) => dataset.labels![p]!));
+        return int32(positions.map((p) => dataset.labels![p]!));
       case "index":
-        return int64(indices);
+        return int32(indices.slice());
       case "random":
-        return int64(indices.map((i) => random(seed, epoch, i, name).int(input.below)));
+        return int32(indices.map((i) => random(seed, epoch, i, name).int(input.below)));
       case "pseudo-label": {
         const labels = pseudoLabels!.labels(input.k);
-        return int64(indices.map((i) => labels[i]!));
+        return int32(indices.map((i) => labels[i]!));
       }
       default:
         return tensor("float32", [positions.length, 3, dataset.height, dataset.width], pixels());

@@ -54,7 +54,7 @@ describe("batches", () => {
     for (const name of ["clean", "view1", "view2", "start"])
       expect(first!.tensors[name]).toMatchObject({ dtype: "float32", shape: [20, 3, 8, 8] });
     for (const name of ["label", "label_050", "index"])
-      expect(first!.tensors[name]).toMatchObject({ dtype: "int64", shape: [20] });
+      expect(first!.tensors[name]).toMatchObject({ dtype: "int32", shape: [20] });
     const indices = [...first!.indices];
     expect(Array.from(first!.tensors.index!.data, Number)).toEqual(indices);
     expect(Array.from(first!.tensors.label!.data, Number)).toEqual(indices.map((i) => i % 10));

@@ -9,7 +9,7 @@ import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { createSession } from "../../src/runtime.ts";
-import { golden, tolerances, unequalPixels } from "./golden.ts";
+import { fed, golden, tolerances, unequalPixels } from "./golden.ts";
 import { filledWith, relativeError } from "./run.ts";
 
 // Ten and twenty passes through the network on a machine that may be busy.
@@ -57,7 +57,7 @@ const run = async (
       if (name.startsWith("state.momentum."))
         return [name, filledWith("float32", shape, new Array(shape.reduce((a, b) => a * b, 1)).fill(0))];
       const theirs = name.startsWith("input.") ? name : `before.${theirName(name.replace(/^(param|state)\./, ""))}`;
-      return [name, own[name] ?? (given.get(theirs) as Tensor)];
+      return [name, own[name] ?? fed(given.get(theirs) as Tensor)];
     }),
   );
   const results = await session.run(feeds);

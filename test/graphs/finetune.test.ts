@@ -65,7 +65,7 @@ describe("on one tiny batch", () => {
     const batch = {
       "input.clean": randomTensor(random, [8, 3, 8, 8], 0, 1),
       "input.start": randomTensor(random, [8, 3, 8, 8], -8 / 255, 8 / 255),
-      "input.label": filledWith("int64", [8], [0, 1, 2, 0, 1, 2, 0, 1]),
+      "input.label": filledWith("int32", [8], [0, 1, 2, 0, 1, 2, 0, 1]),
       "input.lr": filledWith("float32", [], [0.05]),
     };
     const losses: number[] = [];

@@ -6,6 +6,12 @@ import { readSafetensors } from "../../src/safetensors.ts";
 export const golden = async (name: string): Promise<ReadonlyMap<string, Tensor>> =>
   (await readSafetensors(fileURLToPath(new URL(`../fixtures/golden/${name}.safetensors`, import.meta.url)))).tensors;
 
+/** Labels, which PyTorch keeps as int64, as steps take them; anything else as it is. */
+export const fed = (value: Tensor): Tensor =>
+  value.dtype === "int64"
+    ? { dtype: "int32", shape: value.shape, data: Int32Array.from(value.data as BigInt64Array, Number) }
+    : value;
+
 /**
  * Tolerances of the README: relative L2 for tensors, share of unequal pixels for attacked images. Two are wider than it
  * says, because PyTorch's own float32 is further from these values: over 20 steps one pixel whose gradient is nearly 0 pulls

@@ -10,7 +10,7 @@ import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { createSession } from "../../src/runtime.ts";
 import { readSafetensors } from "../../src/safetensors.ts";
-import { tolerances, unequalPixels } from "./golden.ts";
+import { fed, tolerances, unequalPixels } from "./golden.ts";
 import { filledWith, relativeError } from "./run.ts";
 
 const targets = {
@@ -76,7 +76,10 @@ test.each(cases)(
         const value = given.get(input.replace(/^(param|state)\./, "before."));
         if (value === undefined) throw new Error(`the fixture lacks ${input}`);
         // A scalar is kept as one number.
-        return [input, { ...value, shape: step.store.inputs.get(input.replace("input.", ""))?.shape ?? value.shape }];
+        return [
+          input,
+          { ...fed(value), shape: step.store.inputs.get(input.replace("input.", ""))?.shape ?? value.shape },
+        ];
       }),
     );
     const results = await session.run(feeds);

@@ -14,7 +14,7 @@ import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { highFrequency } from "../../graphs/views/high-frequency.ts";
 import { createSession } from "../../src/runtime.ts";
-import { golden, tolerances, unequalPixels } from "./golden.ts";
+import { fed, golden, tolerances, unequalPixels } from "./golden.ts";
 import { evaluate, filledWith, relativeError } from "./run.ts";
 
 const targets: readonly { target: Target; tolerance: (typeof tolerances)[keyof typeof tolerances] }[] = [
@@ -54,7 +54,7 @@ const feedsOf = (
       if (name === "input.lr") return [name, filledWith("float32", [], [0.1])];
       if (name.startsWith("state.momentum."))
         return [name, filledWith("float32", shape, new Array(shape.reduce((a, b) => a * b, 1)).fill(0))];
-      return [name, given.get(name.replace(/^(param|state)\./, "before.")) as Tensor];
+      return [name, fed(given.get(name.replace(/^(param|state)\./, "before.")) as Tensor)];
     }),
   );
 
