@@ -1,11 +1,11 @@
-/** Measures every way to compute each convolution of an encoder: the table behind the CPU target's choices. */
+/** Measures every way to compute each convolution of an encoder: where the cost table of the CPU target comes from. */
 import { input, type Node, type Value } from "../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../graphs/onnx/tensor.ts";
 import { buildModel } from "../graphs/onnx/write.ts";
 import { conv, convGradInput, convGradWeight, definitionOf, reshape, slice } from "../graphs/ops/index.ts";
-import { type ConvShape, type Way, waysFor } from "../graphs/targets/cpu/convolution.ts";
 import { cpuTarget } from "../graphs/targets/cpu/index.ts";
 import { pixelLayout } from "../graphs/targets/cpu/pixel.ts";
+import { type ConvOp, type ConvShape, fastest, type Way, waysFor } from "../graphs/targets/cpu/ways.ts";
 import { Laid, rowMajor } from "../graphs/targets/layout.ts";
 import { lower, type Target } from "../graphs/targets/lower.ts";
 import { portable } from "../graphs/targets/portable.ts";
@@ -13,7 +13,7 @@ import { createSession, type Session, type SessionOptions } from "./runtime.ts";
 
 /** One line of the table. Speeds count the direct sum's operations, whatever the way spends. */
 export interface LoweringRow {
-  readonly op: "forward" | "input" | "weight";
+  readonly op: ConvOp;
   readonly shape: ConvShape;
   readonly way: Way | "portable";
   /** Whether the target takes this way. */
@@ -126,9 +126,10 @@ export async function* measureLowerings(
       );
       const best = await bestOf(sessions, reps);
       await Promise.all(sessions.map(({ session }) => session.release()));
+      const taken = fastest(op, ways, shape);
       for (const [i, way] of [...graphs.keys()].entries()) {
         const milliseconds = best[i] as number;
-        yield { op, shape, way, chosen: way === ways[0], milliseconds, gflops: operations(shape) / milliseconds / 1e6 };
+        yield { op, shape, way, chosen: way === taken, milliseconds, gflops: operations(shape) / milliseconds / 1e6 };
       }
     }
 }

@@ -4,6 +4,7 @@ import { buildModel, type Model } from "../graphs/onnx/write.ts";
 import { relu } from "../graphs/ops/index.ts";
 import { compile, type Step } from "../graphs/steps/step.ts";
 import { cpuTarget } from "../graphs/targets/cpu/index.ts";
+import { directly } from "../graphs/targets/cpu/ways.ts";
 import { cudaTarget, cudaWays } from "../graphs/targets/cuda.ts";
 import type { Target } from "../graphs/targets/lower.ts";
 import { portable } from "../graphs/targets/portable.ts";
@@ -47,6 +48,7 @@ const cudaTargets = Object.fromEntries(
 const targets: Readonly<Record<string, () => Target>> = {
   portable: () => portable,
   cpu: () => cpuTarget(),
+  "cpu-direct": () => cpuTarget({ name: "cpu-direct", choose: directly }),
   webgpu: () => webgpu,
   ...cudaTargets,
 };

@@ -4,8 +4,8 @@ import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { classifierStep, finetuneStep } from "../../graphs/steps/finetune.ts";
 import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import { compile, type Step } from "../../graphs/steps/step.ts";
-import type { Way } from "../../graphs/targets/cpu/convolution.ts";
 import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
+import { directly } from "../../graphs/targets/cpu/ways.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { createSession } from "../../src/runtime.ts";
@@ -19,7 +19,7 @@ const targets: readonly { target: Target; tolerance: (typeof tolerances)[keyof t
   { target: portable, tolerance: tolerances.direct },
   { target: cpuTarget(), tolerance: tolerances.winograd },
   {
-    target: { ...cpuTarget({ choose: (_, ways) => ways.at(-1) as Way }), name: "cpu, no Winograd" },
+    target: cpuTarget({ name: "cpu-direct", choose: directly }),
     tolerance: tolerances.direct,
   },
 ];

@@ -1,4 +1,4 @@
-/** Convolutions and their gradients in the pixel-major layout: which way for which shape. */
+/** Convolutions and their gradients in the pixel-major layout, in the ways of ways.ts. */
 import { isAbsent, type Type, type Value } from "../../onnx/graph.ts";
 import {
   add,
@@ -17,7 +17,6 @@ import type { Lowering } from "../lower.ts";
 import { shaped } from "./contrib.ts";
 import {
   columnFilter,
-  type Geometry,
   im2colConv,
   im2colGradInput,
   im2colGradWeight,
@@ -26,37 +25,8 @@ import {
 } from "./im2col.ts";
 import { finer, type PixelLayout, pixelLayout, rechunk } from "./pixel.ts";
 import { thinConv, thinGradInput, thinGradWeight, thinLayout } from "./thin.ts";
+import { type Choose, type ConvShape, fastest, waysFor } from "./ways.ts";
 import { winogradConv, winogradFilter, winogradGradFilter, winogradGradInput, winogradTurned } from "./winograd.ts";
-
-/** The ways to compute a convolution; all take any shape but for what `waysFor` says. */
-export type Way = "winograd" | "im2col" | "thin";
-
-/** Chooses among the ways that can take a shape, the first being the usual choice. */
-export type Choose = (op: "forward" | "input" | "weight", ways: readonly Way[], shape: ConvShape) => Way;
-
-export interface ConvShape {
-  readonly images: number;
-  readonly inputChannels: number;
-  readonly outputChannels: number;
-  readonly geometry: Geometry;
-}
-
-const square = (pair: readonly number[], value: number): boolean => pair.every((v) => v === value);
-
-/** A stem's few channels leave a Winograd product too thin; wide kernels in rows leave the im2col rows too short. */
-const THIN = 8;
-
-/** The ways that can take a shape, best first as measured on AVX2 (`advcl bench --what lowerings`). */
-export const waysFor = ({ geometry: g, inputChannels, outputChannels }: ConvShape): readonly Way[] => {
-  const plain = square(g.strides, 1) && square(g.dilations, 1);
-  const ways: Way[] = ["im2col"];
-  if (plain && square(g.kernel, 3) && square(g.pads, 1) && same(g.input, g.output))
-    if (Math.min(inputChannels, outputChannels) >= THIN) ways.unshift("winograd");
-  if (inputChannels < THIN && square(g.strides, 1)) ways.unshift("thin");
-  return ways;
-};
-
-const same = (a: readonly number[], b: readonly number[]): boolean => a.join() === b.join();
 
 const pairOf = (v: readonly number[]): readonly [number, number] => [v[0] as number, v[1] as number];
 
@@ -191,8 +161,8 @@ const gradWeight =
     return [{ layout: way === "im2col" ? columnFilter : winogradFilter, parts: [sum as Value] }];
   };
 
-/** Entries for the three ops, with a rule to choose among the ways. */
-export const convolutions = (choose: Choose = (_, ways) => ways[0] as Way): readonly [OpDefinition, Lowering][] => [
+/** Entries for the three ops, with a rule to choose among the ways: by default the cost table. */
+export const convolutions = (choose: Choose = fastest): readonly [OpDefinition, Lowering][] => [
   [conv.definition, forward(choose)],
   [convGradInput.definition, gradInput(choose)],
   [convGradWeight.definition, gradWeight(choose)],

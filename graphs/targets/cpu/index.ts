@@ -4,16 +4,18 @@
  */
 import type { Target } from "../lower.ts";
 import { batchNorms } from "./batch-norm.ts";
-import { type Choose, convolutions } from "./convolution.ts";
+import { convolutions } from "./convolution.ts";
 import { elementwise } from "./elementwise.ts";
+import type { Choose } from "./ways.ts";
 
 export interface CpuOptions {
-  /** Which way to compute a convolution of a shape; default: the first that can. */
+  readonly name?: string;
+  /** Which way to compute a convolution of a shape; default: the fastest by the cost table. */
   readonly choose?: Choose;
 }
 
-export const cpuTarget = ({ choose }: CpuOptions = {}): Target => ({
-  name: "cpu",
+export const cpuTarget = ({ name = "cpu", choose }: CpuOptions = {}): Target => ({
+  name,
   lowerings: new Map([...convolutions(choose), ...batchNorms, ...elementwise]),
   loops: "keep",
   // ONNX Runtime would keep what is computed anew to save memory, and takes longer to load: nothing runs faster for it.

@@ -13,8 +13,9 @@ import {
   reduceMean,
   relu,
 } from "../../../graphs/ops/index.ts";
-import { type Way, waysFor } from "../../../graphs/targets/cpu/convolution.ts";
+import { costs } from "../../../graphs/targets/cpu/costs.ts";
 import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
+import { directly, fastest, type Way, waysFor } from "../../../graphs/targets/cpu/ways.ts";
 import { lower, type Target } from "../../../graphs/targets/lower.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
 
@@ -103,19 +104,36 @@ describe("convolutions", () => {
       },
     );
 
-  test("a 3×3 convolution with padding 1 has Winograd first, strides never", () => {
-    const geometry = {
-      input: [8, 8],
-      output: [8, 8],
+  const geometry = (side: number, stride: number) => {
+    const out = Math.ceil(side / stride);
+    return {
+      input: [side, side],
+      output: [out, out],
       kernel: [3, 3],
       pads: [1, 1],
-      strides: [1, 1],
+      strides: [stride, stride],
       dilations: [1, 1],
     } as const;
-    const shape = { images: 2, inputChannels: 16, outputChannels: 16, geometry };
-    expect(waysFor(shape)[0]).toBe("winograd");
-    const strided = { ...shape, geometry: { ...geometry, strides: [2, 2], output: [4, 4] } as const };
-    expect(waysFor(strided)).toEqual(["im2col"]);
+  };
+
+  test("Winograd takes 3×3 convolutions of many channels with stride 1, thin those of images", () => {
+    const shape = { images: 2, inputChannels: 16, outputChannels: 16, geometry: geometry(8, 1) };
+    expect(waysFor(shape)).toEqual(["winograd", "im2col"]);
+    expect(waysFor({ ...shape, inputChannels: 3 })).toEqual(["thin", "im2col"]);
+    expect(waysFor({ ...shape, geometry: geometry(8, 2) })).toEqual(["im2col"]);
+  });
+
+  test("the cost table chooses the fastest way at the nearest shape", () => {
+    for (const { op, inputChannels, outputChannels, side, rates } of costs) {
+      const shape = { images: 8, inputChannels, outputChannels, geometry: geometry(side, 1) };
+      const ways = waysFor(shape);
+      const chosen = fastest(op, ways, shape);
+      expect(rates[chosen]).toBe(Math.max(...Object.values(rates)));
+      expect(fastest(op, ways, { ...shape, outputChannels: outputChannels + 1 })).toBe(chosen);
+      expect(directly(op, ways, shape)).not.toBe("winograd");
+    }
+    const wide = { images: 8, inputChannels: 2048, outputChannels: 2048, geometry: geometry(8, 1) };
+    expect(fastest("forward", waysFor(wide), wide)).toBe("winograd");
   });
 });
 
