@@ -11,14 +11,14 @@ set -euo pipefail
 data=$1 labels=$2 out=$3
 shift 3
 cd "$(dirname "$0")/.."
-pretrain=(node dist/src/main.js pretrain --dataset cifar10 --data "$data" --pseudo-labels "$labels" --width 16 --batch 64
-  --epochs 3 --lr 0.1 --knn-every 1 "$@")
+pretrain=(node dist/src/main.js pretrain --dataset cifar10 --data "$data" --pseudo-labels "$labels" --width 16 --batch 16
+  --epochs 3 --lr 0.03 --knn-every 1 "$@")
 mkdir -p "$out"
 "${pretrain[@]}" --out "$out/straight" >"$out/straight.log" 2>&1 &
 straight=$!
 
 lines() { if [ -f "$out/killed/metrics.jsonl" ]; then wc -l <"$out/killed/metrics.jsonl"; else echo 0; fi; }
-for after in 90 180; do
+for after in 350 700; do
   "${pretrain[@]}" --out "$out/killed" --resume >>"$out/killed.log" 2>&1 &
   run=$!
   while kill -0 $run 2>/dev/null && [ "$(lines)" -lt $after ]; do sleep 1; done

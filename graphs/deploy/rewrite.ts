@@ -14,6 +14,8 @@ import {
 } from "../onnx/graph.ts";
 
 export interface Rules {
+  /** Values that are given: what they were computed from is not looked at. */
+  readonly given?: ReadonlyMap<Value, Value>;
   /** What stands for a constant or an input; undefined keeps it. */
   readonly leaf?: (value: Value) => Value | undefined;
   /** What stands for a node's outputs, given what stands for its inputs; undefined applies the same op to them. */
@@ -23,9 +25,9 @@ export interface Rules {
 /** Rewrites a graph, bodies of control flow included. */
 export const rewrite = <K extends string>(
   outputs: Readonly<Record<K, Value>>,
-  { leaf, node: rule }: Rules,
+  { leaf, node: rule, given }: Rules,
 ): Record<K, Value> => {
-  const made = new Map<Value, Value>();
+  const made = new Map<Value, Value>(given);
   const at = (value: Value): Value => {
     const known = made.get(value);
     if (known !== undefined) return known;
@@ -33,16 +35,16 @@ export const rewrite = <K extends string>(
     made.set(value, own);
     return own;
   };
-  const body = (given: Subgraph): Subgraph =>
-    subgraph(given.inputs, (placeholders) => {
-      given.inputs.forEach((before, i) => {
-        made.set(before, placeholders[i] as Value);
+  const body = (before: Subgraph): Subgraph =>
+    subgraph(before.inputs, (placeholders) => {
+      before.inputs.forEach((value, i) => {
+        made.set(value, placeholders[i] as Value);
       });
-      run(given.outputs);
-      return given.outputs.map(at);
+      run(before.outputs);
+      return before.outputs.map(at);
     });
   const run = (ends: readonly Value[]): void => {
-    for (const node of ordered(ends, ({ outputs: [first] }) => !made.has(first as Value))) {
+    for (const node of ordered(ends, ({ outputs: all }) => !all.some((value) => made.has(value)))) {
       if (isInput(node.outputs[0] as Value)) continue;
       const inputs = node.inputs.map(at);
       const bodies = Object.entries(node.attributes).map(([name, a]) => [name, isSubgraph(a) ? body(a) : a] as const);
@@ -58,8 +60,8 @@ export const rewrite = <K extends string>(
   return Object.fromEntries(wanted.map((name) => [name, at(outputs[name])])) as Record<K, Value>;
 };
 
-/** The graph with some of its inputs bound to other values. */
+/** The graph with some of its values, inputs or not, bound to others. */
 export const bind = <K extends string>(
   outputs: Readonly<Record<K, Value>>,
   values: ReadonlyMap<Value, Value>,
-): Record<K, Value> => rewrite(outputs, { leaf: (value) => values.get(value) });
+): Record<K, Value> => rewrite(outputs, { given: values });

@@ -15,6 +15,8 @@ import { lower, type Target } from "../targets/lower.ts";
 export interface Step {
   readonly store: Store;
   readonly outputs: Readonly<Record<string, Value>>;
+  /** Of a training step: the gradient to each parameter that moves, by path. */
+  readonly gradients?: ReadonlyMap<string, Value>;
 }
 
 /** Minimises `loss` over every parameter of the store with an optimizer: the gradients, and what is next of everything. */
@@ -75,7 +77,11 @@ export const finish = (
   const traced = options.trace
     ? [...Object.entries(trace), ...[...gradients].map(([path, gradient]) => [`grad.${path}`, gradient] as const)]
     : [];
-  return { store, outputs: { ...outputs, ...nextStates(store), ...Object.fromEntries([...measured, ...traced]) } };
+  return {
+    store,
+    outputs: { ...outputs, ...nextStates(store), ...Object.fromEntries([...measured, ...traced]) },
+    gradients,
+  };
 };
 
 /** Lowers a step for a target and writes it as a model. */
