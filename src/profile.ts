@@ -1,7 +1,9 @@
 /** Where the time of a run goes, by the op of the source graph: what onnxruntime's profile says of lowered nodes, added up. */
 import { readdir, readFile, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import type { Node, Value } from "../graphs/onnx/graph.ts";
 import type { Model } from "../graphs/onnx/write.ts";
+import { conv, convGradInput, convGradWeight, definitionOf, gemm, matMul } from "../graphs/ops/index.ts";
 
 export interface Share {
   /** An op of the source graph: Conv, convGradWeight, batchNormTraining, or a group of small ones. */
@@ -9,6 +11,8 @@ export interface Share {
   readonly seconds: number;
   /** Of the time in all nodes, 0 to 1. */
   readonly share: number;
+  /** Of convolutions and matrix products: direct sums' operations a second, whatever the lowering spends; else undefined. */
+  readonly gflops: number | undefined;
 }
 
 interface Event {
@@ -34,18 +38,49 @@ const sourceOf = (model: Model, name: string, fallback: string): string => {
   return groups[op] ?? op;
 };
 
+/** Multiplications and additions of the direct sum behind a convolution, its gradients or a matrix product; else 0. */
+const operationsOf = ({ definition, inputs, outputs, attributes }: Node): number => {
+  const [a, b] = inputs as readonly [Value, Value];
+  const y = outputs[0] as Value;
+  const filter = ([, channels = 0, kh = 0, kw = 0]: readonly number[]) => 2 * channels * kh * kw;
+  if (definition === conv.definition) return y.size * filter(b.shape);
+  if (definition === convGradInput.definition) return a.size * filter(b.shape);
+  if (definition === convGradWeight.definition) return b.size * filter(y.shape);
+  if (definition === matMul.definition) return 2 * y.size * a.dim(-1);
+  if (definition === gemm.definition) return 2 * y.size * a.dim(attributes.transA === 1 ? 0 : 1);
+  return 0;
+};
+
 /** Sums a profile by source op, largest first. */
 export const sharesOf = (events: readonly Event[], model: Model): Share[] => {
   const seconds = new Map<string, number>();
+  const runs = new Map<string, number>();
   let total = 0;
   for (const { cat, name, dur, args } of events) {
     // A Loop's time is that of its body's nodes, which are there themselves.
     if (cat !== "Node" || !name.endsWith(KERNEL) || args?.op_name === "Loop") continue;
-    const op = sourceOf(model, name.slice(0, -KERNEL.length), args?.op_name ?? "");
+    const lowered = name.slice(0, -KERNEL.length);
+    const op = sourceOf(model, lowered, args?.op_name ?? "");
     seconds.set(op, (seconds.get(op) ?? 0) + dur / 1e6);
+    runs.set(lowered, (runs.get(lowered) ?? 0) + 1);
     total += dur / 1e6;
   }
-  return Array.from(seconds, ([op, s]) => ({ op, seconds: s, share: s / total })).sort((a, b) => b.seconds - a.seconds);
+  // A source node ran as often as any of the nodes that it became.
+  const times = new Map<Node, number>();
+  for (const [name, count] of runs) {
+    const node = model.nodes.get(name);
+    const source = node?.source ?? node;
+    if (source !== undefined) times.set(source, Math.max(times.get(source) ?? 0, count));
+  }
+  const operations = new Map<string, number>();
+  for (const [source, count] of times) {
+    const op = definitionOf(source).name;
+    operations.set(op, (operations.get(op) ?? 0) + count * operationsOf(source));
+  }
+  return Array.from(seconds, ([op, s]) => {
+    const done = operations.get(op) ?? 0;
+    return { op, seconds: s, share: s / total, gflops: done > 0 ? done / s / 1e9 : undefined };
+  }).sort((x, y) => y.seconds - x.seconds);
 };
 
 /** Reads and removes the profile that a session with this prefix left. */

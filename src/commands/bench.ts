@@ -28,7 +28,11 @@ export const bench = defineCommand({
     attackSteps: { type: "integer", default: 5, min: 0, help: "PGD steps of the attack" },
     clusters: { type: "integers", default: [2, 10, 50, 100, 500], min: 2, help: "K of each clustering head" },
     stepsARun: { type: "integer", default: 1, min: 1, help: "steps in one run of the engine" },
-    shares: { type: "boolean", default: false, help: "of --what step: also the share of time of each op" },
+    shares: {
+      type: "boolean",
+      default: false,
+      help: "of --what step: each op's share of the time and of the GEMM peak",
+    },
     reps: { type: "integer", default: 3, min: 1, help: "measured repetitions, after one that is not" },
     workers: { type: "integer", default: () => Math.max(1, availableCores() - 1), min: 0, help: "for --what data" },
   },
@@ -118,6 +122,7 @@ export const bench = defineCommand({
     progress.stop();
     const profile = join(tmpdir(), `advcl-profile-${process.pid}-`);
     let shares: Share[] | undefined;
+    let peakGflops = 0;
     await session.release();
     if (settings.shares) {
       const profiled = await engine.load(step, { profile });
@@ -125,8 +130,14 @@ export const bench = defineCommand({
       profiled.session.endProfiling();
       await profiled.session.release();
       shares = await readProfile(profile, profiled.model);
-      for (const { op, seconds, share } of shares.filter((s) => s.share >= 0.002))
-        context.print(`${op.padEnd(24)} ${(100 * share).toFixed(1).padStart(5)} % ${seconds.toFixed(3)} s`);
+      peakGflops = await gemmPeak(engine);
+      for (const { op, seconds, share, gflops } of shares.filter((s) => s.share >= 0.002))
+        context.print(
+          `${op.padEnd(24)} ${(100 * share).toFixed(1).padStart(5)} % ${seconds.toFixed(3).padStart(8)} s` +
+            (gflops === undefined
+              ? ""
+              : ` ${gflops.toFixed(0).padStart(6)} GFLOP/s ${((100 * gflops) / peakGflops).toFixed(0).padStart(4)} % of the GEMM peak`),
+        );
     }
     const result = {
       provider: engine.provider,
@@ -142,7 +153,7 @@ export const bench = defineCommand({
       createSeconds,
       peakMemoryBytes: await peakMemory(),
       nodes: model.nodes.size,
-      ...(shares && { shares }),
+      ...(shares && { shares, peakGflops }),
     };
     context.print(
       `${result.secondsMedian.toFixed(3)} s a step (min ${result.secondsMin.toFixed(3)}), ${result.imagesPerSecond.toFixed(2)} images/s, ` +
