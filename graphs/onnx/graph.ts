@@ -314,18 +314,39 @@ export const dependenciesOf = (node: Node): readonly Value[] => {
 export const nodesOf = (outputs: readonly Value[], frame: Frame | null): Node[] =>
   ordered(outputs, (node) => node.frame === frame);
 
+/**
+ * The same in the order for a file. ONNX Runtime searches depth-first from the last output and from the input that was
+ * written last, so what hangs on the longest chain is written last: it is computed first, and what is short (a mask, a
+ * value computed anew for a backward pass) only when it is used, instead of being kept through the whole chain.
+ */
+export const scheduled = (outputs: readonly Value[], frame: Frame | null): Node[] => {
+  const depth = new Map<Node, number>();
+  const of = (value: Value): number => depth.get(value.node) ?? 0;
+  for (const node of nodesOf(outputs, frame))
+    depth.set(node, 1 + dependenciesOf(node).reduce((most, value) => Math.max(most, of(value)), 0));
+  return ordered(
+    outputs,
+    (node) => node.frame === frame,
+    (node) => [...dependenciesOf(node)].sort((a, b) => of(a) - of(b)),
+  );
+};
+
 /** The same over all frames that `outputs` can see; bodies of control flow are not entered. */
 export const visibleNodesOf = (outputs: readonly Value[]): Node[] => ordered(outputs, () => true);
 
 /** The `wanted` nodes that `outputs` need, each after what it reads; what an unwanted node reads is not looked at. */
-export const ordered = (outputs: readonly Value[], wanted: (node: Node) => boolean): Node[] => {
+export const ordered = (
+  outputs: readonly Value[],
+  wanted: (node: Node) => boolean,
+  needsOf: (node: Node) => readonly Value[] = dependenciesOf,
+): Node[] => {
   const done = new Set<Node>();
   const order: Node[] = [];
   const stack: { node: Node; next: number; needs: readonly Value[] }[] = [];
   const enter = (node: Node) => {
     if (done.has(node) || !wanted(node) || node.definition === constantOp || node.definition === absentOp) return;
     done.add(node);
-    stack.push({ node, next: 0, needs: dependenciesOf(node) });
+    stack.push({ node, next: 0, needs: needsOf(node) });
   };
   for (const output of outputs) {
     enter(output.node);

@@ -13,6 +13,7 @@ import {
   type Node,
   nodesOf,
   type Subgraph,
+  scheduled,
   type Type,
   type Value,
 } from "./graph.ts";
@@ -100,10 +101,9 @@ class Writer {
     dynamic: Required<ModelOptions>["dynamic"],
   ): GraphProto {
     const values = outputs.map(([, value]) => value);
-    const order = nodesOf(values, null);
     const listed = new Set(inputs);
     this.modelInputs.push(...inputs);
-    for (const node of order) {
+    for (const node of nodesOf(values, null)) {
       const value = node.outputs[0] as Value;
       if (isInput(value) && !listed.has(value)) this.modelInputs.push(value);
     }
@@ -121,7 +121,7 @@ class Writer {
       else renamed.push({ name: this.unique(`${wanted}/Identity`), opType: "Identity", domain: "", output: [wanted] });
     }
     const scope = new Map<string, TensorProto>();
-    const node = order.filter((n) => !isInput(n.outputs[0] as Value)).map((n) => this.node(n, scope));
+    const node = this.all(scheduled(values, null), scope);
     let next = 0;
     for (const [wanted, value] of outputs)
       if (this.names.get(value) !== wanted)
@@ -140,8 +140,7 @@ class Writer {
       this.names.set(value, this.unique(`${path}/input_${i}`));
     });
     const scope = new Map<string, TensorProto>();
-    const order = nodesOf(subgraph.outputs, subgraph.frame);
-    const node = order.filter((n) => !isInput(n.outputs[0] as Value)).map((n) => this.node(n, scope));
+    const node = this.all(scheduled(subgraph.outputs, subgraph.frame), scope);
     // A body's outputs are made in it, each under a name of its own.
     const output = subgraph.outputs.map((value, i) => {
       const name = this.unique(`${path}/output_${i}`);
@@ -161,6 +160,10 @@ class Writer {
       input: subgraph.inputs.map((value) => this.info(value, this.nameOf(value, scope))),
       output,
     };
+  }
+
+  private all(nodes: readonly Node[], scope: Map<string, TensorProto>): NodeProto[] {
+    return nodes.filter((node) => !isInput(node.outputs[0] as Value)).map((node) => this.node(node, scope));
   }
 
   private node(node: Node, scope: Map<string, TensorProto>): NodeProto {

@@ -1,7 +1,7 @@
 /** A step: one program that reads a batch and the parameters and returns the next parameters, as named values. */
 import { maybeGrad } from "../autodiff/grad.ts";
 import type { Slot, Store } from "../nn/scope.ts";
-import type { Value } from "../onnx/graph.ts";
+import { type Value, visibleNodesOf } from "../onnx/graph.ts";
 import { buildModel, type Model, type ModelOptions } from "../onnx/write.ts";
 import { AVERAGE, type MovingAverage, moveAverage } from "../optim/ema.ts";
 import { type OptimizerOptions, optimizerOf } from "../optim/optimizer.ts";
@@ -28,19 +28,31 @@ export const update = (
 ): { readonly gradients: ReadonlyMap<string, Value>; readonly outputs: Record<string, Value> } => {
   const slots = [...store.parameters.values()].filter(({ path }) => trainable(path));
   const lr = store.input("lr", { dtype: "float32", shape: [] });
-  const gradients = new Map<string, Value>();
-  const outputs: Record<string, Value> = {};
-  maybeGrad(
+  // A parameter outside the loss keeps still, as in PyTorch, where its gradient is None.
+  const found = maybeGrad(
     loss,
     slots.map((slot) => slot.value),
-  ).forEach((gradient, i) => {
-    const slot = slots[i] as Slot;
-    // A parameter outside the loss keeps still, as in PyTorch, where its gradient is None.
-    if (gradient === undefined) return;
-    gradients.set(slot.path, gradient);
+  ).flatMap((gradient, i) => (gradient === undefined ? [] : [{ slot: slots[i] as Slot, gradient }]));
+  const outputs: Record<string, Value> = {};
+  for (const { slot, gradient } of lastLayersLast(found))
     outputs[`next.param.${slot.path}`] = optimizer(store, slot, gradient, lr);
-  });
+  const gradients = new Map(found.map(({ slot, gradient }) => [slot.path, gradient]));
   return { gradients, outputs: { ...outputs, ...nextStates(store) } };
+};
+
+/**
+ * Gradients in the reverse of the order in which a backward pass reaches them. ONNX Runtime runs what the last outputs
+ * need first (a depth-first search from the end): so each layer's weight gradients, in all of its passes and branches, are
+ * computed before the pass goes on to the layer below, and what only they need is freed.
+ */
+const lastLayersLast = <T extends { readonly gradient: Value }>(found: readonly T[]): readonly T[] => {
+  const depth = new Map<Value, number>();
+  for (const { inputs, outputs } of visibleNodesOf(found.map(({ gradient }) => gradient))) {
+    const deepest = inputs.reduce((most, value) => Math.max(most, depth.get(value) ?? 0), 0);
+    for (const value of outputs) depth.set(value, deepest + 1);
+  }
+  const of = (gradient: Value): number => depth.get(gradient) ?? 0;
+  return [...found].sort((a, b) => of(b.gradient) - of(a.gradient));
 };
 
 /** What is next of every state that a program moves. */

@@ -26,6 +26,8 @@ export interface Placed {
   readonly parts: readonly Value[];
   /** Computes the same parts anew from values that are kept anyway, so that these need not be kept for a backward pass. */
   readonly again?: () => readonly Value[];
+  /** Sums on the way from what is kept to what `again` computes; 0 where left out. */
+  readonly sums?: number;
 }
 
 /** A value of the source graph as the lowered graph has it, in one layout or in several; each reorder is made once. */
@@ -35,6 +37,8 @@ export class Laid {
   readonly home: Layout;
   /** Whether its home form can be computed anew at little cost. */
   readonly renewable: boolean;
+  /** Sums on the way there from what is kept; 0 where it is kept itself. */
+  readonly sums: number;
   private readonly again: Placed["again"];
   private renewed: readonly Value[] | undefined;
   private readonly forms = new Map<string, readonly Value[]>();
@@ -44,6 +48,7 @@ export class Laid {
     this.home = placed.layout;
     this.again = placed.again;
     this.renewable = placed.again !== undefined;
+    this.sums = placed.sums ?? 0;
     this.forms.set(placed.layout.name, placed.parts);
   }
 

@@ -129,7 +129,7 @@ const gradInput =
 
 const gradWeight =
   (choose: Choose): Lowering =>
-  ({ inputs: [x, dy], attributes, node }) => {
+  ({ inputs: [x, dy], attributes }) => {
     const { kernel, ...window } = attributes as GradWeight;
     const [input, output] = [(x as Laid).type, (dy as Laid).type];
     const shape = shapeOf(input, output, window as unknown as Window, kernel);
@@ -148,9 +148,8 @@ const gradWeight =
     }
     const chunks = finer(from, to);
     const given = cutAs(dy as Laid, to, chunks);
-    // Outside of Loops, where a backward pass keeps most, x is computed anew if that is cheap.
-    const seen = node.frame === null ? (x as Laid).anew(from) : (x as Laid).in(from);
-    cutAs(x as Laid, from, chunks, seen).forEach((part, i) => {
+    // Computed anew if that is cheap, rather than kept since the forward pass.
+    cutAs(x as Laid, from, chunks, (x as Laid).anew(from)).forEach((part, i) => {
       const [back, images] = [given[i] as Value, chunks[i] as number];
       if (way === "im2col") sum = im2colGradWeight(part, back, geometry, images, sum);
       else {

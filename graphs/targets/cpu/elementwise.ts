@@ -48,19 +48,37 @@ const unary =
 
 /** ReLU of what can be computed anew can be computed anew. */
 const activation: Lowering = ({ inputs: [x] }) => {
-  const { home, renewable } = x as Laid;
+  const { home, renewable, sums } = x as Laid;
   if (!isPixel(home)) return undefined;
   const all = (parts: readonly Value[]) => parts.map((part) => relu(part));
   const parts = all((x as Laid).in(home));
-  return [renewable ? { layout: home, parts, again: () => all((x as Laid).anew(home)) } : { layout: home, parts }];
+  const again = () => all((x as Laid).anew(home));
+  return [renewable ? { layout: home, parts, again, sums } : { layout: home, parts }];
 };
 
-/** dy where y is positive. Outside of Loops, where a backward pass keeps most, y is computed anew if that is cheap. */
-const activationGrad: Lowering = ({ inputs: [y, dy], node }) => {
+/**
+ * The sum that ends a residual block can be computed anew from what its branches are computed anew from, but not from
+ * another such sum: else the first layer of a backward pass would compute all sums below it, and keep them.
+ */
+const addition: Lowering = (call) => {
+  const results = binary(add)(call);
+  const [a, b] = call.inputs as readonly [Laid, Laid];
+  const [sum] = (results ?? []) as readonly Placed[];
+  if (sum === undefined || a.home.name !== b.home.name || !a.renewable || !b.renewable || a.sums + b.sums > 0)
+    return results;
+  const again = () => {
+    const [left, right] = [a.anew(a.home), b.anew(b.home)];
+    return left.map((part, i) => add(part, right[i] as Value));
+  };
+  return [{ ...sum, again, sums: 1 }];
+};
+
+/** dy where y is positive. y is computed anew if that is cheap, rather than kept since the forward pass. */
+const activationGrad: Lowering = ({ inputs: [y, dy] }) => {
   const { home } = y as Laid;
   if (!isPixel(home) || !sameShape((y as Laid).type, (dy as Laid).type)) return undefined;
-  const kept = node.frame === null ? (y as Laid).anew(home) : (y as Laid).in(home);
-  const parts = (dy as Laid).in(home).map((part, i) => mul(part, mask(kept[i] as Value)));
+  const again = (y as Laid).anew(home);
+  const parts = (dy as Laid).in(home).map((part, i) => mul(part, mask(again[i] as Value)));
   return [{ layout: home, parts }];
 };
 
@@ -150,7 +168,8 @@ export const elementwise: readonly [OpDefinition, Lowering][] = [
   [leakyRelu.definition, unary((part, attributes) => leakyRelu(part, attributes))],
   [identity.definition, passed],
   [stopGradient.definition, passed],
-  ...[add, sub, mul, div, min, max].map((op): [OpDefinition, Lowering] => [op.definition, binary(op)]),
+  [add.definition, addition],
+  ...[sub, mul, div, min, max].map((op): [OpDefinition, Lowering] => [op.definition, binary(op)]),
   [relu.definition, activation],
   [reluGrad.definition, activationGrad],
   [reduceMean.definition, pixelReduction(() => 1)],
