@@ -4,9 +4,9 @@ import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import { float32, sizeOf, type Tensor, zeros } from "../../graphs/onnx/tensor.ts";
 import { advclBranches } from "../../graphs/steps/pretrain.ts";
+import { golden } from "../../scripts/golden.ts";
 import { random } from "../../src/data/random.ts";
 import type { Network } from "../../src/network.ts";
-import { golden } from "../graphs/golden.ts";
 
 const cifar = { depth: 18, stem: "cifar", size: 32, branches: advclBranches, evaluatedBranch: "pgd" } as const;
 
