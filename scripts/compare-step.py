@@ -44,7 +44,7 @@ def warmed_up(ref, width, batches, steps, batch):
 
 
 def ours(net, batch, heads, a, target, folder):
-    """Runs `advcl step` and returns its results."""
+    """Runs `advcl step` and returns its results, or what it said where it failed."""
     weights, images, out = (str(Path(folder) / f"{n}.safetensors") for n in ("weights", "batch", f"result-{target}"))
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)
     flat = {k: v.contiguous() for k, v in batch.items() if k != "labels"}
@@ -52,7 +52,9 @@ def ours(net, batch, heads, a, target, folder):
     command = [a.node, str(ROOT / "dist/src/main.js"), "step", "--weights", weights, "--batch", images, "--out", out, "--json",
                "--width", str(a.width), "--attack-steps", str(a.attack_steps), "--target", target, "--threads", str(a.threads),
                "--provider", a.provider]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        return done.stderr.strip()[-1000:]
     return {k: v.double() for k, v in load_file(out).items()}
 
 
@@ -77,13 +79,16 @@ def main():
     batch = batches(a.batch)
     truth = ref.one_step(net, batch, a.attack_steps)[0]
     rows = {"PyTorch float32": ref.deviation(ref.one_step(net, batch, a.attack_steps, torch.float32)[0], truth)}
+    failures = {}
     with tempfile.TemporaryDirectory() as folder:
         for target in a.targets.split(","):
             result = ours(net, batch, net.heads, a, target, folder)
-            missing = sorted(set(truth) - set(result))
-            if missing:
-                raise SystemExit(f"advcl step --target {target} did not give {missing}")
-            rows[f"advcl {target}"] = ref.deviation(result, truth)
+            if isinstance(result, dict) and (missing := sorted(set(truth) - set(result))):
+                result = f"advcl step --target {target} did not give {missing}"
+            if isinstance(result, str):
+                failures[f"advcl {target}"] = result
+            else:
+                rows[f"advcl {target}"] = ref.deviation(result, truth)
     groups = ["metric.", "attack.first_grad", "attack.first_x", "attack.x", "grad.", "after."]
     print(f"\n{'ResNet-18 width ' + str(a.width):24}" + "".join(f"{g:>26}" for g in groups))
     summary = {}
@@ -95,7 +100,10 @@ def main():
         summary[name] = dict(zip(groups, cells))
         print(f"{name:24}" + "".join(f"{m:>12.1e} /{w:>11.1e} " for m, w in cells))
     print("median over tensors / worst tensor; relative L2, for attacked images the share of unequal pixels")
-    print(json.dumps(summary))
+    for name, why in failures.items():
+        print(f"{name} failed: {why}")
+    print(json.dumps({**summary, **{name: {"error": why} for name, why in failures.items()}}))
+    raise SystemExit(1 if failures else 0)
 
 
 if __name__ == "__main__":

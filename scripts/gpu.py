@@ -1,16 +1,21 @@
-"""Everything that needs a GPU, in one go, into one JSON file: parity, nodes left to the CPU, every way of the CUDA target,
-several steps a run, throughput beside the PyTorch reference.
+"""Everything that needs a GPU, in one go, into one JSON file: golden steps, parity, nodes left to the CPU, every way of the CUDA target,
+several steps a run, where the time goes, and throughput beside the PyTorch reference.
 
-Needs a CUDA GPU, torch, numpy, safetensors, Node (--node), the compiled project with its node_modules, and the CUDA provider
-beside onnxruntime-node's binding (npm run install:cuda). On a machine without a GPU, --device cpu with small numbers runs the
-script itself:
+Needs torch, numpy, safetensors, Node (--node PATH), the compiled project with its node_modules, and the CUDA provider beside
+onnxruntime-node's binding (README: GPUs). CUDA's libraries are found in torch's own packages. Nothing is fetched. On one H100:
 
-  python scripts/gpu.py --reference ../shared/reference/advcl_torch.py --data ../shared/data/cifar-10-batches-bin --out artifacts/gpu.json
-  python scripts/gpu.py … --device cpu --provider cpu --width 4 --batch 8 --parity-width 4 --rounds 1 --targets portable --steps-a-run 1
+  python scripts/gpu.py --reference advcl_torch.py --data cifar-10-batches-bin --out artifacts/gpu.json --budget 1500
 
-Every figure is written as soon as it is measured, so that an ended session keeps what it had.
+A machine without a GPU runs the script itself, with small numbers:
+
+  python scripts/gpu.py … --device cpu --provider cpu --targets portable,cuda-turned-float16 --width 4 --batch 8 --parity-width 4
+      --warm-up 1 --rounds 1 --reps 1 --golden-attack-steps 0 --no-webgpu
+
+The file is rewritten after each measurement. A stage that fails is kept as {"error": …} and the others go on. With --resume
+what the file holds is not measured again, so that a session that ended goes on; --stages picks some.
 """
 import argparse
+import glob
 import json
 import os
 import re
@@ -20,109 +25,270 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
+TF32_OFF = {"NVIDIA_TF32_OVERRIDE": "0"}
+# The largest error of a loss at which a target may be chosen: float16 and TF32 keep ten bits.
+LOSS_ERROR = 1e-2
+GOALS = {"torch official": 1.5, "torch hoisted, channels last": 1.0, "share of convolutions and products": 0.75}
 
 
-def run(command, env=None, timeout=900):
-    """Output of a command, or what went wrong with it."""
-    start = time.time()
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})})
-    except subprocess.TimeoutExpired:
-        return {"error": f"no end after {timeout} s"}
-    if done.returncode != 0:
-        return {"error": (done.stderr or done.stdout).strip()[-2000:]}
-    return {"stdout": done.stdout, "seconds": time.time() - start}
+class OutOfTime(Exception):
+    pass
 
 
-def advcl(a, *args, env=None):
-    """Results of an advcl command with --json."""
-    got = run([a.node, str(ROOT / "dist/src/main.js"), *args, "--json", "--quiet"], env)
-    return got if "error" in got else json.loads(got["stdout"].strip().splitlines()[-1])
+class Report:
+    """The JSON file: a dictionary that is written whenever something is put in."""
+
+    def __init__(self, path, resume):
+        self.path = path
+        self.values = json.loads(path.read_text()) if resume and path.exists() else {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, name, value):
+        self.values[name] = value
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text(json.dumps(self.values, indent=1) + "\n")
+        partial.replace(self.path)
+
+    def has(self, name):
+        return name in self.values and not failed(self.values[name])
+
+    def each(self, name, wanted, measure):
+        """Measures each of `wanted` into a dictionary, which is kept after each; what it holds already stays."""
+        found = self.values.get(name)
+        found = {k: v for k, v in found.items() if not failed(v)} if isinstance(found, dict) and not failed(found) else {}
+        for key in wanted:
+            if key not in found:
+                found[key] = measure(key)
+                print(f"  {key}: {brief(found[key])}", flush=True)
+                self.keep(name, found)
+        return found
 
 
-def bench(a, target, steps=1, batch=None):
-    return advcl(a, "bench", "--provider", a.provider, "--target", target, "--batch", str(batch or a.batch), "--width", str(a.width),
-                 "--reps", str(a.reps), "--steps-a-run", str(steps), "--threads", str(a.threads))
+def failed(value):
+    return isinstance(value, dict) and "error" in value
 
 
-def torch_bench(a, *flags, batch=None):
-    got = run([sys.executable, a.reference, "bench", "--device", a.device, "-b", str(batch or a.batch), "--width", str(a.width),
-               "--reps", str(a.reps), "--threads", str(a.threads), *flags])
-    if "error" in got:
-        return got
-    found = re.search(r"min ([\d.]+) median ([\d.]+)", got["stdout"])
-    return {"secondsMin": float(found[1]), "secondsMedian": float(found[2])}
+def brief(value):
+    if isinstance(value, dict) and "secondsMedian" in value:
+        return f"{value['secondsMedian']:.4f} s a step"
+    return json.dumps(value)[:300]
+
+
+class Machine:
+    """Runs commands inside the time that is left."""
+
+    def __init__(self, a):
+        self.a = a
+        self.end = time.monotonic() + a.budget
+        # Where pip's packages put CUDA's libraries, for a Node that knows nothing of them.
+        home = Path(torch.__file__).parent
+        folders = [str(home / "lib"), *sorted(glob.glob(str(home.parent / "nvidia" / "*" / "lib")))]
+        known = os.environ.get("LD_LIBRARY_PATH")
+        self.env = {**os.environ, "LD_LIBRARY_PATH": ":".join(folders + ([known] if known else []))}
+
+    def run(self, command, env=None):
+        """What a command printed, or what went wrong with it."""
+        left = self.end - time.monotonic()
+        if left < 5:
+            raise OutOfTime(f"the budget of {self.a.budget} s is used up")
+        limit = min(self.a.timeout, left)
+        start = time.monotonic()
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env={**self.env, **(env or {})})
+        except subprocess.TimeoutExpired:
+            return {"error": f"no end after {limit:.0f} s"}
+        except OSError as error:
+            return {"error": str(error)}
+        out = {"stdout": done.stdout, "seconds": time.monotonic() - start}
+        return out if done.returncode == 0 else {**out, "error": (done.stderr or done.stdout).strip()[-2000:]}
+
+    def advcl(self, *args, env=None):
+        """Results of an advcl command."""
+        got = self.run([self.a.node, str(ROOT / "dist/src/main.js"), *args, "--threads", str(self.a.threads), "--json", "--quiet"], env)
+        return {"error": got["error"]} if failed(got) else json.loads(got["stdout"].strip().splitlines()[-1])
+
+    def bench(self, target, steps=1, batch=None, provider=None, reps=None, shares=False, env=None):
+        a = self.a
+        return self.advcl("bench", "--provider", provider or a.provider, "--target", target, "--batch", str(batch or a.batch), "--width",
+                          str(a.width), "--reps", str(reps or a.reps), "--steps-a-run", str(steps), *(["--shares"] if shares else []), env=env)
+
+    def torch(self, *flags, batch=None):
+        a = self.a
+        got = self.run([sys.executable, a.reference, "bench", "--device", a.device, "-b", str(batch or a.batch), "--width", str(a.width),
+                        "--reps", str(a.reps), "--threads", str(a.threads), *flags])
+        found = re.search(r"min ([\d.]+) median ([\d.]+)", got.get("stdout", ""))
+        if failed(got) or found is None:
+            return {"error": got.get("error", "the reference printed no time")}
+        return {"secondsMin": float(found[1]), "secondsMedian": float(found[2])}
+
+    def golden(self, target, provider, env=None):
+        """The golden steps on a target: errors by group, and what passes its tolerance."""
+        got = self.run([self.a.node, str(ROOT / "dist/scripts/golden-step.js"), "--provider", provider, "--target", target, "--threads",
+                        str(self.a.threads), "--attack-steps", self.a.golden_attack_steps], env)
+        lines = got.get("stdout", "").strip().splitlines()
+        if lines and lines[-1].startswith("{"):
+            return json.loads(lines[-1])
+        return {"error": got.get("error", "golden-step.js printed no result")}
+
+    def parity(self, targets, provider, env):
+        """Errors of `advcl step` against PyTorch in float64, by target."""
+        a = self.a
+        got = self.run([sys.executable, str(ROOT / "scripts/compare-step.py"), "--reference", a.reference, "--data", a.data, "--width",
+                        str(a.parity_width), "--batch", str(a.parity_batch), "--warm-up", str(a.warm_up), "--warm-up-batch", "32",
+                        "--threads", str(a.threads), "--node", a.node, "--provider", provider, "--targets", ",".join(targets)], env)
+        lines = got.get("stdout", "").strip().splitlines()
+        if lines and lines[-1].startswith("{"):
+            return json.loads(lines[-1])
+        return {"error": got.get("error", "compare-step.py printed no result")}
+
+
+def native_libraries(m):
+    """What the dynamic linker does not find for the CUDA provider."""
+    folder = ROOT / "node_modules/onnxruntime-node/bin/napi-v6/linux/x64"
+    files = {f.name: f.stat().st_size for f in sorted(folder.glob("lib*"))}
+    got = m.run(["ldd", str(folder / "libonnxruntime_providers_cuda.so")])
+    missing = [line.split()[0] for line in got.get("stdout", "").splitlines() if "not found" in line]
+    return {"files": files, "missing": missing, **({"error": got["error"]} if failed(got) else {})}
+
+
+def gpu_machine(m):
+    smi = m.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm", "--format=csv,noheader"])
+    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+    node = m.run([m.a.node, "--version"])
+    return {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": cudnn, "cores": os.cpu_count(),
+            "node": node.get("stdout", "").strip() or node.get("error"), "nvidia-smi": smi.get("stdout", "").strip() or smi.get("error")}
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--reference", required=True)
-    p.add_argument("--data", required=True)
-    p.add_argument("--out", required=True)
+    p.add_argument("--reference", required=True, help="advcl_torch.py")
+    p.add_argument("--data", required=True, help="folder of CIFAR-10 binary files")
+    p.add_argument("--out", required=True, type=Path)
+    p.add_argument("--resume", action="store_true", help="keep what --out holds already")
+    p.add_argument("--stages", help="comma-separated; default: all")
+    p.add_argument("--budget", type=float, default=1500, help="seconds in all")
+    p.add_argument("--timeout", type=float, default=400, help="seconds for one command")
     p.add_argument("--node", default="node")
-    p.add_argument("--device", default="cuda")
-    p.add_argument("--provider", default="cuda")
+    p.add_argument("--device", default="cuda", help="torch's")
+    p.add_argument("--provider", default="cuda", help="onnxruntime's")
     p.add_argument("--width", type=int, default=64)
     p.add_argument("--batch", type=int, default=512)
     p.add_argument("--parity-width", type=int, default=64)
-    p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--reps", type=int, default=5)
+    p.add_argument("--parity-batch", type=int, default=16)
+    p.add_argument("--warm-up", type=int, default=10, help="training steps before parity is looked at")
+    p.add_argument("--golden-attack-steps", default="0,1,5")
+    p.add_argument("--rounds", type=int, default=3, help="of throughput, each contender once a round")
+    p.add_argument("--reps", type=int, default=5, help="steps of a measurement")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--targets", help="comma-separated; default: every way of the CUDA target")
-    p.add_argument("--steps-a-run", default="1,4")
+    p.add_argument("--steps-a-run", default="1,2,4")
+    p.add_argument("--webgpu", action=argparse.BooleanOptionalAction, default=True, help="also the WebGPU provider (needs Vulkan)")
     a = p.parse_args()
     ways = ["cuda", "cuda-turned", "cuda-im2col", "cuda-im2col-turned"]
     targets = a.targets.split(",") if a.targets else [w + s for s in ("", "-float16") for w in ways]
-    result = {"arguments": vars(a), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    singles = [t for t in targets if not t.endswith("float16")] or targets
+    report = Report(a.out, a.resume)
+    m = Machine(a)
 
-    def keep(name, value):
-        result[name] = value
-        Path(a.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(a.out).write_text(json.dumps(result, indent=1) + "\n")
-        print(f"{name}: {json.dumps(value)[:400]}", flush=True)
+    def throughput():
+        """Contenders in turn, so that a machine that slows down slows all."""
+        best = {}
+        for key, value in report.values.get("steps a run", {}).items():
+            target, _, steps = key.partition(" × ")
+            if not failed(value) and value["secondsMedian"] < best.get(target, (float("inf"),))[0]:
+                best[target] = (value["secondsMedian"], int(steps))
+        contenders = {f"advcl {t}" + (f", {steps} steps a run" if steps > 1 else ""): (lambda t=t, steps=steps: m.bench(t, steps))
+                      for t, steps in ((t, best.get(t, (0, 1))[1]) for t in report.values["chosen"])}
+        contenders |= {"torch official": m.torch,
+                       "torch official, bf16": lambda: m.torch("--bf16"),
+                       "torch hoisted, channels last": lambda: m.torch("--hoist", "--channels-last"),
+                       "torch hoisted, channels last, bf16": lambda: m.torch("--hoist", "--channels-last", "--bf16")}
+        rounds = report.each("rounds", [f"{i + 1} {name}" for i in range(a.rounds) for name in contenders],
+                             lambda key: contenders[key.partition(" ")[2]]())
+        seconds = {name: [r["secondsMedian"] for key, r in rounds.items() if key.partition(" ")[2] == name and not failed(r)]
+                   for name in contenders}
+        medians = {name: statistics.median(s) for name, s in seconds.items() if s}
+        ratios = {name: {other: medians[other] / medians[name] for other in medians if other.startswith("torch")}
+                  for name in medians if name.startswith("advcl")}
+        return {"secondsMedian": medians, "imagesPerSecond": {n: a.batch / s for n, s in medians.items()}, "times as fast as": ratios}
 
-    import torch
-    smi = run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
-    keep("machine", {"torch": torch.__version__, "cuda": torch.version.cuda, "nvidia-smi": smi.get("stdout", smi.get("error", "")).strip()})
-    keep("doctor", advcl(a, "doctor"))
+    def chosen():
+        """The fastest target of each precision among those that ran and whose loss is right."""
+        parity = report.values.get("parity as it is", {})
+        wrong = {t: row for t in targets if isinstance(row := parity.get(f"advcl {t}"), dict)
+                 and (failed(row) or not row["metric."][1] <= LOSS_ERROR)}
+        seconds = {t: r["secondsMedian"] for t, r in report.values.get("ways", {}).items() if not failed(r) and t not in wrong}
+        if wrong:
+            report.keep("not chosen for their losses", wrong)
+        halves = [[t for t in seconds if t.endswith("float16") == half] for half in (False, True)]
+        found = [min(of, key=seconds.get) for of in halves if of]
+        if not found:
+            raise RuntimeError("no target ran with the right loss")
+        return found
 
-    # Parity: with TF32 off on both sides (the provider has no switch for it from Node; the libraries have one), and as it is.
-    exact = {"NVIDIA_TF32_OVERRIDE": "0"}
-    parity = [sys.executable, str(ROOT / "scripts/compare-step.py"), "--reference", a.reference, "--data", a.data, "--width", str(a.parity_width),
-              "--batch", "16", "--warm-up", "10", "--warm-up-batch", "32", "--threads", str(a.threads), "--node", a.node, "--provider", a.provider]
-    for name, env in (("parity TF32 off", exact), ("parity as it is", None)):
-        got = run([*parity, "--targets", ",".join(targets)], env)
-        keep(name, got if "error" in got else json.loads(got["stdout"].strip().splitlines()[-1]))
+    def profile(target):
+        # Launches that wait for their kernels: a node's time is then its kernels', not the queue's.
+        return m.bench(target, reps=1, shares=True, env={"CUDA_LAUNCH_BLOCKING": "1"})
 
-    # Every way, once; the fastest of each precision goes on.
-    single = {t: bench(a, t) for t in targets}
-    keep("ways", single)
-    whole = {t: r["secondsMedian"] for t, r in single.items() if "secondsMedian" in r}
-    if not whole:
-        raise SystemExit("no target ran; see the JSON file")
-    chosen = []
-    for half in (False, True):
-        of = {t: s for t, s in whole.items() if t.endswith("float16") == half}
-        if of:
-            chosen.append(min(of, key=of.get))
-    keep("chosen", chosen)
-    keep("steps a run", {f"{t} × {n}": bench(a, t, int(n)) for t in chosen for n in a.steps_a_run.split(",")})
-    keep("profile", {t: advcl(a, "bench", "--provider", a.provider, "--target", t, "--batch", str(a.batch), "--width", str(a.width),
-                              "--reps", "1", "--shares", "--threads", str(a.threads)) for t in chosen})
+    def goals():
+        speed = report.values["throughput"]["times as fast as"]
+        single = next((r for name, r in speed.items() if "float16" not in name), {})
+        half = next((r for name, r in speed.items() if "float16" in name), {})
+        shares = {t: r.get("products") for t, r in report.values.get("profile", {}).items()}
+        left = {t: r.get("onCpu") for t, r in report.values.get("profile", {}).items()}
+        return {"goals": GOALS, "float32 (TF32) over official": single.get("torch official"),
+                "float32 (TF32) over hoisted, channels last": single.get("torch hoisted, channels last"),
+                "float16 over hoisted, channels last, bf16": half.get("torch hoisted, channels last, bf16"),
+                "share of convolutions and products": shares, "nodes on the CPU": left}
 
-    # Throughput, alternating.
-    contenders = {f"advcl {t}": lambda t=t: bench(a, t) for t in chosen}
-    contenders |= {"torch official": lambda: torch_bench(a), "torch hoisted, channels last": lambda: torch_bench(a, "--hoist", "--channels-last"),
-                   "torch hoisted, channels last, bf16": lambda: torch_bench(a, "--hoist", "--channels-last", "--bf16")}
-    rounds = {name: [] for name in contenders}
-    for _ in range(a.rounds):
-        for name, measure in contenders.items():
-            rounds[name].append(measure())
-            keep("rounds", rounds)
-    medians = {n: statistics.median([r["secondsMedian"] for r in rs if "secondsMedian" in r] or [float("nan")]) for n, rs in rounds.items()}
-    keep("throughput", {"secondsMedian": medians, "imagesPerSecond": {n: a.batch / s for n, s in medians.items()},
-                        "ratio to torch official": {n: medians["torch official"] / s for n, s in medians.items()}})
+    stages = {
+        "machine": lambda: gpu_machine(m),
+        "libraries": lambda: native_libraries(m),
+        "doctor": lambda: m.advcl("doctor"),
+        # The provider has no switch for TF32 from Node; the libraries have one.
+        "golden": lambda: report.each("golden", singles, lambda target: m.golden(target, a.provider, TF32_OFF)),
+        "parity TF32 off": lambda: m.parity(singles, a.provider, TF32_OFF),
+        "parity as it is": lambda: m.parity(targets, a.provider, None),
+        "ways": lambda: report.each("ways", targets, m.bench),
+        "chosen": chosen,
+        "steps a run": lambda: report.each("steps a run", [f"{t} × {n}" for t in report.values["chosen"] for n in a.steps_a_run.split(",")],
+                                           lambda key: m.bench(key.partition(" × ")[0], int(key.partition(" × ")[2]))),
+        "profile": lambda: report.each("profile", report.values["chosen"], profile),
+        "throughput": throughput,
+        "goals": goals,
+        "webgpu golden": lambda: m.golden("webgpu", "webgpu"),
+        "webgpu parity": lambda: m.parity(["webgpu"], "webgpu", None),
+        "webgpu": lambda: m.bench("webgpu", provider="webgpu", batch=min(a.batch, 64), shares=True),
+    }
+    if not a.webgpu:
+        stages = {name: stage for name, stage in stages.items() if not name.startswith("webgpu")}
+    wanted = a.stages.split(",") if a.stages else list(stages)
+    unknown = [name for name in wanted if name not in stages]
+    if unknown:
+        p.error(f"no stages {', '.join(unknown)}; there are {', '.join(stages)}")
+    # Failed entries inside these stages are measured again; the others are whole or not.
+    partial = {"golden", "ways", "steps a run", "profile", "throughput", "goals", "chosen"}
+    report.keep("arguments", {k: str(v) if isinstance(v, Path) else v for k, v in vars(a).items()})
+    report.keep("started", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    for name in wanted:
+        if a.resume and report.has(name) and name not in partial:
+            continue
+        print(f"{name} …", flush=True)
+        try:
+            value = stages[name]()
+        except OutOfTime as error:
+            print(error)
+            break
+        except Exception as error:  # whatever it is, the other stages are worth having
+            value = {"error": f"{type(error).__name__}: {error}"}
+        report.keep(name, value)
+        print(f"{name}: {brief(value)}", flush=True)
+    left = [name for name in wanted if not report.has(name)]
+    print(f"wrote {a.out}" + (f"; without {', '.join(left)}" if left else ""))
+    sys.exit(1 if left else 0)
 
 
 if __name__ == "__main__":

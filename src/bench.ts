@@ -12,7 +12,7 @@ export const benchFeeds = (step: Step, seed: number): Record<string, Tensor> => 
   for (const [name, { dtype, shape }] of step.store.inputs) {
     const numbers = random(seed, 0, 0, `bench.${name}`);
     const size = shape.reduce((a, b) => a * b, 1);
-    if (name === "lr") feeds[`input.${name}`] = float32([], [0.01]);
+    if (name === "lr") feeds[`input.${name}`] = float32(shape, new Float32Array(size).fill(0.01));
     else if (dtype === "int32") {
       const classes = Number(/\d+/.exec(name)?.[0] ?? 2);
       feeds[`input.${name}`] = tensor(

@@ -1,4 +1,4 @@
-/** Where the time of a run goes, by the op of the source graph: what onnxruntime's profile says of lowered nodes, added up. */
+/** Where the time of a run goes and where its nodes run: what onnxruntime's profile says of lowered nodes, added up. */
 import { readdir, readFile, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { Node, Value } from "../graphs/onnx/graph.ts";
@@ -15,12 +15,26 @@ export interface Share {
   readonly gflops: number | undefined;
 }
 
+export interface Profile {
+  /** By op of the source graph. */
+  readonly shares: readonly Share[];
+  /** Part of the time of each op that ran, 0 to 1. */
+  readonly ran: Readonly<Record<string, number>>;
+  /** Part of the time in convolutions and matrix products, 0 to 1. */
+  readonly products: number;
+  /** Nodes that ran on the CPU provider, by op: of a GPU's step, those that its provider has no kernel for. */
+  readonly onCpu: Readonly<Record<string, number>>;
+}
+
 interface Event {
   readonly cat: string;
   readonly name: string;
   readonly dur: number;
-  readonly args?: { readonly op_name?: string };
+  readonly args?: { readonly op_name?: string; readonly provider?: string };
 }
+
+/** Ops whose kernels are convolutions or matrix products, as onnxruntime spells and fuses them. */
+const products = /^(Fused|NhwcFused|Nhwc)?(Conv|ConvTranspose|MatMul|Gemm)$|^TransposeMatMul$/;
 
 const KERNEL = "_kernel_time";
 
@@ -83,13 +97,30 @@ export const sharesOf = (events: readonly Event[], model: Model): Share[] => {
   }).sort((x, y) => y.seconds - x.seconds);
 };
 
+/** Adds up the events of a profile. */
+export const profileOf = (events: readonly Event[], model: Model): Profile => {
+  const nodes = events.filter(
+    ({ cat, name, args }) => cat === "Node" && name.endsWith(KERNEL) && args?.op_name !== "Loop",
+  );
+  const total = nodes.reduce((sum, { dur }) => sum + dur, 0);
+  const ran: Record<string, number> = {};
+  const onCpu: Record<string, number> = {};
+  for (const { dur, args } of nodes) {
+    const op = args?.op_name ?? "";
+    ran[op] = (ran[op] ?? 0) + dur / total;
+    if (args?.provider === "CPUExecutionProvider") onCpu[op] = (onCpu[op] ?? 0) + 1;
+  }
+  const share = Object.entries(ran).reduce((sum, [op, part]) => sum + (products.test(op) ? part : 0), 0);
+  return { shares: sharesOf(events, model), ran, products: share, onCpu };
+};
+
 /** Reads and removes the profile that a session with this prefix left. */
-export const readProfile = async (prefix: string, model: Model): Promise<Share[]> => {
+export const readProfile = async (prefix: string, model: Model): Promise<Profile> => {
   const folder = dirname(prefix);
   const file = (await readdir(folder)).find((name) => name.startsWith(basename(prefix)) && name.endsWith(".json"));
   if (file === undefined) throw new Error(`internal: no profile lies at ${prefix}`);
   const path = join(folder, file);
   const events = JSON.parse(await readFile(path, "utf8")) as Event[];
   await rm(path);
-  return sharesOf(events, model);
+  return profileOf(events, model);
 };

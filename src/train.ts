@@ -5,7 +5,7 @@ import { float32 } from "../graphs/onnx/tensor.ts";
 import type { Step } from "../graphs/steps/step.ts";
 import type { Json } from "./checkpoint.ts";
 import type { Context } from "./command.ts";
-import type { Loader } from "./data/loader.ts";
+import type { Batch, Loader } from "./data/loader.ts";
 import type { Engine } from "./engine.ts";
 import { RequestError, RunError } from "./errors.ts";
 import { initialTensor } from "./initialize.ts";
@@ -25,6 +25,8 @@ export interface Training {
   readonly epochs: number;
   /** Images a step. */
   readonly batch: number;
+  /** Steps in one run of the engine (default 1); what an epoch leaves over is taken step by step. */
+  readonly stepsPerRun?: number;
   /** Learning rate of a step; epoch from 1, step within it from 0. */
   rate(epoch: number, step: number): number;
   /** Other scalar inputs of a step, by name: weights and decays that follow a schedule. */
@@ -83,7 +85,7 @@ export const initialState = (
 
 /** Runs a training to its end, or to the step at which the context's signal is seen. */
 export const train = async (training: Training): Promise<Trained> => {
-  const { step, engine, loader, run, context, seed, epochs, batch } = training;
+  const { step, engine, loader, run, context, seed, epochs, batch, stepsPerRun = 1 } = training;
   const { stepsPerEpoch } = loader;
   const { signal } = context;
   const first = new Map([...initialState(step, seed, training.initial), ...(training.kept ?? [])]);
@@ -95,7 +97,7 @@ export const train = async (training: Training): Promise<Trained> => {
   const fed = new Set(
     [...parameters.keys()].map((p) => `param.${p}`).concat([...states.keys()].map((p) => `state.${p}`)),
   );
-  const runner = await createRunner(engine, step, new Map([...tensors].filter(([name]) => fed.has(name))));
+  const runner = await createRunner(engine, step, new Map([...tensors].filter(([name]) => fed.has(name))), stepsPerRun);
   /** Brings what the engine holds into `tensors`. */
   const collect = async (): Promise<void> => {
     for (const [name, value] of await runner.tensors()) tensors.set(name, value);
@@ -142,37 +144,60 @@ export const train = async (training: Training): Promise<Trained> => {
   });
 
   const progress = context.progress({ steps: epochs * stepsPerEpoch, epochs, done });
+  let waited = loader.waitSeconds;
+  const inputsOf = (epoch: number, data: Batch) => {
+    const inputs: Record<string, Tensor> = { "input.lr": float32([], [training.rate(epoch, data.step)]) };
+    for (const [name, value] of Object.entries(training.scalars?.(epoch, data.step) ?? {}))
+      inputs[`input.${name}`] = float32([], [value]);
+    for (const [name, value] of Object.entries(data.tensors)) inputs[`input.${name}`] = value;
+    return inputs;
+  };
+  /** Takes over a run of one step or more, and logs each. */
+  const accept = (epoch: number, taken: readonly Taken[], seconds: number): void => {
+    runner.accept();
+    const wait = (loader.waitSeconds - waited) / taken.length;
+    waited = loader.waitSeconds;
+    for (const { metrics, lr } of taken) {
+      done++;
+      last = { ...last, ...metrics };
+      writer.write(
+        { step: done, epoch },
+        { ...metrics, lr },
+        { seconds, dataWait: wait, imagesPerSecond: batch / (seconds + wait) },
+      );
+      progress.update({ step: done, epoch, figures: metrics, images: batch, dataWait: wait });
+    }
+  };
+  /** Does the steps of some batches: in one run where they fill one, else one by one. */
+  const advance = async (epoch: number, group: readonly Batch[]): Promise<void> => {
+    const inputs = group.map((data) => inputsOf(epoch, data));
+    const rates = group.map((data) => training.rate(epoch, data.step));
+    if (group.length > 1 && group.length === stepsPerRun) {
+      const started = performance.now();
+      const results = await runner.runMany(inputs);
+      const taken = results.map((result, i) => ({ metrics: metricsOf(result), lr: rates[i] as number }));
+      if (taken.every(({ metrics }) => allFinite(metrics)))
+        return accept(epoch, taken, (performance.now() - started) / 1000 / group.length);
+      // Step by step, to find the one that is at fault.
+    }
+    for (const [i, given] of inputs.entries()) {
+      const started = performance.now();
+      const metrics = metricsOf(await runner.run(given));
+      if (!allFinite(metrics))
+        throw await diverged(training, done + 1, { ...Object.fromEntries(await runner.tensors()), ...given }, metrics);
+      accept(epoch, [{ metrics, lr: rates[i] as number }], (performance.now() - started) / 1000);
+    }
+  };
   try {
     if (done === 0) await judge(0);
-    let waited = loader.waitSeconds;
+    waited = loader.waitSeconds;
     for (let epoch = Math.floor(done / stepsPerEpoch) + 1; epoch <= epochs; epoch++) {
+      let group: Batch[] = [];
       for await (const data of loader.epoch(epoch, { startStep: done % stepsPerEpoch })) {
-        const lr = training.rate(epoch, data.step);
-        const inputs: Record<string, Tensor> = { "input.lr": float32([], [lr]) };
-        for (const [name, value] of Object.entries(training.scalars?.(epoch, data.step) ?? {}))
-          inputs[`input.${name}`] = float32([], [value]);
-        for (const [name, value] of Object.entries(data.tensors)) inputs[`input.${name}`] = value;
-        const started = performance.now();
-        const results = await runner.run(inputs);
-        const seconds = (performance.now() - started) / 1000;
-        const metrics: Record<string, number> = {};
-        for (const [name, value] of Object.entries(results))
-          if (name.startsWith("metric.")) metrics[name.slice("metric.".length)] = Number(value.data[0]);
-        if (!Object.values(metrics).every(Number.isFinite)) {
-          const feeds = { ...Object.fromEntries(await runner.tensors()), ...inputs };
-          throw await diverged(training, done + 1, feeds, metrics);
-        }
-        runner.accept();
-        done++;
-        last = { ...last, ...metrics };
-        const wait = loader.waitSeconds - waited;
-        waited = loader.waitSeconds;
-        writer.write(
-          { step: done, epoch },
-          { ...metrics, lr },
-          { seconds, dataWait: wait, imagesPerSecond: batch / (seconds + wait) },
-        );
-        progress.update({ step: done, epoch, figures: metrics, images: batch, dataWait: wait });
+        group.push(data);
+        if (group.length < stepsPerRun && data.step < stepsPerEpoch - 1) continue;
+        await advance(epoch, group);
+        group = [];
         if (signal.aborted && done < epochs * stepsPerEpoch && done % stepsPerEpoch !== 0) {
           await save(epoch - 1, true);
           return finish(true);
@@ -189,6 +214,21 @@ export const train = async (training: Training): Promise<Trained> => {
     await runner.release();
   }
 };
+
+/** What a step measured, and the rate that it took. */
+interface Taken {
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly lr: number;
+}
+
+const metricsOf = (results: Readonly<Record<string, Tensor>>): Record<string, number> =>
+  Object.fromEntries(
+    Object.entries(results).flatMap(([name, value]) =>
+      name.startsWith("metric.") ? [[name.slice("metric.".length), Number(value.data[0])]] : [],
+    ),
+  );
+
+const allFinite = (metrics: Readonly<Record<string, number>>): boolean => Object.values(metrics).every(Number.isFinite);
 
 /** Keeps what led to a loss that is not finite, of pretraining in the form that `advcl step` replays, and says so. */
 const diverged = async (

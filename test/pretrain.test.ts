@@ -73,16 +73,32 @@ describe("a run", () => {
   });
 });
 
-test("a loss that is not finite stops the run and keeps what led to it", async () => {
-  const run = join(folder, "diverged");
-  const { status, stderr } = advcl(`${tiny.replace("--lr 0.05", "--lr 1e30")} --no-clusters --epochs 3 --out ${run}`);
-  expect(status).toBe(1);
-  expect(stderr).toMatch(/is NaN at step \d+.*the last checkpoint is kept/);
-  const { tensors: weights } = await readSafetensors(join(run, "diverged", "weights.safetensors"));
-  const { tensors: batch } = await readSafetensors(join(run, "diverged", "batch.safetensors"));
-  expect(weights.has("conv1.weight")).toBe(true);
-  expect([...batch.keys()]).toEqual(expect.arrayContaining(["clean", "view1", "view2", "start_cl"]));
+test("several steps in a run of the engine end with the same bytes, killed and resumed or not", async () => {
+  // Three steps an epoch: a run of two, and one that is left over.
+  const args = `${tiny.replace("--limit 64", "--limit 96")} --no-clusters --epochs 3`;
+  expect(advcl(`${args} --out ${join(folder, "one")}`).status).toBe(0);
+  const many = `${args} --steps-per-run 2 --out ${join(folder, "many")}`;
+  await killedAfter(many, join(folder, "many"), 3, "SIGKILL");
+  expect(await killedAfter(`${many} --resume`, join(folder, "many"), 6, "SIGTERM")).not.toBe(0);
+  expect(advcl(`${many} --resume`).status).toBe(0);
+  expect(artefacts(join(folder, "many"))).toEqual(artefacts(join(folder, "one")));
 });
+
+test.each([1, 2])(
+  "a loss that is not finite stops the run and keeps what led to it, %i steps in a run",
+  async (many) => {
+    const run = join(folder, `diverged-${many}`);
+    const { status, stderr } = advcl(
+      `${tiny.replace("--lr 0.05", "--lr 1e30")} --no-clusters --epochs 3 --steps-per-run ${many} --out ${run}`,
+    );
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/is NaN at step \d+.*the last checkpoint is kept/);
+    const { tensors: weights } = await readSafetensors(join(run, "diverged", "weights.safetensors"));
+    const { tensors: batch } = await readSafetensors(join(run, "diverged", "batch.safetensors"));
+    expect(weights.has("conv1.weight")).toBe(true);
+    expect([...batch.keys()]).toEqual(expect.arrayContaining(["clean", "view1", "view2", "start_cl"]));
+  },
+);
 
 describe("a wrong request gets one sentence and exit code 2, and leaves nothing", () => {
   const cases: readonly (readonly [name: string, args: string, message: RegExp])[] = [

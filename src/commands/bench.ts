@@ -1,6 +1,7 @@
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Depth } from "../../graphs/nn/resnet.ts";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
 import { advclBranches, type PretrainOptions, paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { benchFeeds, gemmPeak, median, peakMemory } from "../bench.ts";
@@ -12,7 +13,8 @@ import { createLoader } from "../data/loader.ts";
 import { advclView, uniformStart, weakView } from "../data/view.ts";
 import { chooseEngine, targetNames } from "../engine.ts";
 import { depthNames, stemNames, stemOf } from "../network.ts";
-import { readProfile, type Share } from "../profile.ts";
+import { type Profile, readProfile } from "../profile.ts";
+import { createRunner } from "../runner.ts";
 
 export const bench = defineCommand({
   name: "bench",
@@ -31,7 +33,7 @@ export const bench = defineCommand({
     shares: {
       type: "boolean",
       default: false,
-      help: "of --what step: each op's share of the time and of the GEMM peak",
+      help: "of --what step: each op's share of the time and of the GEMM peak, and nodes on the CPU",
     },
     reps: { type: "integer", default: 3, min: 1, help: "measured repetitions, after one that is not" },
     workers: { type: "integer", default: () => Math.max(1, availableCores() - 1), min: 0, help: "for --what data" },
@@ -105,39 +107,46 @@ export const bench = defineCommand({
     const { stepsARun } = settings;
     const single = pretrainStep(options);
     const step = stepsARun === 1 ? single : manySteps(single, stepsARun);
-    const started = performance.now();
-    const { session, model } = await engine.load(step);
-    const createSeconds = (performance.now() - started) / 1000;
     const feeds = benchFeeds(step, seed);
+    const [inputs, held] = [true, false].map((fed) =>
+      Object.entries(feeds).filter(([name]) => name.startsWith("input.") === fed),
+    ) as [[string, Tensor][], [string, Tensor][]];
+    const started = performance.now();
+    const runner = await createRunner(engine, step, new Map(held));
+    const createSeconds = (performance.now() - started) / 1000;
     const progress = context.progress({ steps: reps + 1, unit: "run" });
     const seconds: number[] = [];
     for (let rep = 0; rep <= reps; rep++) {
       const start = performance.now();
-      const results = await session.run(feeds);
+      await runner.run(Object.fromEntries(inputs));
+      runner.accept();
       const taken = (performance.now() - start) / 1000 / stepsARun;
       if (rep > 0) seconds.push(taken);
-      for (const [name, value] of Object.entries(results)) if (name.startsWith("next.")) feeds[name.slice(5)] = value;
       progress.update({ step: rep + 1, figures: { seconds: taken }, images: batch * stepsARun });
     }
     progress.stop();
     const profile = join(tmpdir(), `advcl-profile-${process.pid}-`);
-    let shares: Share[] | undefined;
+    let profiled: Profile | undefined;
     let peakGflops = 0;
-    await session.release();
+    const nodes = runner.model.nodes.size;
+    await runner.release();
     if (settings.shares) {
-      const profiled = await engine.load(step, { profile });
-      await profiled.session.run(feeds);
-      profiled.session.endProfiling();
-      await profiled.session.release();
-      shares = await readProfile(profile, profiled.model);
+      const watched = await engine.load(step, { profile });
+      await watched.session.run(feeds);
+      watched.session.endProfiling();
+      await watched.session.release();
+      profiled = await readProfile(profile, watched.model);
       peakGflops = await gemmPeak(engine);
-      for (const { op, seconds, share, gflops } of shares.filter((s) => s.share >= 0.002))
+      for (const { op, seconds, share, gflops } of profiled.shares.filter((s) => s.share >= 0.002))
         context.print(
           `${op.padEnd(24)} ${(100 * share).toFixed(1).padStart(5)} % ${seconds.toFixed(3).padStart(8)} s` +
             (gflops === undefined
               ? ""
               : ` ${gflops.toFixed(0).padStart(6)} GFLOP/s ${((100 * gflops) / peakGflops).toFixed(0).padStart(4)} % of the GEMM peak`),
         );
+      context.print(`convolutions and matrix products: ${(100 * profiled.products).toFixed(1)} % of the time`);
+      const left = Object.entries(profiled.onCpu).map(([op, count]) => `${count} ${op}`);
+      if (engine.provider !== "cpu") context.print(`nodes on the CPU: ${left.join(", ") || "none"}`);
     }
     const result = {
       provider: engine.provider,
@@ -152,12 +161,12 @@ export const bench = defineCommand({
       imagesPerSecond: batch / median(seconds),
       createSeconds,
       peakMemoryBytes: await peakMemory(),
-      nodes: model.nodes.size,
-      ...(shares && { shares, peakGflops }),
+      nodes,
+      ...(profiled && { ...profiled, peakGflops }),
     };
     context.print(
       `${result.secondsMedian.toFixed(3)} s a step (min ${result.secondsMin.toFixed(3)}), ${result.imagesPerSecond.toFixed(2)} images/s, ` +
-        `${model.nodes.size} nodes built and loaded in ${createSeconds.toFixed(2)} s, peak ${(result.peakMemoryBytes / 1e9).toFixed(2)} GB`,
+        `${nodes} nodes built and loaded in ${createSeconds.toFixed(2)} s, peak ${(result.peakMemoryBytes / 1e9).toFixed(2)} GB`,
     );
     context.result(result);
   },

@@ -131,6 +131,14 @@ export const pretrain = defineCommand({
       group: "Run",
       changeable: true,
     },
+    stepsPerRun: {
+      type: "integer",
+      default: 1,
+      min: 1,
+      help: "steps in one run of the engine; more save a GPU the way of the weights over the bus",
+      group: "Run",
+      changeable: true,
+    },
     knnEvery: {
       type: "integer",
       default: 10,
@@ -218,6 +226,7 @@ export const pretrain = defineCommand({
         seed,
         epochs,
         batch,
+        stepsPerRun: settings.stepsPerRun,
         record: { network: networkRecord(network), method: settings.method, clusters },
         rate: rateOf(settings, loader.stepsPerEpoch),
         ...(feed.scalars && {
