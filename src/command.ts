@@ -101,6 +101,8 @@ export interface CommandDefinition<Rows extends SettingRows> {
   readonly settings: Rows;
   /** Named choices of settings. */
   readonly presets?: Readonly<Record<string, Partial<CommandSettings<Rows>>>>;
+  /** The run folder of a command whose --out is another file (default: --out itself). */
+  runFolder?(out: string): string;
   /** Defaults that depend on other settings: each stands where that setting was not given, in config.yaml too. */
   complete?(settings: Partial<CommandSettings<Rows>>): Partial<CommandSettings<Rows>>;
   run(settings: CommandSettings<Rows>, context: Context): Promise<void> | void;
@@ -324,7 +326,7 @@ const watchSignals = (
  * config.yaml, then defaults.
  */
 export const defineCommand = <const Rows extends SettingRows>(definition: CommandDefinition<Rows>): Command => {
-  const { name, presets } = definition;
+  const { name, presets, runFolder: runFolderOf = (out: string) => out } = definition;
   const presetRow: SettingRows =
     presets === undefined
       ? {}
@@ -349,12 +351,13 @@ export const defineCommand = <const Rows extends SettingRows>(definition: Comman
     const out = pick("out", sources) as string | undefined;
     if (out !== undefined && pick("resume", sources) === true) {
       const { readRunConfig } = await import("./run-folder.ts");
-      const before = await readRunConfig(out);
+      const folder = runFolderOf(out);
+      const before = await readRunConfig(folder);
       const known = Object.entries(before?.settings ?? {}).filter(
         ([key, value]) => value !== undefined && Object.hasOwn(rows, key),
       );
       if (before?.command === name)
-        sources.push(readObject(name, rows, Object.fromEntries(known), `${out}/config.yaml`));
+        sources.push(readObject(name, rows, Object.fromEntries(known), `${folder}/config.yaml`));
     }
     if (definition.complete !== undefined) {
       const chosen = resolveSettings(rows, sources, false) as Partial<CommandSettings<Rows>>;
@@ -408,7 +411,7 @@ export const defineCommand = <const Rows extends SettingRows>(definition: Comman
         const { out, resume } = settings;
         if (typeof out !== "string") throw new RequestError("--out is missing: give the folder of the run");
         const { recorded, changeable } = context;
-        const run = await openRunFolder(out, {
+        const run = await openRunFolder(runFolderOf(out), {
           command: name,
           settings: recorded,
           changeable,

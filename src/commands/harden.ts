@@ -1,6 +1,5 @@
 import { readFile } from "node:fs/promises";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { float32 } from "../../graphs/onnx/tensor.ts";
 import { hardenStep } from "../../graphs/steps/harden.ts";
 import { writeFileAtomic } from "../atomic.ts";
 import { loadClassifier } from "../classifier.ts";
@@ -9,20 +8,20 @@ import { type Dataset, datasetNames, loadDataset } from "../data/dataset.ts";
 import { createLoader } from "../data/loader.ts";
 import { normalStart, plainView, uniformStart, weakView } from "../data/view.ts";
 import { chooseEngine } from "../engine.ts";
-import { RequestError, RunError } from "../errors.ts";
+import { RequestError } from "../errors.ts";
 import { attackImages, classify, cleanImages, type Pgd } from "../export/accuracy.ts";
 import { fileError } from "../file-error.ts";
 import { trainable } from "../harden/model.ts";
 import { patchWeights } from "../harden/patch.ts";
-import { createRunner } from "../runner.ts";
 import type { SessionOptions } from "../runtime.ts";
+import { train } from "../train.ts";
 import { version } from "../version.ts";
 
 export const harden = defineCommand({
   name: "harden",
   summary: "make an ONNX classifier from elsewhere robust on your own images",
   description:
-    "Finetunes a classifier in an ONNX file by TRADES or adversarial training (PGD-AT) on labelled images, and writes it back as the same file: only the weights change; names, inputs, outputs and versions stay, so that it loads wherever it did. Weights are the float32 initializers of convolutions, linear layers, normalisations and what is added or multiplied after them; batch norms keep their statistics. An op that cannot be differentiated is refused by name before anything runs. Accuracy on test images, clean and under PGD, is printed before and after.",
+    "Finetunes a classifier in an ONNX file by TRADES or adversarial training (PGD-AT) on labelled images, and writes it back as the same file: only the weights change; names, inputs, outputs and versions stay, so that it loads wherever it did. Weights are the float32 initializers of convolutions, linear layers, normalisations and what is added or multiplied after them; batch norms keep their statistics. An op that cannot be differentiated is refused by name before anything runs. Accuracy on test images, clean and under PGD, is printed before and after. Figures and checkpoints go to the folder OUT.run; interrupted or killed, it goes on with --resume.",
   settings: {
     from: {
       type: "path",
@@ -67,13 +66,18 @@ export const harden = defineCommand({
     },
     momentum: { type: "number", default: 0.9, min: 0, max: 1, help: "of SGD", group: "Optimisation" },
     weightDecay: { type: "number", default: 2e-4, min: 0, help: "on every weight that moves", group: "Optimisation" },
+    saveEvery: { type: "integer", default: 1, min: 1, help: "epochs between checkpoints", group: "Run" },
+    resume: { type: "boolean", default: false, help: "go on with the run in OUT.run", group: "Run" },
   },
+  runFolder: (out) => `${out}.run`,
   run: async (settings, context) => {
     const { from, out, eps, stepSize, seed, epochs } = settings;
     const { trained: training, test, original, batch } = await prepare(settings, context);
     const engine = await chooseEngine(settings);
     const bytes = await readFile(from);
     const model = trainable(bytes, from, batch, original.image, { mean: settings.mean, std: settings.std });
+    // What cannot be written back is refused before anything is trained.
+    patchWeights(bytes, model.weights, {});
     const objective = settings.objective === "trades" ? "trades" : "pgd";
     const step = hardenStep({ ...settings, objective, batch, image: original.image }, model.classify);
     const pgd = { eps, stepSize, steps: settings.testSteps };
@@ -81,14 +85,6 @@ export const harden = defineCommand({
     context.log(
       `${model.weights.size} weights (${count} numbers) of ${from} move; ${training.count} images, ${test.count} to measure on`,
     );
-    const before = await measure(original.build, test, pgd, seed, engine.options, original.fixedBatch);
-    context.print(`before: ${said(before)}`);
-
-    const initial = new Map<string, Tensor>();
-    for (const { path } of step.store.parameters.values())
-      initial.set(`param.${path}`, model.weights.get(path) as Tensor);
-    for (const { path, type } of step.store.states.values())
-      initial.set(`state.${path}`, float32(type.shape, new Float32Array(type.shape.reduce((a, b) => a * b, 1))));
     const loader = createLoader({
       dataset: training,
       batch,
@@ -101,37 +97,35 @@ export const harden = defineCommand({
       },
       dropLast: true,
     });
-    const runner = await createRunner(engine, step, initial);
+    const run = await context.openRun();
+    const { digest } = original;
+    const resumed = run.resumed?.state as { readonly digest?: string; readonly before?: Measured } | undefined;
+    if (resumed !== undefined && resumed.digest !== digest)
+      throw new RequestError(`${from} is not the file that the run in ${run.path} began with; give that one`);
+    const before =
+      resumed?.before ?? (await measure(original.build, test, pgd, seed, engine.options, original.fixedBatch));
+    context.print(`before: ${said(before)}`);
     const steps = epochs * loader.stepsPerEpoch;
-    const progress = context.progress({ steps, epochs, done: 0 });
-    let done = 0;
-    let weights: Map<string, Tensor>;
-    const { signal } = context;
-    try {
-      for (let epoch = 1; epoch <= epochs && !signal.aborted; epoch++)
-        for await (const data of loader.epoch(epoch)) {
-          const lr = 0.5 * settings.lr * (1 + Math.cos((Math.PI * done) / steps));
-          const given = Object.entries(data.tensors).map(([name, value]) => [`input.${name}`, value] as const);
-          const results = await runner.run({ ...Object.fromEntries(given), "input.lr": float32([], [lr]) });
-          const figures = Object.fromEntries(
-            Object.entries(results).map(([name, value]) => [name.replace("metric.", ""), Number(value.data[0])]),
-          );
-          if (!Number.isFinite(figures.loss))
-            throw new RunError(`the loss is ${figures.loss} at step ${done + 1}; lower --lr`);
-          runner.accept();
-          progress.update({ step: ++done, epoch, figures, images: batch });
-          if (signal.aborted) break;
-        }
-      weights = await runner.tensors();
-    } finally {
-      progress.stop();
-      await runner.release();
-      await loader.close();
-    }
-    if (signal.aborted) {
-      context.log(`stopped after step ${done}: nothing is written`);
+    const trained = await train({
+      step,
+      engine,
+      loader,
+      run,
+      context,
+      seed,
+      epochs,
+      batch,
+      record: { digest, before: { ...before } },
+      rate: (epoch, at) =>
+        0.5 * settings.lr * (1 + Math.cos((Math.PI * ((epoch - 1) * loader.stepsPerEpoch + at)) / steps)),
+      initial: new Map(Array.from(model.weights, ([name, value]) => [`param.${name}`, value])),
+      saveEvery: settings.saveEvery,
+    }).finally(() => loader.close());
+    if (trained.interrupted) {
+      context.log(`stopped after step ${trained.steps}: ${out} is not written yet; go on with --resume`);
       return;
     }
+    const { tensors: weights, steps: done } = trained;
     const moved = new Map(Array.from(model.weights.keys(), (name) => [name, weights.get(`param.${name}`) as Tensor]));
     const note = { objective: settings.objective, eps, steps: done, dataset: settings.dataset, advcl: version() };
     const hardened = patchWeights(bytes, moved, { hardened: JSON.stringify(note) });
