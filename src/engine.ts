@@ -81,12 +81,15 @@ const pick = async (threads: number): Promise<{ provider: Provider; reason: stri
   if (nvidia && cudaFiles().every(({ found }) => found) && (await works("cuda")))
     return { provider: "cuda", reason: "an NVIDIA GPU and the CUDA provider are here" };
   if (render && (await works("webgpu")))
-    return { provider: "webgpu", reason: "a GPU is here, the CUDA provider is not" };
+    return {
+      provider: "webgpu",
+      reason: nvidia ? "an NVIDIA GPU is here, the CUDA provider is not: see advcl doctor" : "a GPU is here",
+    };
   const why =
     tried.length > 0
       ? tried.join("; ")
       : nvidia
-        ? "the CUDA provider is not installed: see advcl doctor"
+        ? "an NVIDIA GPU is here, the CUDA provider is not: advcl doctor says how to install it"
         : "no GPU is here";
   return { provider: "cpu", reason: why };
 };

@@ -1,10 +1,12 @@
+import { spawnSync } from "node:child_process";
 import { freemem, totalmem } from "node:os";
+import { join } from "node:path";
 import { defineCommand, printColumns } from "../command.ts";
 import { availableCores } from "../cores.ts";
-import { cudaDependencies, cudaFiles, gpuDevices, processor } from "../devices.ts";
-import { chooseEngine, probe } from "../engine.ts";
+import { cudaDependencies, cudaFiles, gpuDevices, gpuNames, processor, vulkanDrivers } from "../devices.ts";
+import { chooseEngine } from "../engine.ts";
 import type { Provider } from "../runtime.ts";
-import { versions } from "../version.ts";
+import { packageRoot, versions } from "../version.ts";
 
 const gigabytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 
@@ -12,19 +14,37 @@ const gigabytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} Gi
 const remedy = (provider: Provider): string => {
   const { nvidia, render } = gpuDevices();
   if (provider === "cuda") {
-    if (!nvidia) return "needs an NVIDIA GPU and its driver; none is here";
-    const missing = cudaFiles().filter(({ found }) => !found);
-    if (missing.length > 0)
-      return `${missing.map(({ name }) => name).join(", ")} missing: run  npm run install:cuda  (needs a network)`;
-    const libraries = cudaDependencies().filter(({ found }) => found === undefined);
-    return libraries.length > 0
-      ? `${libraries.map(({ name }) => name).join(", ")} not found: install CUDA and cuDNN, or put their folder on LD_LIBRARY_PATH`
-      : "its libraries are here but it does not start; see the message above";
+    if (!nvidia) return "it needs an NVIDIA GPU and its driver; none is here";
+    if (cudaFiles().some(({ found }) => !found))
+      return "run  npm run install:cuda  (without a network: docs/gpu.md tells how to bring the files)";
+    const missing = cudaDependencies().filter(({ found }) => found === undefined);
+    return missing.length > 0
+      ? `install CUDA and cuDNN for ${missing.map(({ name }) => name).join(", ")}, or put their folder on LD_LIBRARY_PATH`
+      : "its libraries are all here, so the driver may be too old for them: compare nvidia-smi with the CUDA version";
   }
-  return render
-    ? "the GPU's Vulkan driver is missing: install the one of its vendor (Debian: mesa-vulkan-drivers or nvidia-vulkan-icd)"
-    : "needs a GPU and a Vulkan driver; none is here";
+  if (process.platform !== "linux") return "update the GPU's driver";
+  if (!render) return "it needs a GPU with a kernel driver (/dev/dri/renderD*); none is here";
+  return vulkanDrivers().length > 0
+    ? "its Vulkan drivers are listed above; none takes this GPU: install its vendor's"
+    : "install the Vulkan driver of the GPU's vendor (Debian: mesa-vulkan-drivers, or nvidia-driver's)";
 };
+
+/** Tries a provider in a process of its own, which its libraries may end. */
+const tried = (provider: Provider, threads: number): { works: boolean; message: string } => {
+  const program = join(packageRoot, "dist", "src", "probe-process.js");
+  const { stdout, signal, status } = spawnSync(process.execPath, [program, provider, String(threads)], {
+    encoding: "utf8",
+    timeout: 120_000,
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  try {
+    return JSON.parse(stdout.trim().split("\n").at(-1) as string);
+  } catch {
+    return { works: false, message: `it ended the process that tried it (${signal ?? `exit code ${status}`})` };
+  }
+};
+
+const listed = (items: readonly string[], none: string): string => items.join(", ") || none;
 
 export const doctor = defineCommand({
   name: "doctor",
@@ -32,32 +52,45 @@ export const doctor = defineCommand({
   settings: {},
   run: async ({ threads }, context) => {
     const { name, vectors, blockSize } = processor();
-    const providers: Record<string, { works: boolean; message: string }> = {};
-    for (const provider of ["cpu", "cuda", "webgpu"] as const)
-      try {
-        await probe({ provider, threads });
-        providers[provider] = { works: true, message: "works" };
-      } catch (error) {
-        const [message = ""] = (error as Error).message.replace(/; choose.*/s, "").split("\n");
-        providers[provider] = { works: false, message: `${message}\n→ ${remedy(provider)}` };
-      }
+    const providers: Record<string, { works: boolean; message: string; remedy?: string }> = {};
+    for (const provider of ["cpu", "cuda", "webgpu"] as const) {
+      const found = tried(provider, threads);
+      providers[provider] = found.works ? found : { ...found, remedy: remedy(provider) };
+    }
     const engine = await chooseEngine({ provider: "auto", threads });
+    const gpus = gpuNames();
+    const libraries = [...cudaFiles(), ...cudaDependencies()];
+    const [there, missing] = [true, false].map((is) =>
+      libraries.filter(({ found }) => Boolean(found) === is).map((library) => library.name),
+    ) as [string[], string[]];
+    const vulkan = vulkanDrivers();
     const rows: [string, string][] = [
       ["processor", `${name}, ${availableCores()} cores, ${vectors} (onnxruntime's blocks of ${blockSize} channels)`],
       ["memory", `${gigabytes(totalmem())}, ${gigabytes(freemem())} free`],
+      ["GPUs", listed(gpus, "none found")],
       ...Object.entries(versions()).map(([key, value]): [string, string] => [key, value]),
-      ...Object.entries(providers).flatMap(([provider, { message }]): [string, string][] =>
-        message.split("\n").map((line, i) => [i === 0 ? provider : "", line]),
+      ["CUDA libraries", `found: ${listed(there, "none")}; missing: ${listed(missing, "none")}`],
+      ["Vulkan drivers", listed(vulkan, "none found")],
+      ...Object.entries(providers).flatMap(([provider, { message, remedy: step }]): [string, string][] =>
+        step === undefined
+          ? [[provider, message]]
+          : [
+              [provider, message],
+              ["", `→ ${step}`],
+            ],
       ),
-      ["--provider auto", `${engine.provider}: ${engine.reason}`],
+      ["--provider auto", `takes ${engine.provider}: ${engine.reason}`],
     ];
     context.print(printColumns(rows, 120));
     context.result({
       processor: { name, vectors, blockSize, cores: availableCores() },
       memory: totalmem(),
+      gpus,
       versions: versions(),
+      libraries: { found: there, missing },
+      vulkanDrivers: vulkan,
       providers,
-      auto: engine.provider,
+      auto: { provider: engine.provider, reason: engine.reason },
     });
   },
 });
