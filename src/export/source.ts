@@ -37,17 +37,18 @@ export const sourceOf = (
   where: string,
 ): Pick<Source, "network" | "weights" | "branch" | "classes"> => {
   const classes = weights.get("fc.weight")?.shape[0];
-  const several = weights.has("bn1.bn_list.0.weight");
   const { branches } = network;
-  if (!several || branches === undefined) {
+  // A run that was finetuned holds only the branch that it was finetuned by.
+  const held = (branches ?? []).filter((_, i) => weights.has(`bn1.bn_list.${i}.weight`));
+  if (branches === undefined || held.length === 0) {
     if (branch !== "auto")
       throw new RequestError(`--branch is ${branch} but batch norms in ${where} have one branch; leave --branch out`);
     return { network: { ...network, branches: undefined }, weights, branch: undefined, classes };
   }
   const name = branch === "auto" ? network.evaluatedBranch : branch;
   const index = branches.indexOf(name);
-  if (index < 0)
-    throw new RequestError(`--branch is ${name} but ${where} has the branches ${branches.join(", ")}; choose one`);
+  if (!held.includes(name))
+    throw new RequestError(`--branch is ${name} but ${where} has the branches ${held.join(", ")}; choose one`);
   return { network, weights, branch: { name, index }, classes };
 };
 

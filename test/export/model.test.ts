@@ -86,6 +86,19 @@ describe("an exported model", () => {
     expect(relativeError(features?.data as Float32Array, expected.features?.data as Float32Array)).toBeLessThan(3e-6);
   });
 
+  test("of a finetuned run, which holds one branch of several", async () => {
+    const { network, weights, clean } = await goldenNetwork();
+    const all = sourceOf(network, weights, "auto", "golden");
+    const own = new Map([...weights].filter(([name]) => !/bn_list\.[02]\./.test(name)));
+    const source = { ...sourceOf(network, own, "auto", "finetuned"), folder: "finetuned" };
+    expect(source.branch).toEqual({ name: "pgd", index: 1 });
+    const options = { ...deployedOptions(source, "classifier", "finetuned"), ...plain };
+    const { logits } = await run((await exportModel(options, own, 1, undefined)).bytes, clean);
+    const expected = await runReference({ ...all, folder: "golden" }, "classifier", clean);
+    expect(relativeError(logits?.data as Float32Array, expected)).toBeLessThan(3e-6);
+    expect(() => sourceOf(network, own, "normal", "finetuned")).toThrow(/finetuned has the branches pgd; choose one/);
+  });
+
   test("is a plain file: opset 17, IR 8, standard ops, weights by their names, an open batch, what was written of it", async () => {
     const { network, weights } = randomNetwork({ width: 4, depth: 50 });
     weights.set("fc.weight", float32([3, 128], new Float32Array(384)));
