@@ -47,6 +47,7 @@ const elementwise: Readonly<Record<string, Elementwise>> = {
   Pow: (a = 0, b = 0) => a ** b,
   Min: (...values) => Math.min(...values),
   Max: (...values) => Math.max(...values),
+  Mod: (a = 0, b = 0) => a - b * Math.floor(a / b),
   Neg: (a = 0) => -a,
   Abs: (a = 0) => Math.abs(a),
   Sqrt: (a = 0) => Math.sqrt(a),
@@ -187,6 +188,8 @@ export const folded = (value: Value): Value => {
   const rule = elementwise[node.definition.name] ?? rules[node.definition.name];
   if (rule === undefined || node.definition.domain !== "" || value.size > LARGEST_FOLDED || node.outputs.length > 1)
     return value;
+  // The sign of a Mod is the divisor's; with fmod it is the other's.
+  if (node.attributes.fmod === 1) return value;
   const given = node.inputs.map(constantOf);
   if (!given.every((t): t is Tensor => t !== undefined && t.dtype !== "float16" && t.data.length <= LARGEST_FOLDED))
     return value;
