@@ -206,8 +206,12 @@ def main():
                        "torch official, bf16": lambda: m.torch("--bf16"),
                        "torch hoisted, channels last": lambda: m.torch("--hoist", "--channels-last"),
                        "torch hoisted, channels last, bf16": lambda: m.torch("--hoist", "--channels-last", "--bf16")}
-        rounds = report.each("rounds", [f"{i + 1} {name}" for i in range(a.rounds) for name in contenders],
-                             lambda key: contenders[key.partition(" ")[2]]())
+        try:
+            rounds = report.each("rounds", [f"{i + 1} {name}" for i in range(a.rounds) for name in contenders],
+                                 lambda key: contenders[key.partition(" ")[2]]())
+        except OutOfTime as error:
+            print(error)
+            rounds = report.values.get("rounds", {})
         seconds = {name: [r["secondsMedian"] for key, r in rounds.items() if key.partition(" ")[2] == name and not failed(r)]
                    for name in contenders}
         medians = {name: statistics.median(s) for name, s in seconds.items() if s}
@@ -281,7 +285,7 @@ def main():
             value = stages[name]()
         except OutOfTime as error:
             print(error)
-            break
+            continue
         except Exception as error:  # whatever it is, the other stages are worth having
             value = {"error": f"{type(error).__name__}: {error}"}
         report.keep(name, value)
