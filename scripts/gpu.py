@@ -72,7 +72,7 @@ def failed(value):
 
 
 def brief(value):
-    if isinstance(value, dict) and "secondsMedian" in value:
+    if isinstance(value, dict) and isinstance(value.get("secondsMedian"), float):
         return f"{value['secondsMedian']:.4f} s a step"
     return json.dumps(value)[:300]
 
