@@ -81,6 +81,9 @@ describe("the schemes", () => {
     const { result, log } = await run(finetune, `--scheme ${scheme} --from ${encoder} ${small} --out ${out}`);
     expect(result).toMatchObject({ scheme, steps: 6, epoch: 2, testImages: 60 });
     expect(log).toMatch(/100 tensors of the encoder from/);
+    const { accuracy } = JSON.parse(readFileSync(join(out, "results.json"), "utf8"));
+    expect(accuracy).toBe(result.accuracy);
+    expect(readFileSync(join(out, "report.html"), "utf8")).toContain(`${(100 * accuracy).toFixed(2)} %`);
     const [before, after] = [await tensorsOf(encoder), await tensorsOf(out)];
     const kept = [...after].filter(([name]) => isEncoder(name));
     expect(kept.length).toBe(100);

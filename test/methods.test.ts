@@ -151,6 +151,8 @@ describe("a comparison", () => {
     expect(rows.map((row: { variant: string }) => row.variant)).toEqual(["simclr", "deacl"]);
     expect(readFileSync(join(out, "table.md"), "utf8")).toMatch(/\| simclr \| \d/);
     expect(existsSync(join(out, "pretrain-deacl-seed0", "config.yaml"))).toBe(true);
+    expect(readFileSync(join(out, "report.html"), "utf8")).toContain("<td>deacl</td>");
+    expect(readFileSync(join(out, "pretrain-simclr-seed0", "report.html"), "utf8")).toContain("pretrain simclr");
     const again = advcl();
     expect(again.stdout).toBe(first.stdout);
     expect(again.stderr).not.toContain("pretrain-simclr-seed0: advcl");

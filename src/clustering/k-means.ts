@@ -74,8 +74,8 @@ export interface Clustering {
   readonly passes: number;
 }
 
-/** Points that go to the engine at once: few enough to stay in a cache, enough to fill its threads. */
-const chunk = 4096;
+/** Points that go to the engine at once: few enough that their scores stay in a cache, enough to fill its threads. */
+const chunk = 2048;
 
 /** Feeds the points to a session chunk by chunk. */
 const overChunks = async (

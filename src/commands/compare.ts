@@ -11,6 +11,7 @@ import { RequestError, RunError } from "../errors.ts";
 import { fileError } from "../file-error.ts";
 import { feeds } from "../methods.ts";
 import { depthNames } from "../network.ts";
+import { writeReport } from "../report/write.ts";
 import { kebabCase } from "../setting-name.ts";
 import type { SettingRows } from "../settings.ts";
 import { cluster } from "./cluster.ts";
@@ -98,7 +99,7 @@ export const compare = defineCommand({
   name: "compare",
   summary: "methods under one budget: pretrain, finetune and attack each with several seeds",
   description:
-    "Pretrains every method with every seed under the same budget, finetunes by every scheme, and prints one table: accuracy on clean test images (SA), under PGD-20 (RA) and, where asked, under AutoAttack (AA), mean and spread over the seeds. Results are kept in --out as they come; the same command goes on where it was stopped.",
+    "Pretrains every method with every seed under the same budget, finetunes by every scheme, and prints one table, in a report too: accuracy on clean test images (SA), under PGD-20 (RA) and, where asked, under AutoAttack (AA), mean and spread over the seeds. Results are kept in --out as they come; the same command goes on where it was stopped.",
   settings: rows,
   presets: { ablations: { methods: ablations } },
   run: async (settings, context) => {
@@ -124,6 +125,7 @@ export const compare = defineCommand({
               await writeTable(settings.out, cells);
             }
         }
+      await writeReport(settings.out);
     } catch (error) {
       if (!(error instanceof Stopped)) throw error;
       context.log(`stopped; the same command goes on from what ${settings.out} holds`);

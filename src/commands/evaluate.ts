@@ -19,6 +19,7 @@ import {
   evaluateRobustness,
 } from "../evaluation.ts";
 import { type DiskLog, memoryLog, openEvaluationLog } from "../evaluation-log.ts";
+import { writeReport } from "../report/write.ts";
 
 /** Radius that the field reports, by norm. */
 const usualEps = { linf: 8 / 255, l2: 0.5 } as const;
@@ -148,6 +149,7 @@ export const evaluate = defineCommand({
       if (disk !== undefined && settings.out !== undefined) {
         await writeResults(settings.out, result, summary);
         await writePictures(settings, classifier, images, result, disk);
+        await writeReport(settings.out);
       }
       context.result(summary);
     } finally {

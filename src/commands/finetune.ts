@@ -5,6 +5,7 @@ import { input } from "../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { finetuneStep, type Objective } from "../../graphs/steps/finetune.ts";
 import { createJudge } from "../accuracy.ts";
+import { writeFileAtomic } from "../atomic.ts";
 import { latestCheckpoint } from "../checkpoint.ts";
 import { type CommandSettings, type Context, defineCommand } from "../command.ts";
 import { availableCores } from "../cores.ts";
@@ -25,6 +26,7 @@ import {
   stemOf,
   weightFeeds,
 } from "../network.ts";
+import { resultsFile, writeReport } from "../report/write.ts";
 import { readRunConfig } from "../run-folder.ts";
 import { stepRate } from "../schedule.ts";
 import type { SettingRows } from "../settings.ts";
@@ -327,6 +329,7 @@ export const finetune = defineCommand({
       }
       if (test === undefined) {
         const figures = Object.entries(trained.metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+        await writeReport(run.path);
         context.print(`${run.path}: ${trained.steps} steps on pseudo-labels, ${figures.join(", ")}`);
         context.result({
           out: run.path,
@@ -346,6 +349,9 @@ export const finetune = defineCommand({
       });
       const { accuracy, robustAccuracy } = await judge.measure(test, chosenWeightsOf(trained.tensors));
       await judge.release();
+      const accuracies = { accuracy, ...(robustAccuracy !== undefined && { robustAccuracy }) };
+      await writeFileAtomic(join(run.path, resultsFile), `${JSON.stringify(accuracies)}\n`);
+      await writeReport(run.path);
       const percent = (share: number) => `${(100 * share).toFixed(2)} %`;
       context.print(
         `${run.path}: ${trained.steps} steps, epoch ${trained.epoch}; accuracy on ${test.count} test images ${percent(accuracy)}` +
@@ -358,8 +364,7 @@ export const finetune = defineCommand({
         epochs,
         epoch: trained.epoch,
         testImages: test.count,
-        accuracy,
-        ...(robustAccuracy !== undefined && { robustAccuracy }),
+        ...accuracies,
         metrics: trained.metrics,
         waitSeconds: trained.waitSeconds,
       });

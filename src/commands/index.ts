@@ -29,6 +29,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "methods under one budget: pretrain, finetune and attack each with several seeds",
     load: async () => (await import("./compare.ts")).compare,
   },
+  report: {
+    summary: "write what a folder holds as one HTML page: curves, tables, settings",
+    load: async () => (await import("./report.ts")).report,
+  },
   export: {
     summary: "write a trained encoder or classifier for other runtimes",
     load: async () => (await import("./export.ts")).exportCommand,

@@ -12,6 +12,7 @@ import { RequestError } from "../errors.ts";
 import { createExtractor, knnAccuracy } from "../knn.ts";
 import { feeds, rateOf, teacherState } from "../methods.ts";
 import { depthNames, loadRun, type Network, networkRecord, stemNames, stemOf } from "../network.ts";
+import { writeReport } from "../report/write.ts";
 import { train } from "../train.ts";
 
 /** Settings of the method as the paper has them (ALGORITHM: sections 3 to 5 of the paper and its code). */
@@ -244,6 +245,7 @@ export const pretrain = defineCommand({
       }
       const figures = Object.entries(trained.metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
       context.print(`${run.path}: ${trained.steps} steps, ${figures.join(", ")}`);
+      await writeReport(run.path);
       context.log(`the engine waited ${trained.waitSeconds.toFixed(1)} s for data in all`);
       context.result({
         out: run.path,

@@ -48,7 +48,8 @@ export const rowsOf = (cells: readonly Cell[]): Row[] => {
   });
 };
 
-const percent = ({ mean, spread, seeds }: Summary): string =>
+/** Mean ± standard deviation in percent; the mean alone of one seed. */
+export const percentOf = ({ mean, spread, seeds }: Summary): string =>
   seeds < 2 ? (100 * mean).toFixed(1) : `${(100 * mean).toFixed(1)} ± ${(100 * spread).toFixed(1)}`;
 
 /** A Markdown table, one line a variant: accuracies in percent, mean ± standard deviation over the seeds. */
@@ -70,7 +71,7 @@ export const printTable = (cells: readonly Cell[]): string => {
     columns.map(({ dataset, scheme, figure }) => {
       const found = rows.find((r) => r.variant === variant && r.dataset === dataset && r.scheme === scheme);
       const summary = found?.figures[figure];
-      return summary === undefined ? "" : percent(summary);
+      return summary === undefined ? "" : percentOf(summary);
     }),
   );
   const table = [["method", ...head], ...variants.map((variant, i) => [variant, ...(body[i] as string[])])];

@@ -1,0 +1,102 @@
+/** Charts as SVG text, by Observable Plot on a document in memory: a report holds them as they are and runs no script. */
+import * as Plot from "@observablehq/plot";
+import { parseHTML } from "linkedom";
+
+/** A mark of Plot's (its own type wants a browser's). */
+export type Mark = Plot.Markish;
+
+const { document } = parseHTML("<!doctype html><html><body></body></html>");
+
+/** The colours of series in order; readable on light and dark. */
+export const colours = ["#2563eb", "#d9480f", "#0d9488", "#9333ea", "#ca8a04", "#db2777", "#65a30d", "#64748b"];
+
+/** A chart as SVG; it takes the colour of the text around it. */
+export const chart = (options: Plot.PlotOptions): string => {
+  const figure = Plot.plot({
+    width: 560,
+    height: 240,
+    marginLeft: 56,
+    marginBottom: 40,
+    style: { background: "none", fontSize: "12px" },
+    ...options,
+    document: document as never,
+  });
+  return (figure as unknown as { readonly outerHTML: string }).outerHTML;
+};
+
+export interface Point {
+  readonly x: number;
+  readonly y: number;
+}
+
+export interface Series {
+  readonly name: string;
+  readonly points: readonly Point[];
+}
+
+/** More points than this say nothing more on a chart: the mean of each stretch stands for it. */
+const most = 120;
+
+/** At most `most` points, each the mean of as many neighbours. */
+export const thinned = (points: readonly Point[]): readonly Point[] => {
+  const size = Math.ceil(points.length / most);
+  if (size <= 1) return points;
+  return Array.from({ length: Math.ceil(points.length / size) }, (_, i) => {
+    const part = points.slice(i * size, (i + 1) * size);
+    const mean = (of: (point: Point) => number) => part.reduce((sum, point) => sum + of(point), 0) / part.length;
+    return { x: mean((point) => point.x), y: mean((point) => point.y) };
+  });
+};
+
+/** Lines over the steps; a series of few points shows them. */
+export const lineChart = (
+  series: readonly Series[],
+  { x, percent = false }: { x: string; percent?: boolean },
+): string =>
+  chart({
+    x: { label: x },
+    y: {
+      label: null,
+      grid: true,
+      nice: true,
+      ...(percent && { tickFormat: (v: number) => `${Math.round(100 * v)} %` }),
+    },
+    marks: series.flatMap(({ points }, i) => {
+      const shown = thinned(points);
+      const colour = colours[i % colours.length] as string;
+      return [
+        Plot.lineY(shown as Point[], { x: "x", y: "y", stroke: colour, strokeWidth: 1.75 }),
+        ...(shown.length <= 30 ? [Plot.dot(shown as Point[], { x: "x", y: "y", fill: colour, r: 2.5 })] : []),
+      ];
+    }),
+  });
+
+/** A share with its interval. */
+export interface Bar {
+  readonly name: string;
+  readonly value: number;
+  readonly interval?: readonly [low: number, high: number] | undefined;
+}
+
+/** Shares as bars in percent, each with its interval; names at the left. */
+export const barChart = (bars: readonly Bar[], label: string): string => {
+  const shown = bars.map(({ name, value, interval }) => ({
+    name,
+    value: 100 * value,
+    low: 100 * (interval?.[0] ?? value),
+    high: 100 * (interval?.[1] ?? value),
+  }));
+  return chart({
+    height: 60 + 34 * bars.length,
+    marginTop: 10,
+    marginLeft: 110,
+    x: { label, domain: [0, Math.max(10, ...shown.map(({ high }) => high))], nice: true, grid: true },
+    y: { label: null, domain: bars.map(({ name }) => name) },
+    marks: [
+      Plot.barX(shown, { y: "name", x: "value", fill: colours[0] as string, insetTop: 5, insetBottom: 5 }),
+      Plot.ruleY(shown, { y: "name", x1: "low", x2: "high", strokeWidth: 2 }),
+    ],
+  });
+};
+
+export { Plot };

@@ -1,0 +1,85 @@
+/** The report of an evaluation: accuracy under each attack with its interval, and pictures of what the attacks did. */
+import { z } from "zod";
+import { barChart } from "./chart.ts";
+import { card, cards, escaped, html, table } from "./page.ts";
+
+const figures = z.object({
+  accuracy: z.number(),
+  interval: z.tuple([z.number(), z.number()]),
+  right: z.number(),
+  count: z.number(),
+  queries: z.number(),
+});
+export const evaluationSchema = z.object({
+  model: z.string(),
+  dataset: z.string(),
+  count: z.number(),
+  norm: z.string(),
+  eps: z.number(),
+  seed: z.number(),
+  attacks: z.record(z.string(), figures),
+  corruptions: z.object({ accuracy: z.number(), byCorruption: z.record(z.string(), z.number()) }).optional(),
+  warnings: z.array(z.string()),
+});
+
+const percent = (share: number): string => (100 * share).toFixed(2);
+
+/** @param picture `attacks.png`, where there is one */
+export const evaluationReport = (summary: z.infer<typeof evaluationSchema>, picture?: Uint8Array): string => {
+  const { model, dataset, count, norm, eps, seed, attacks, corruptions, warnings } = summary;
+  const entries = Object.entries(attacks);
+  return html({
+    title: "Evaluation",
+    subtitle: `${model} on ${count} images of ${dataset}, ${norm === "linf" ? "L∞" : "L2"} radius ${Number((255 * eps).toFixed(2))}/255, seed ${seed}`,
+    figures: entries.map(([name, { accuracy }]) => [name, `${percent(accuracy)} %`]),
+    sections: [
+      {
+        title: "Accuracy by attack",
+        body:
+          cards([
+            card(
+              barChart(
+                entries.map(([name, { accuracy, interval }]) => ({ name, value: accuracy, interval })),
+                "accuracy, %, with its 95 % interval",
+              ),
+            ),
+            table(
+              ["attack", "accuracy, %", "95 % interval", "right", "queries an image"],
+              entries.map(([name, f]) => [
+                name,
+                percent(f.accuracy),
+                f.interval.map(percent).join(" to "),
+                `${f.right} of ${f.count}`,
+                (f.queries / Math.max(1, f.count)).toFixed(1),
+              ]),
+            ),
+          ]) + warnings.map((warning) => `<p class="note">${escaped(warning)}</p>`).join(""),
+      },
+      ...(corruptions
+        ? [
+            {
+              title: `Corruptions: ${percent(corruptions.accuracy)} %`,
+              body: cards([
+                card(
+                  barChart(
+                    Object.entries(corruptions.byCorruption).map(([name, value]) => ({ name, value })),
+                    "accuracy, %",
+                  ),
+                ),
+              ]),
+            },
+          ]
+        : []),
+      ...(picture
+        ? [
+            {
+              title: "What the attacks did",
+              body: card(
+                `<img alt="clean images, perturbations, adversarial images" src="data:image/png;base64,${Buffer.from(picture).toString("base64")}">`,
+              ),
+            },
+          ]
+        : []),
+    ],
+  });
+};

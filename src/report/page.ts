@@ -1,0 +1,87 @@
+/** A report as one HTML file that loads nothing. */
+import { colours } from "./chart.ts";
+
+export const escaped = (text: string): string =>
+  text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c] as string);
+
+export interface Section {
+  readonly title: string;
+  /** HTML. */
+  readonly body: string;
+}
+
+export interface Page {
+  readonly title: string;
+  /** One line under it. */
+  readonly subtitle: string;
+  /** Figures that stand out, by name. */
+  readonly figures?: readonly (readonly [name: string, value: string])[];
+  readonly sections: readonly Section[];
+}
+
+const style = `
+:root{color-scheme:light dark;--paper:#f5f4f0;--card:#fffefb;--ink:#1d1e22;--soft:#6b6a66;--line:#e2dfd7}
+@media (prefers-color-scheme:dark){:root{--paper:#16171a;--card:#1f2024;--ink:#ecebe6;--soft:#9b9a94;--line:#33343a}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:1240px;padding:28px 24px 48px;background:var(--paper);color:var(--ink);font:15px/1.45 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+h1{margin:0;font-size:24px;letter-spacing:-.01em;overflow-wrap:anywhere}
+.subtitle{margin:4px 0 20px;color:var(--soft)}
+h2{margin:30px 0 12px;font-size:16px}
+h3{margin:0 0 6px;font-size:13px;font-weight:600}
+.figures{display:flex;flex-wrap:wrap;gap:12px}
+.figure,.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
+.figure b{display:block;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}
+.figure span{color:var(--soft);font-size:13px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:14px}
+.card svg{width:100%;height:auto}
+.card img{display:block;max-width:100%}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:5px 16px 5px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+th{color:var(--soft);font-size:13px;font-weight:600}
+td.number,th.number{text-align:right}
+tr:last-child td{border-bottom:0}
+.settings{columns:2 340px;column-gap:32px}
+.settings div{display:flex;justify-content:space-between;gap:16px;padding:3px 0;border-bottom:1px solid var(--line);break-inside:avoid}
+.settings span{color:var(--soft);white-space:nowrap}
+.settings b{font-weight:500;overflow-wrap:anywhere;text-align:right}
+.legend{display:flex;flex-wrap:wrap;gap:4px 18px;margin:0 0 8px;padding:0;list-style:none;font-size:13px}
+.legend i{display:inline-block;width:10px;height:10px;margin-right:6px;border-radius:50%}
+p.note{color:var(--soft);font-size:13px;max-width:80ch}
+`;
+
+export const card = (body: string, title?: string): string =>
+  `<div class="card">${title === undefined ? "" : `<h3>${escaped(title)}</h3>`}${body}</div>`;
+
+/** Cards side by side where there is room. */
+export const cards = (all: readonly string[]): string => `<div class="charts">${all.join("")}</div>`;
+
+/** Names of series, in the order of their colours; empty for one. */
+export const legend = (names: readonly string[]): string =>
+  names.length < 2
+    ? ""
+    : `<ul class="legend">${names.map((name, i) => `<li><i style="background:${colours[i % colours.length]}"></i>${escaped(name)}</li>`).join("")}</ul>`;
+
+/** A table; all columns but the first are numbers. */
+export const table = (head: readonly string[], rows: readonly (readonly string[])[]): string => {
+  const line = (tag: string, cells: readonly string[]) =>
+    `<tr>${cells.map((cell, i) => `<${tag}${i > 0 ? ' class="number"' : ""}>${escaped(cell)}</${tag}>`).join("")}</tr>`;
+  return `<div class="card scroll"><table>${line("th", head)}${rows.map((row) => line("td", row)).join("")}</table></div>`;
+};
+
+/** Names and values in columns. */
+export const list = (entries: readonly (readonly [name: string, value: string])[]): string =>
+  `<div class="card settings">${entries.map(([name, value]) => `<div><span>${escaped(name)}</span><b>${escaped(value)}</b></div>`).join("")}</div>`;
+
+export const html = ({ title, subtitle, figures = [], sections }: Page): string => `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>${escaped(title)}</title>
+<style>${style}</style>
+<h1>${escaped(title)}</h1>
+<p class="subtitle">${escaped(subtitle)}</p>
+<div class="figures">${figures.map(([name, value]) => `<div class="figure"><b>${escaped(value)}</b><span>${escaped(name)}</span></div>`).join("")}</div>
+${sections.map(({ title: heading, body }) => `<h2>${escaped(heading)}</h2>\n${body}`).join("\n")}
+</html>
+`;

@@ -1,0 +1,67 @@
+/** Reports of what commands leave in folders: `report.html`, one file that loads nothing. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { RequestError } from "../errors.ts";
+import { fileError } from "../file-error.ts";
+import { readRunConfig } from "../run-folder.ts";
+import { comparisonReport } from "./comparison.ts";
+import { evaluationReport, evaluationSchema } from "./evaluation.ts";
+import { runReport } from "./run.ts";
+import { resultsFile } from "./write.ts";
+
+const readMaybe = async (path: string): Promise<Buffer | undefined> => {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
+    throw fileError(error, "read", path);
+  }
+};
+
+/** A JSON file of a folder; undefined where there is none. */
+const readJson = async <T>(path: string, schema: z.ZodType<T>): Promise<T | undefined> => {
+  const bytes = await readMaybe(path);
+  if (bytes === undefined) return undefined;
+  let content: unknown;
+  try {
+    content = JSON.parse(bytes.toString());
+  } catch {
+    content = undefined;
+  }
+  const { success, data } = schema.safeParse(content);
+  if (!success) throw new RequestError(`${path} is damaged; make it again with the command that wrote it`);
+  return data;
+};
+
+const cellSchema = z.object({
+  variant: z.string(),
+  seed: z.number(),
+  dataset: z.string(),
+  scheme: z.string(),
+  figures: z.record(z.string(), z.number()),
+});
+const budgetSchema = z.record(
+  z.string(),
+  z.union([z.string(), z.number(), z.boolean(), z.array(z.string()), z.array(z.number())]).nullable(),
+);
+
+/**
+ * The report of a folder: of a comparison, an evaluation, or a run of training.
+ * @throws RequestError where the folder is none of these
+ */
+export const reportOf = async (folder: string): Promise<string> => {
+  const compared = await readJson(join(folder, "table.json"), z.object({ cells: z.array(cellSchema) }));
+  if (compared !== undefined)
+    return comparisonReport(compared.cells, (await readJson(join(folder, "compare.json"), budgetSchema)) ?? {});
+  const evaluated = await readJson(join(folder, "evaluation.json"), evaluationSchema);
+  if (evaluated !== undefined) return evaluationReport(evaluated, await readMaybe(join(folder, "attacks.png")));
+  const config = await readRunConfig(folder);
+  if (config === undefined)
+    throw new RequestError(
+      `${folder} holds no run, evaluation or comparison; give the --out folder of pretrain, finetune, evaluate or compare`,
+    );
+  const results = await readJson(join(folder, resultsFile), z.record(z.string(), z.number()));
+  return runReport(folder, config, results);
+};

@@ -1,0 +1,13 @@
+import { join } from "node:path";
+import { writeFileAtomic } from "../atomic.ts";
+
+export const reportFile = "report.html";
+/** Beside a run's log: what its classifier got on test images. */
+export const resultsFile = "results.json";
+
+/** Writes the report of a folder into it, or to `out`, and returns where it is. What draws charts is loaded only now. */
+export const writeReport = async (folder: string, out: string = join(folder, reportFile)): Promise<string> => {
+  const { reportOf } = await import("./report.ts");
+  await writeFileAtomic(out, await reportOf(folder));
+  return out;
+};
