@@ -29,6 +29,8 @@ export interface Profile {
 interface Event {
   readonly cat: string;
   readonly name: string;
+  /** Start, microseconds. */
+  readonly ts: number;
   readonly dur: number;
   readonly args?: { readonly op_name?: string; readonly provider?: string };
 }
@@ -114,7 +116,13 @@ export const profileOf = (events: readonly Event[], model: Model): Profile => {
   return { shares: sharesOf(events, model), ran, products: share, onCpu };
 };
 
-/** Reads and removes the profile that a session with this prefix left. */
+/** What happened in the last run: the first one also fetches memory from the system. */
+const ofLastRun = (events: readonly Event[]): Event[] => {
+  const start = events.reduce((last, { name, ts }) => (name === "model_run" ? Math.max(last, ts) : last), 0);
+  return events.filter(({ ts }) => ts >= start);
+};
+
+/** Reads and removes the profile that a session with this prefix left: of its last run. */
 export const readProfile = async (prefix: string, model: Model): Promise<Profile> => {
   const folder = dirname(prefix);
   const file = (await readdir(folder)).find((name) => name.startsWith(basename(prefix)) && name.endsWith(".json"));
@@ -122,5 +130,5 @@ export const readProfile = async (prefix: string, model: Model): Promise<Profile
   const path = join(folder, file);
   const events = JSON.parse(await readFile(path, "utf8")) as Event[];
   await rm(path);
-  return profileOf(events, model);
+  return profileOf(ofLastRun(events), model);
 };

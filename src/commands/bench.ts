@@ -132,7 +132,7 @@ export const bench = defineCommand({
     await runner.release();
     if (settings.shares) {
       const watched = await engine.load(step, { profile });
-      await watched.session.run(feeds);
+      for (let run = 0; run < 2; run++) await watched.session.run(feeds);
       watched.session.endProfiling();
       await watched.session.release();
       profiled = await readProfile(profile, watched.model);
