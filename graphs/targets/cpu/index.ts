@@ -2,9 +2,12 @@
  * ONNX Runtime on a CPU. Convolutions run in the pixel-major layout (pixel.ts), what stands between them follows it, and
  * everything else is portable. Nothing here depends on the processor's vector width.
  */
+
+import type { Value } from "../../onnx/graph.ts";
 import type { Target } from "../lower.ts";
+import { portable } from "../portable.ts";
 import { batchNorms } from "./batch-norm.ts";
-import { convolutions } from "./convolution.ts";
+import { convolutions, winogradShare } from "./convolution.ts";
 import { elementwise } from "./elementwise.ts";
 import type { Choose } from "./ways.ts";
 
@@ -21,3 +24,7 @@ export const cpuTarget = ({ name = "cpu", choose }: CpuOptions = {}): Target => 
   // ONNX Runtime would keep what is computed anew to save memory, and takes longer to load: nothing runs faster for it.
   optimization: "disabled",
 });
+
+/** The faster target for attacks on a network: this one where most of its work is Winograd's, else the portable one. */
+export const cpuTargetFor = (outputs: readonly Value[]): Target =>
+  winogradShare(outputs) >= 0.5 ? cpuTarget() : portable;

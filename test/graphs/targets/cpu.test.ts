@@ -14,7 +14,7 @@ import {
   relu,
 } from "../../../graphs/ops/index.ts";
 import { costs } from "../../../graphs/targets/cpu/costs.ts";
-import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
+import { cpuTarget, cpuTargetFor } from "../../../graphs/targets/cpu/index.ts";
 import { directly, fastest, type Way, waysFor } from "../../../graphs/targets/cpu/ways.ts";
 import { lower, type Target } from "../../../graphs/targets/lower.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
@@ -135,6 +135,16 @@ describe("convolutions", () => {
     const wide = { images: 8, inputChannels: 2048, outputChannels: 2048, geometry: geometry(8, 1) };
     expect(fastest("forward", waysFor(wide), wide)).toBe("winograd");
   });
+});
+
+test("attacks run on the CPU target where most multiplications are in 3×3 convolutions with stride 1", () => {
+  const x = image("x", [2, 16, 8, 8]);
+  const narrow = conv(x, image("w", [16, 16, 3, 3]), { pads: [1, 1, 1, 1] });
+  const strided = conv(narrow, image("v", [16, 16, 4, 4]), { pads: [1, 1, 1, 1], strides: [2, 2] });
+  expect(cpuTargetFor([narrow]).name).toBe("cpu");
+  expect(cpuTargetFor([strided]).name).toBe("cpu");
+  expect(cpuTargetFor([conv(x, image("v", [16, 16, 4, 4]), { strides: [2, 2] })]).name).toBe("portable");
+  expect(cpuTargetFor([relu(x)]).name).toBe("portable");
 });
 
 describe("batch norm", () => {
