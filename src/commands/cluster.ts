@@ -3,7 +3,7 @@ import { createPoints, kMeans } from "../clustering/k-means.ts";
 import { openTeacher } from "../clustering/teacher.ts";
 import { defineCommand } from "../command.ts";
 import { datasetNames, loadDataset, splits } from "../data/dataset.ts";
-import { writePseudoLabels } from "../data/pseudo-labels.ts";
+import { UNLABELLED, writePseudoLabels } from "../data/pseudo-labels.ts";
 import { chooseEngine } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 
@@ -115,8 +115,8 @@ export const cluster = defineCommand({
         `K = ${k}: sizes ${figure.smallest} to ${figure.largest} (median ${figure.median}), inertia ${found.inertia.toPrecision(6)}, ` +
           `${found.passes} passes, ${figure.seconds.toFixed(1)} s${agreement}`,
       );
-      // An index is the image's place in the full official dataset; images that are not here get 0.
-      const official = new Int32Array(dataset.officialCount);
+      // An index is the image's place in the full official dataset; images that are not here have none.
+      const official = new Int32Array(dataset.officialCount).fill(UNLABELLED);
       dataset.index.forEach((at, i) => {
         official[at] = found.labels[i] as number;
       });
@@ -134,7 +134,7 @@ export const cluster = defineCommand({
       settings.split === "test" ? "test" : "train",
     );
     context.print(
-      `${out}: labels of ${dataset.count} images${dataset.count < dataset.officialCount ? ` (the other ${dataset.officialCount - dataset.count} of ${dataset.name} have 0)` : ""}`,
+      `${out}: labels of ${dataset.count} images${dataset.count < dataset.officialCount ? ` (the other ${dataset.officialCount - dataset.count} of ${dataset.name} have none)` : ""}`,
     );
     context.result({
       out,

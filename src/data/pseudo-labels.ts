@@ -24,10 +24,13 @@ export interface PseudoLabels {
 const fault = (source: string, what: string): RequestError =>
   new RequestError(`pseudo-labels: ${source} ${what}; make the file again with \`advcl cluster\` or give another.`);
 
+/** What stands for an image that was not clustered. */
+export const UNLABELLED = -1;
+
 /**
  * Pseudo-labels from one array for each K.
  * @param source names the file in messages
- * @throws RequestError where the arrays differ in length or a label is outside 0 to K-1
+ * @throws RequestError where the arrays differ in length or a label is neither 0 to K-1 nor UNLABELLED
  */
 export const pseudoLabels = (byK: ReadonlyMap<number, ArrayLike<number>>, source: string): PseudoLabels => {
   const ks = [...byK.keys()].sort((a, b) => a - b);
@@ -40,8 +43,11 @@ export const pseudoLabels = (byK: ReadonlyMap<number, ArrayLike<number>>, source
       throw fault(source, `has ${values.length} labels for K = ${k} but ${count} for K = ${ks[0]}`);
     for (let i = 0; i < count; i++) {
       const label = values[i]!;
-      if (!(Number.isInteger(label) && label >= 0 && label < k))
-        throw fault(source, `has label ${label} for image ${i} under K = ${k}, where labels are 0 to ${k - 1}`);
+      if (!(Number.isInteger(label) && label >= UNLABELLED && label < k))
+        throw fault(
+          source,
+          `has label ${label} for image ${i} under K = ${k}, where labels are 0 to ${k - 1}, or ${UNLABELLED} for none`,
+        );
     }
     arrays.set(k, Int32Array.from(values));
   }
@@ -127,17 +133,24 @@ export const writePseudoLabels = async (
   );
 
 /**
- * Checks that pseudo-labels are of this dataset's split and have every K in `ks`.
- * @throws RequestError that names both counts, or the K there are
+ * Checks that pseudo-labels are of this dataset's split and have every K in `ks` for each of its images.
+ * @throws RequestError that names both counts, or the K there are, or how many images have no label
  */
 export const checkPseudoLabels = (
   labels: PseudoLabels,
-  dataset: Pick<Dataset, "name" | "split" | "officialCount">,
+  dataset: Pick<Dataset, "name" | "split" | "officialCount" | "index">,
   ks: readonly number[],
 ): void => {
   if (labels.count !== dataset.officialCount)
     throw new RequestError(
       `pseudo-labels: ${labels.source} labels ${labels.count} images but ${dataset.name} ${dataset.split} has ${dataset.officialCount}; give the file made for this dataset.`,
     );
-  for (const k of ks) labels.labels(k);
+  for (const k of ks) {
+    const values = labels.labels(k);
+    const missing = dataset.index.reduce((n, at) => n + (values[at] === UNLABELLED ? 1 : 0), 0);
+    if (missing > 0)
+      throw new RequestError(
+        `pseudo-labels: ${labels.source} has no label under K = ${k} for ${missing} of the ${dataset.index.length} images of ${dataset.name} ${dataset.split} to train on; cluster them too, or set --limit to those that were.`,
+      );
+  }
 };

@@ -114,11 +114,20 @@ describe("is refused", () => {
   });
 
   test("labels of another dataset, or without a K that is asked for", () => {
-    const dataset = { name: "cifar10", split: "train", officialCount: 4 } as const;
+    const dataset = { name: "cifar10", split: "train", officialCount: 4, index: Int32Array.of(0, 1, 2, 3) } as const;
     expect(() => checkPseudoLabels(both, dataset, [2, 10])).not.toThrow();
     expect(() => checkPseudoLabels(both, dataset, [2, 500])).toThrow("none for K = 500");
     expect(() => checkPseudoLabels(both, { ...dataset, officialCount: 5 }, [2])).toThrow(
       "here labels 4 images but cifar10 train has 5",
+    );
+  });
+
+  test("labels that leave out an image to train on", () => {
+    const part = pseudoLabels(new Map([[2, Int32Array.of(0, 1, -1, -1)]]), "part");
+    const dataset = { name: "cifar10", split: "train", officialCount: 4 } as const;
+    expect(() => checkPseudoLabels(part, { ...dataset, index: Int32Array.of(0, 1) }, [2])).not.toThrow();
+    expect(() => checkPseudoLabels(part, { ...dataset, index: Int32Array.of(0, 1, 2) }, [2])).toThrow(
+      "part has no label under K = 2 for 1 of the 3 images of cifar10 train to train on",
     );
   });
 });
