@@ -314,16 +314,22 @@ export const dependenciesOf = (node: Node): readonly Value[] => {
 export const nodesOf = (outputs: readonly Value[], frame: Frame | null): Node[] =>
   ordered(outputs, (node) => node.frame === frame);
 
+/** Nodes on the longest chain that ends in each of `nodes`, which are in order. */
+export const depthsOf = (nodes: readonly Node[]): ReadonlyMap<Node, number> => {
+  const depth = new Map<Node, number>();
+  for (const node of nodes)
+    depth.set(node, 1 + dependenciesOf(node).reduce((most, value) => Math.max(most, depth.get(value.node) ?? 0), 0));
+  return depth;
+};
+
 /**
  * The same in the order for a file. ONNX Runtime searches depth-first from the last output and from the input that was
  * written last, so what hangs on the longest chain is written last: it is computed first, and what is short (a mask, a
  * value computed anew for a backward pass) only when it is used, instead of being kept through the whole chain.
  */
 export const scheduled = (outputs: readonly Value[], frame: Frame | null): Node[] => {
-  const depth = new Map<Node, number>();
+  const depth = depthsOf(nodesOf(outputs, frame));
   const of = (value: Value): number => depth.get(value.node) ?? 0;
-  for (const node of nodesOf(outputs, frame))
-    depth.set(node, 1 + dependenciesOf(node).reduce((most, value) => Math.max(most, of(value)), 0));
   return ordered(
     outputs,
     (node) => node.frame === frame,

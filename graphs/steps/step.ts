@@ -1,7 +1,7 @@
 /** A step: one program that reads a batch and the parameters and returns the next parameters, as named values. */
 import { maybeGrad } from "../autodiff/grad.ts";
 import type { Slot, Store } from "../nn/scope.ts";
-import { type Value, visibleNodesOf } from "../onnx/graph.ts";
+import { depthsOf, type Value, visibleNodesOf } from "../onnx/graph.ts";
 import { buildModel, type Model, type ModelOptions } from "../onnx/write.ts";
 import { AVERAGE, type MovingAverage, moveAverage } from "../optim/ema.ts";
 import { type OptimizerOptions, optimizerOf } from "../optim/optimizer.ts";
@@ -46,12 +46,8 @@ export const update = (
  * computed before the pass goes on to the layer below, and what only they need is freed.
  */
 const lastLayersLast = <T extends { readonly gradient: Value }>(found: readonly T[]): readonly T[] => {
-  const depth = new Map<Value, number>();
-  for (const { inputs, outputs } of visibleNodesOf(found.map(({ gradient }) => gradient))) {
-    const deepest = inputs.reduce((most, value) => Math.max(most, depth.get(value) ?? 0), 0);
-    for (const value of outputs) depth.set(value, deepest + 1);
-  }
-  const of = (gradient: Value): number => depth.get(gradient) ?? 0;
+  const depth = depthsOf(visibleNodesOf(found.map(({ gradient }) => gradient)));
+  const of = (gradient: Value): number => depth.get(gradient.node) ?? 0;
   return [...found].sort((a, b) => of(b.gradient) - of(a.gradient));
 };
 

@@ -1,13 +1,14 @@
 import { expect, test } from "@jest/globals";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
-import { type PretrainOptions, pretrainStep } from "../../graphs/steps/pretrain.ts";
+import { type PretrainOptions, paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { compile } from "../../graphs/steps/step.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { benchFeeds } from "../../src/bench.ts";
 import { createSession } from "../../src/runtime.ts";
 
 const options: PretrainOptions = {
+  ...paperSettings,
   batch: 4,
   size: 8,
   depth: 18,
@@ -15,15 +16,7 @@ const options: PretrainOptions = {
   stem: "cifar",
   radius: 2,
   clusters: [2],
-  clusterWeight: 0.2,
-  attack: true,
   attackSteps: 1,
-  eps: 8 / 255,
-  stepSize: 2 / 255,
-  temperature: 0.5,
-  baseTemperature: 0.07,
-  momentum: 0.9,
-  weightDecay: 1e-4,
 };
 
 test("three steps in one run give the bytes of three runs", async () => {
