@@ -1,7 +1,6 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Writable } from "node:stream";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { type CommandSettings, type Context, commonRows, defineCommand } from "../src/command.ts";
 import { commands } from "../src/commands/index.ts";
@@ -9,6 +8,7 @@ import { availableCores } from "../src/cores.ts";
 import { RequestError } from "../src/errors.ts";
 import { openRunFolder } from "../src/run-folder.ts";
 import type { SettingRows } from "../src/settings.ts";
+import { Sink } from "./sink.ts";
 
 let folder = "";
 beforeAll(async () => {
@@ -50,14 +50,6 @@ const commandOf = (run: (settings: Settings, context: Context) => Promise<void> 
   });
 
 const resolve = async (...args: string[]) => (await commandOf().resolve(args)) as unknown as Settings;
-
-class Sink extends Writable {
-  text = "";
-  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    this.text += chunk;
-    done();
-  }
-}
 
 /** Runs a command in this process. */
 const execute = async (run: Parameters<typeof commandOf>[0], ...args: string[]) => {

@@ -5,7 +5,6 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync 
 import { mkdir } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Writable } from "node:stream";
 import { afterAll, beforeAll, describe, expect, jest, test } from "@jest/globals";
 import sharp from "sharp";
 import { parse } from "yaml";
@@ -22,6 +21,7 @@ import { loadRun, type Network, networkRecord } from "../src/network.ts";
 import { openRunFolder, readRun } from "../src/run-folder.ts";
 import { initialState } from "../src/train.ts";
 import { built } from "./built.ts";
+import { Sink } from "./sink.ts";
 
 // Resuming starts processes, and the machine may be busy.
 jest.setTimeout(180_000);
@@ -30,14 +30,6 @@ const folder = mkdtempSync(join(tmpdir(), "advcl-finetune-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const encoder = join(folder, "encoder");
 const silent = () => {};
-
-class Sink extends Writable {
-  text = "";
-  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    this.text += chunk;
-    done();
-  }
-}
 
 /** Runs a command here; the result is what --json prints. */
 const run = async (command: Command, args: string) => {

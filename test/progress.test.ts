@@ -1,15 +1,10 @@
-import { Writable } from "node:stream";
 import { describe, expect, test } from "@jest/globals";
 import { printDuration, progressLine } from "../src/progress.ts";
+import { Sink } from "./sink.ts";
 
-class Sink extends Writable {
-  text = "";
+class Terminal extends Sink {
   isTTY = false;
   columns = 120;
-  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    this.text += chunk;
-    done();
-  }
 }
 
 test.each([
@@ -23,7 +18,7 @@ test.each([
 });
 
 describe("a progress line", () => {
-  const steps = (stream: Sink, quiet = false) => {
+  const steps = (stream: Terminal, quiet = false) => {
     let time = 0;
     const line = progressLine({ steps: 100, epochs: 4, done: 10 }, { stream, quiet, now: () => time });
     for (let step = 11; step <= 20; step++) {
@@ -35,7 +30,7 @@ describe("a progress line", () => {
   };
 
   test("elsewhere than on a terminal is written every ten seconds and at the end", () => {
-    const stream = new Sink();
+    const stream = new Terminal();
     steps(stream);
     expect(stream.text).toBe(
       [11, 16, 20]
@@ -48,7 +43,7 @@ describe("a progress line", () => {
   });
 
   test("on a terminal is redrawn in place", () => {
-    const stream = new Sink();
+    const stream = new Terminal();
     stream.isTTY = true;
     stream.columns = 40;
     steps(stream);
@@ -57,7 +52,7 @@ describe("a progress line", () => {
   });
 
   test("is silent when quiet", () => {
-    const stream = new Sink();
+    const stream = new Terminal();
     steps(stream, true);
     expect(stream.text).toBe("");
   });

@@ -1,7 +1,6 @@
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { parseModel } from "../../graphs/onnx/parse.ts";
@@ -12,6 +11,7 @@ import { importCommand } from "../../src/commands/import.ts";
 import { pageFiles } from "../../src/page/source.ts";
 import { writeSafetensors } from "../../src/safetensors.ts";
 import { built } from "../built.ts";
+import { Sink } from "../sink.ts";
 import { head, randomNetwork } from "./networks.ts";
 
 let folder = "";
@@ -27,14 +27,6 @@ beforeAll(async () => {
   await run(importCommand, "--from", at("weights.safetensors"), "--out", at("run"), "--dataset", "shapes");
 });
 afterAll(() => rm(folder, { recursive: true }));
-
-class Sink extends Writable {
-  text = "";
-  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    this.text += chunk;
-    done();
-  }
-}
 
 const run = async (command: Command, ...args: string[]) => {
   const [stdout, stderr] = [new Sink(), new Sink()];

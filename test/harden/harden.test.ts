@@ -3,7 +3,6 @@ import { existsSync, readFileSync } from "node:fs";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import onnxProto from "onnx-proto";
@@ -14,6 +13,7 @@ import { harden } from "../../src/commands/harden.ts";
 import { patchWeights } from "../../src/harden/patch.ts";
 import { createSession } from "../../src/runtime.ts";
 import { built } from "../built.ts";
+import { Sink } from "../sink.ts";
 
 /** Starts a command and ends it once its metrics have `lines` lines; resolves with its exit code when it is gone. */
 const killedAfter = (args: readonly string[], run: string, lines: number): Promise<number | null> =>
@@ -37,14 +37,6 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "harden-"));
 });
 afterAll(() => rm(folder, { recursive: true }));
-
-class Sink extends Writable {
-  text = "";
-  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    this.text += chunk;
-    done();
-  }
-}
 
 const run = async (...args: string[]) => {
   const [stdout, stderr] = [new Sink(), new Sink()];
