@@ -1,5 +1,5 @@
 /** `advcl finetune` on a tiny encoder: in this process where nothing is killed, as the built command where something is. */
-import { spawn, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
@@ -21,6 +21,7 @@ import { loadRun, type Network, networkRecord } from "../src/network.ts";
 import { openRunFolder, readRun } from "../src/run-folder.ts";
 import { initialState } from "../src/train.ts";
 import { built } from "./built.ts";
+import { killedAfter } from "./killed.ts";
 import { Sink } from "./sink.ts";
 
 // Resuming starts processes, and the machine may be busy.
@@ -216,19 +217,6 @@ describe("pseudo-labels", () => {
 describe("a run that is stopped", () => {
   const main = built("src/main.js");
   const advcl = (args: string) => spawnSync("node", [main, ...args.split(" ")], { encoding: "utf8" });
-  /** Starts the command and kills it once its metrics have `lines` lines. */
-  const killedAfter = (args: string, out: string, lines: number, signal: NodeJS.Signals): Promise<number | null> =>
-    new Promise((resolve) => {
-      const child = spawn("node", [main, ...args.split(" ")], { stdio: "ignore" });
-      const metrics = join(out, "metrics.jsonl");
-      const timer = setInterval(() => {
-        if (existsSync(metrics) && readFileSync(metrics, "utf8").split("\n").length > lines) child.kill(signal);
-      }, 5);
-      child.on("exit", (code) => {
-        clearInterval(timer);
-        resolve(code);
-      });
-    });
   const artefacts = (path: string) => {
     const last = readdirSync(join(path, "checkpoints")).sort().at(-1) as string;
     const tensors = digest(readFileSync(join(path, "checkpoints", last, "tensors.safetensors")));
@@ -241,7 +229,7 @@ describe("a run that is stopped", () => {
     const [straight, stopped] = [join(folder, `${scheme}-straight`), join(folder, `${scheme}-stopped`)];
     const args = (out: string) => `finetune --from ${encoder} ${common}${attack} --out ${out}`;
     await run(finetune, args(straight).replace("finetune ", ""));
-    expect(await killedAfter(args(stopped), stopped, 4, "SIGTERM")).not.toBe(0);
+    expect(await killedAfter(args(stopped).split(" "), stopped, 4, "SIGTERM")).not.toBe(0);
     const away = `${encoder}-away`;
     renameSync(encoder, away);
     try {

@@ -1,5 +1,5 @@
 /** `advcl pretrain` and `advcl step` as users run them: the built command in processes of its own. */
-import { spawn, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +8,7 @@ import { float32, tensor } from "../graphs/onnx/tensor.ts";
 import { writePseudoLabels } from "../src/data/pseudo-labels.ts";
 import { readSafetensors, writeSafetensors } from "../src/safetensors.ts";
 import { built } from "./built.ts";
+import { killedAfter } from "./killed.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "advcl-pretrain-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -28,23 +29,9 @@ const artefacts = (run: string): Record<string, string> => {
   };
 };
 
-/** Starts a run and kills it once its metrics have `lines` lines; resolves when it is gone. */
-const killedAfter = (args: string, run: string, lines: number, signal: NodeJS.Signals): Promise<number | null> =>
-  new Promise((resolve) => {
-    const child = spawn("node", [main, ...args.split(" ")], { stdio: "ignore" });
-    const metrics = join(run, "metrics.jsonl");
-    const timer = setInterval(() => {
-      if (existsSync(metrics) && readFileSync(metrics, "utf8").split("\n").length > lines) child.kill(signal);
-    }, 5);
-    child.on("exit", (code) => {
-      clearInterval(timer);
-      resolve(code);
-    });
-  });
-
 describe("a run", () => {
   const labels = join(folder, "labels.safetensors");
-  const args = `${tiny} --epochs 3 --clusters 2,3 --pseudo-labels ${labels}`;
+  const args = `${tiny} --epochs 8 --clusters 2,3 --pseudo-labels ${labels}`;
 
   test("trains with clusters; killed and resumed it ends with the same bytes", async () => {
     // `shapes` has 2,000 training images officially; the limit takes the first of them.
@@ -54,13 +41,13 @@ describe("a run", () => {
     expect(straight.stderr).not.toMatch(/error/i);
     expect(straight.status).toBe(0);
     const result = JSON.parse(straight.stdout.trim().split("\n").at(-1) as string);
-    expect(result.steps).toBe(6);
+    expect(result.steps).toBe(16);
     expect(Object.keys(result.metrics)).toEqual(expect.arrayContaining(["loss", "contrastive", "clustering"]));
 
     const stopped = join(folder, "stopped");
     const resumable = `${args} --out ${stopped}`;
-    await killedAfter(resumable, stopped, 3, "SIGKILL");
-    expect(await killedAfter(`${resumable} --resume`, stopped, 5, "SIGTERM")).not.toBe(0);
+    await killedAfter(resumable.split(" "), stopped, 3, "SIGKILL");
+    expect(await killedAfter(`${resumable} --resume`.split(" "), stopped, 5, "SIGTERM")).not.toBe(0);
     expect(advcl(`${resumable} --resume`).status).toBe(0);
     expect(artefacts(stopped)).toEqual(artefacts(join(folder, "straight")));
   });
@@ -75,11 +62,11 @@ describe("a run", () => {
 
 test("several steps in a run of the engine end with the same bytes, killed and resumed or not", async () => {
   // Three steps an epoch: a run of two, and one that is left over.
-  const args = `${tiny.replace("--limit 64", "--limit 96")} --no-clusters --epochs 3`;
+  const args = `${tiny.replace("--limit 64", "--limit 96")} --no-clusters --epochs 6`;
   expect(advcl(`${args} --out ${join(folder, "one")}`).status).toBe(0);
   const many = `${args} --steps-per-run 2 --out ${join(folder, "many")}`;
-  await killedAfter(many, join(folder, "many"), 3, "SIGKILL");
-  expect(await killedAfter(`${many} --resume`, join(folder, "many"), 6, "SIGTERM")).not.toBe(0);
+  await killedAfter(many.split(" "), join(folder, "many"), 3, "SIGKILL");
+  expect(await killedAfter(`${many} --resume`.split(" "), join(folder, "many"), 6, "SIGTERM")).not.toBe(0);
   expect(advcl(`${many} --resume`).status).toBe(0);
   expect(artefacts(join(folder, "many"))).toEqual(artefacts(join(folder, "one")));
 });

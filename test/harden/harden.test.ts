@@ -1,5 +1,5 @@
-import { spawn, spawnSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,21 +13,8 @@ import { harden } from "../../src/commands/harden.ts";
 import { patchWeights } from "../../src/harden/patch.ts";
 import { createSession } from "../../src/runtime.ts";
 import { built } from "../built.ts";
+import { killedAfter } from "../killed.ts";
 import { Sink } from "../sink.ts";
-
-/** Starts a command and ends it once its metrics have `lines` lines; resolves with its exit code when it is gone. */
-const killedAfter = (args: readonly string[], run: string, lines: number): Promise<number | null> =>
-  new Promise((resolve) => {
-    const child = spawn("node", [built("src/main.js"), ...args], { stdio: "ignore" });
-    const metrics = join(run, "metrics.jsonl");
-    const timer = setInterval(() => {
-      if (existsSync(metrics) && readFileSync(metrics, "utf8").split("\n").length > lines) child.kill("SIGKILL");
-    }, 5);
-    child.on("exit", (code) => {
-      clearInterval(timer);
-      resolve(code);
-    });
-  });
 
 /** Made by scripts/fixtures/small_classifier.py: a small network trained on `shapes` in PyTorch, normalisation inside. */
 const small = fileURLToPath(new URL("../fixtures/harden/small.onnx", import.meta.url));
@@ -138,12 +125,12 @@ describe("advcl harden", () => {
       "--threads",
       "1",
     ];
-    args.push("--attack-steps", "1", "--test-steps", "1", "--batch", "32", "--epochs", "3");
+    args.push("--attack-steps", "1", "--test-steps", "1", "--batch", "32", "--epochs", "10");
     const to = (name: string) => join(folder, `${name}.onnx`);
     const finish = (name: string, ...more: string[]) =>
       spawnSync("node", [built("src/main.js"), ...args, "--out", to(name), ...more], { encoding: "utf8" });
     expect(finish("straight").status).toBe(0);
-    const code = await killedAfter([...args, "--out", to("stopped")], join(folder, "stopped.onnx.run"), 3);
+    const code = await killedAfter([...args, "--out", to("stopped")], join(folder, "stopped.onnx.run"), 3, "SIGKILL");
     expect(code).not.toBe(0);
     expect(existsSync(to("stopped"))).toBe(false);
     expect(finish("stopped").stderr).toMatch(/stopped\.onnx\.run holds a run of harden already/);
