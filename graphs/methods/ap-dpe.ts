@@ -70,9 +70,10 @@ interface Posed {
  * Adversarial pretraining by self-supervised tasks (Chen et al., CVPR 2020): how far an image was turned; how its tiles
  * were shuffled, 2×2 in any order or 3×3 in one of 72; which of four masked patches belongs where (Selfie). Cross-entropy
  * on images attacked to raise it (evaluation mode), the mean over the tasks. All tasks share the whole encoder, patches
- * too, where their code ends the shared part after three stages. Inputs `clean`; for rotation `start_turn0` to
- * `start_turn3`; for each other task `start_<task>`, and int32 [B] `order` (0 to 23), `order3` (0 to 71), `masked` (0 to
- * 1819).
+ * too, where their code ends the shared part after three stages. Left out: the penalty of their ensemble on the correlation
+ * of the tasks' gradients. It is itself a function of gradients, so descending it takes second derivatives of the encoder,
+ * which batch norm does not have here. Inputs `clean`; for rotation `start_turn0` to `start_turn3`; for each other task
+ * `start_<task>`, and int32 [B] `order` (0 to 23), `order3` (0 to 71), `masked` (0 to 1819).
  */
 export const apDpe: Method<ApDpeOptions> = {
   name: "ap-dpe",
