@@ -1,12 +1,13 @@
 /**
- * Seconds of a k-means pass, ours and scikit-learn's in turn on the same features, cores and kind of start.
+ * Seconds of k-means, ours and scikit-learn's in turn on the same features, cores, kind of start and rule of ending.
  *
  *     npm run build
  *     node dist/scripts/k-means.js cifar10 DATA 50000 features.safetensors 10
  *     node dist/scripts/k-means-speed.js features.safetensors K ROUNDS PYTHON
  *
- * A pass is one of the second to the eleventh, in which many points still change their cluster (which costs us, and not
- * scikit-learn). PYTHON is an interpreter with scikit-learn and safetensors.
+ * The whole fit, and a pass of Lloyd's: the mean of those from the second to the last. Ours grow shorter from pass to pass,
+ * so those from the second to the eleventh, when most points may still change, are told apart. PYTHON is an interpreter
+ * with scikit-learn and safetensors.
  */
 import { spawnSync } from "node:child_process";
 import { argv } from "node:process";
@@ -26,37 +27,56 @@ const median = (values: readonly number[]): number => {
   return ((sorted[(sorted.length - 1) >> 1] as number) + (sorted[sorted.length >> 1] as number)) / 2;
 };
 
-/** Seconds of our passes from the second on. */
-const ours = async (seed: number): Promise<number[]> => {
-  const seconds: number[] = [];
-  let before = 0;
-  const onPass = ({ pass }: { readonly pass: number }) => {
-    const now = performance.now();
-    if (pass > 1) seconds.push((now - before) / 1000);
-    before = now;
-  };
-  await kMeans(points, { k: Number(k), seed, restarts: 1, maxPasses: 11, tolerance: 0, engine: { threads }, onPass });
-  return seconds;
+interface Fit {
+  readonly seconds: number;
+  readonly passSeconds: number;
+  readonly earlyPassSeconds: number;
+  readonly passes: number;
+  readonly inertia: number;
+}
+
+const ours = async (seed: number): Promise<Fit> => {
+  const start = performance.now();
+  const ends: number[] = [];
+  const { passes, inertia } = await kMeans(points, {
+    k: Number(k),
+    seed,
+    restarts: 1,
+    maxPasses: 300,
+    tolerance: 1e-4,
+    engine: { threads },
+    onPass: () => ends.push(performance.now()),
+  });
+  const end = performance.now();
+  const passSeconds = (end - (ends[0] as number)) / 1000 / (passes - 1);
+  const early = ends.slice(0, 11);
+  const earlyPassSeconds = ((early.at(-1) as number) - (early[0] as number)) / 1000 / (early.length - 1);
+  return { seconds: (end - start) / 1000, passSeconds, earlyPassSeconds, passes, inertia };
 };
 
-/** scikit-learn's seconds a pass: ten passes, as the difference of a run of eleven and one of one. */
-const theirs = (seed: number): number => {
+const theirs = (seed: number): Fit => {
   const env = { ...process.env, OMP_NUM_THREADS: String(threads) };
-  const args = ["scripts/k-means.py", path, "--passes", k, "--seed", String(seed)];
+  const args = ["scripts/k-means.py", path, "--time", k, "--seed", String(seed)];
   const { stdout, stderr, status } = spawnSync(python, args, { encoding: "utf8", env });
   if (status !== 0) throw new Error(stderr);
-  return Number(stdout.trim());
+  const fit = JSON.parse(stdout) as Fit;
+  return { ...fit, earlyPassSeconds: fit.passSeconds };
 };
 
-const [mine, other]: [number[], number[]] = [[], []];
-for (let round = 0; round < Number(rounds); round++) {
-  mine.push(median(await ours(round)));
-  other.push(theirs(round));
+const say = (name: string, { seconds, passSeconds, passes, inertia }: Fit): void =>
   console.log(
-    `round ${round + 1}: ours ${mine.at(-1)?.toFixed(3)} s, scikit-learn ${other.at(-1)?.toFixed(3)} s a pass`,
+    `${name}: ${seconds.toFixed(1)} s, ${passes} passes of ${passSeconds.toFixed(3)} s, inertia ${inertia.toFixed(0)}`,
   );
+
+const [mine, other]: [Fit[], Fit[]] = [[], []];
+for (let round = 0; round < Number(rounds); round++) {
+  mine.push(await ours(round));
+  say("ours", mine.at(-1) as Fit);
+  other.push(theirs(round));
+  say("scikit-learn", other.at(-1) as Fit);
 }
-console.log(
-  `${points.count} × ${points.dim}, K = ${k}, ${threads} threads: ours ${median(mine).toFixed(3)} s, scikit-learn ` +
-    `${median(other).toFixed(3)} s a pass (medians of ${rounds}), ratio ${(median(mine) / median(other)).toFixed(2)}`,
-);
+console.log(`${points.count} × ${points.dim}, K = ${k}, ${threads} threads, medians of ${rounds}:`);
+for (const key of ["seconds", "passSeconds", "earlyPassSeconds", "inertia"] as const) {
+  const [a, b] = [mine, other].map((fits) => median(fits.map((fit) => fit[key]))) as [number, number];
+  console.log(`${key}: ours ${a.toPrecision(5)}, scikit-learn ${b.toPrecision(5)}, ratio ${(a / b).toPrecision(4)}`);
+}

@@ -49,9 +49,6 @@ if (dataset.labels) tensors.set("classes", tensor("int32", [dataset.count], data
 const metadata: Record<string, string> = {};
 const points = createPoints(features, dim);
 for (const k of ks.split(",").map(Number)) {
-  let passSeconds: number[] = [];
-  let before = performance.now();
-  const began = before;
   const found = await kMeans(points, {
     k,
     seed: 0,
@@ -59,19 +56,10 @@ for (const k of ks.split(",").map(Number)) {
     maxPasses: 300,
     tolerance: 1e-4,
     engine,
-    onPass: ({ pass }) => {
-      const now = performance.now();
-      if (pass > 1) passSeconds.push((now - before) / 1000);
-      before = now;
-    },
   });
-  const seconds = (performance.now() - began) / 1000;
-  passSeconds = passSeconds.sort((a, b) => a - b);
   const figures = {
     inertia: found.inertia,
-    seconds,
     passes: found.passes,
-    passSeconds: passSeconds[passSeconds.length >> 1],
     ...(dataset.labels && {
       purity: purity(found.labels, dataset.labels),
       nmi: normalizedMutualInformation(found.labels, dataset.labels),

@@ -2,7 +2,7 @@
 import type { Value } from "../onnx/graph.ts";
 import { input } from "../onnx/graph.ts";
 import { buildModel, type Model } from "../onnx/write.ts";
-import { argMin, cast, gemm } from "../ops/index.ts";
+import { cast, gemm, reduceMax, reshape, sub, topK } from "../ops/index.ts";
 
 export interface CentresShape {
   /** Components of a point. */
@@ -18,14 +18,20 @@ const points = (dim: number): Value => input("input.points", { dtype: "float32",
 const against = ({ k, dim }: CentresShape): Value => input("input.centres", { dtype: "float32", shape: [k, dim] });
 
 /**
- * The nearest centre of each point: `nearest` int32 [rows] = argmin over c of ‖c‖² - 2·x·c, which is ‖x - c‖² less what
- * all centres share. Inputs `points` [rows,dim], `centres` [k,dim], `squares` [k] = ‖c‖².
+ * Points against groups of centres. Scores are x·c - ‖c‖²/2 = (‖x‖² - ‖x - c‖²)/2: the largest is of the nearest centre.
+ * `scores` float32 and `nearest` int32 [rows,2] are of the two nearest, `best` float32 [rows,groups] of the nearest of each
+ * group. Inputs `points` [rows,dim], `centres` [groups·size,dim], `halves` [groups·size] = ‖c‖²/2, which are subtracted
+ * after the product: as Gemm's third operand they cost onnxruntime four times as much.
  */
-export const nearestCentres = (shape: CentresShape): Model => {
-  const squares = input("input.squares", { dtype: "float32", shape: [shape.k] });
-  const scores = gemm(points(shape.dim), against(shape), squares, { alpha: -2, transB: 1 });
-  const nearest = cast(argMin(scores, { axis: 1, keepdims: 0 }), { to: "int32" });
-  return buildModel({ nearest }, [], { dynamic: { "input.points": ["rows"], nearest: ["rows"] } });
+export const nearestCentres = ({ dim, groups, size }: { dim: number; groups: number; size: number }): Model => {
+  const k = groups * size;
+  const halves = input("input.halves", { dtype: "float32", shape: [k] });
+  const all = sub(gemm(points(dim), against({ dim, k }), { transB: 1 }), halves);
+  const { values: scores, indices } = topK(all, 2);
+  const best = reduceMax(reshape(all, [-1, groups, size]), { axes: [2], keepdims: 0 });
+  return buildModel({ scores, nearest: cast(indices, { to: "int32" }), best }, [], {
+    dynamic: { "input.points": ["rows"], scores: ["rows"], nearest: ["rows"], best: ["rows"] },
+  });
 };
 
 /** `products` float32 [rows,k] of `points` [rows,dim] and `centres` [k,dim]: what k-means++ draws its next centre by. */

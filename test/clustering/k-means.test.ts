@@ -51,6 +51,32 @@ describe("k-means", () => {
     }
   });
 
+  test("each pass is Lloyd's: labels are of the nearest centres of the pass before", async () => {
+    const [count, dim, k] = [2500, 6, 100];
+    const r = random(5, 0, 0, "points");
+    const points = createPoints(
+      Float32Array.from({ length: count * dim }, () => r.normal()),
+      dim,
+    );
+    const original = points.data.map((value, at) => value + points.mean[at % dim]!);
+    const upTo = (maxPasses: number) => kMeans(points, { ...options, k, restarts: 1, tolerance: 0, maxPasses });
+    const distance = (i: number, centres: Float32Array, c: number) => {
+      let sum = 0;
+      for (let j = 0; j < dim; j++) sum += (original[i * dim + j]! - centres[c * dim + j]!) ** 2;
+      return sum;
+    };
+    for (const passes of [1, 4, 12]) {
+      const { centres } = await upTo(passes);
+      const { labels, passes: done } = await upTo(passes + 1);
+      expect(done).toBe(passes + 1);
+      const wrong = Array.from(labels.keys()).filter((i) => {
+        const nearest = Math.min(...Array.from({ length: k }, (_, c) => distance(i, centres, c)));
+        return distance(i, centres, labels[i]!) > nearest + 1e-5;
+      });
+      expect(wrong).toEqual([]);
+    }
+  });
+
   test("refills clusters that lose all their points", async () => {
     const { data } = blobs(3, 40, 2);
     const found = await kMeans(createPoints(data, 2), { ...options, k: 60, restarts: 1 });
