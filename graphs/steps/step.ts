@@ -93,5 +93,5 @@ export const finish = (
 };
 
 /** Lowers a step for a target and writes it as a model. */
-export const compile = ({ outputs }: Step, target: Target, options: ModelOptions = {}): Model =>
-  buildModel(lower(outputs, target), [], options);
+export const compile = ({ outputs }: Pick<Step, "outputs">, target: Target, options: ModelOptions = {}): Model =>
+  buildModel(lower(outputs, target), [], { hiddenShapes: target.hiddenShapes ?? false, ...options });

@@ -45,6 +45,8 @@ export interface Target {
   readonly loops: "keep" | "unroll";
   /** How far the engine may rewrite the lowered graph, where that is not the driver's usual choice. */
   readonly optimization?: "disabled" | "basic" | "extended" | "all";
+  /** Whether shapes are hidden from the engine's memory plan (ModelOptions). */
+  readonly hiddenShapes?: boolean;
 }
 
 /** Lowers the values of a source graph; returns row-major values under the same names. */

@@ -6,9 +6,9 @@
 import type { PgdOptions } from "../../graphs/attacks/pgd.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
-import { buildModel } from "../../graphs/onnx/write.ts";
 import { type Classifier, gradientStep, isTargeted, logitsStep, pgdStep } from "../../graphs/steps/evaluate.ts";
-import { lower, type Target } from "../../graphs/targets/lower.ts";
+import { compile } from "../../graphs/steps/step.ts";
+import type { Target } from "../../graphs/targets/lower.ts";
 import { createSession, type Feeds, type Session, type SessionOptions } from "../runtime.ts";
 import type { Answer, Attack, AttackResult, Query } from "./attack.ts";
 
@@ -74,7 +74,7 @@ export const askModel = ({
       sessions.delete(oldest);
       await idle.release();
     }
-    const made = await createSession(buildModel(lower(build(), target)), session);
+    const made = await createSession(compile({ outputs: build() }, target), session);
     sessions.set(name, made);
     return made;
   };

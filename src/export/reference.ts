@@ -27,7 +27,7 @@ export const runReference = async (
         ? projector(scope.at("head_proj"), features)
         : linear({ features: classes ?? 0 })(scope.at("fc"), features);
   const name = outputName(what);
-  const session = await createSession(compile({ store, outputs: { [name]: output } }, portable));
+  const session = await createSession(compile({ outputs: { [name]: output } }, portable));
   try {
     const results = await session.run({ "input.image": image, ...weightFeeds(store, weights, folder) });
     return results[name]?.data as Float32Array;

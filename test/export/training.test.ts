@@ -59,7 +59,7 @@ const reference = async ({ options, given, feeds }: Prepared, lrs: readonly numb
   const loss = crossEntropy(outputs.logits as Value, label);
   const trains = (path: string) => options.trains === "all" || path.startsWith("fc.");
   const { outputs: next } = update(store, loss, sgd(options), trains);
-  const session = await createSession(compile({ store, outputs: { ...next, loss } }, portable));
+  const session = await createSession(compile({ outputs: { ...next, loss } }, portable));
   const held = new Map<string, Tensor>();
   for (const { path, type } of store.parameters.values())
     held.set(`param.${path}`, given.get(path) ?? zeros("float32", type.shape));

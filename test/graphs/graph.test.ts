@@ -1,4 +1,5 @@
 import { describe, expect, test } from "@jest/globals";
+import onnxProto from "onnx-proto";
 import { grad, maybeGrad } from "../../graphs/autodiff/grad.ts";
 import { batchNorm, conv2d } from "../../graphs/nn/layer.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
@@ -16,7 +17,9 @@ import {
   reduceSum,
   relu,
   reluGrad,
+  reshape,
   stopGradient,
+  transpose,
   unroll,
 } from "../../graphs/ops/index.ts";
 import { lower, type Target } from "../../graphs/targets/lower.ts";
@@ -208,4 +211,23 @@ test("a model lists what it takes and gives, and dedupes small constants", () =>
   const model = buildModel({ y: add(mul(x, 2), 2), same: x, fixed: constant(float32([1], [7])) });
   expect(model.inputs).toEqual({ x: { dtype: "float32", shape: [2, 3] } });
   expect(Object.keys(model.outputs)).toEqual(["y", "same", "fixed"]);
+});
+
+test("hidden shapes reach every Reshape through a node, in bodies too, and change no number", async () => {
+  const x = x23();
+  const [turned] = loop(2, [reshape(x, [3, 2])], (_, [v]) => [
+    reshape(transpose(v as Value, { perm: [1, 0] }), [3, 2]),
+  ]);
+  const outputs = { y: reshape(turned as Value, [6]), z: reshape(mul(x, 2), [3, 2]) };
+  const model = buildModel(outputs, [], { hiddenShapes: true });
+  const { graph } = onnxProto.onnx.ModelProto.decode(model.bytes);
+  const nodes = graph?.node ?? [];
+  const all = [...nodes, ...nodes.flatMap((node) => node.attribute?.flatMap(({ g }) => g?.node ?? []) ?? [])];
+  const reshapes = all.filter(({ opType }) => opType === "Reshape");
+  const made = new Set(all.filter(({ opType }) => opType === "Identity").flatMap(({ output }) => output ?? []));
+  expect(reshapes).toHaveLength(4);
+  expect(reshapes.filter(({ input }) => !made.has(input?.[1] as string))).toEqual([]);
+  const feeds = { x: float32([2, 3], [1, 2, 3, 4, 5, 6]) };
+  const hiding: Target = { ...portable, optimization: "disabled", hiddenShapes: true };
+  expect(await evaluate(outputs, feeds, hiding)).toEqual(await evaluate(outputs, feeds));
 });

@@ -2,8 +2,8 @@
 import { type DType, dtypes } from "../../graphs/onnx/dtype.ts";
 import { inputName, isInput, ordered, type Value } from "../../graphs/onnx/graph.ts";
 import { sizeOf, type Tensor } from "../../graphs/onnx/tensor.ts";
-import { buildModel } from "../../graphs/onnx/write.ts";
-import { lower, type Target } from "../../graphs/targets/lower.ts";
+import { compile } from "../../graphs/steps/step.ts";
+import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { createSession, type Feeds, type SessionOptions } from "../../src/runtime.ts";
 
@@ -14,7 +14,7 @@ export const evaluate = async <K extends string>(
   target: Target = portable,
   options: SessionOptions = { threads: 1 },
 ): Promise<Record<K, Tensor>> => {
-  const session = await createSession(buildModel(lower(outputs, target)), options);
+  const session = await createSession(compile({ outputs }, target), options);
   try {
     const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name] as Tensor]));
     return (await session.run(used)) as Record<K, Tensor>;

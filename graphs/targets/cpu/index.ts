@@ -23,6 +23,7 @@ export const cpuTarget = ({ name = "cpu", choose }: CpuOptions = {}): Target => 
   loops: "keep",
   // ONNX Runtime would keep what is computed anew to save memory, and takes longer to load: nothing runs faster for it.
   optimization: "disabled",
+  hiddenShapes: true,
 });
 
 /** The faster target for attacks on a network: this one where most of its work is Winograd's, else the portable one. */
