@@ -1,8 +1,11 @@
 import { describe, expect, test } from "@jest/globals";
 import onnxProto from "onnx-proto";
+import { halved } from "../../graphs/deploy/half.ts";
 import { deployedWeights } from "../../graphs/deploy/network.ts";
 import { fromFloat16, toFloat16 } from "../../graphs/onnx/float16.ts";
+import { constant, input } from "../../graphs/onnx/graph.ts";
 import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
+import { gemm } from "../../graphs/ops/index.ts";
 import { loadDataset } from "../../src/data/dataset.ts";
 import { argMaxRows } from "../../src/export/accuracy.ts";
 import { floatImages, photoImages } from "../../src/export/images.ts";
@@ -176,6 +179,18 @@ describe("an exported model", () => {
     const top = argMaxRows({ ...expected, data: got } as Tensor);
     const same = argMaxRows(expected).filter((c, i) => c === top[i]).length;
     expect(same).toBeGreaterThanOrEqual(precision === "int8" ? 13 : 16);
+  });
+
+  test("in fp16 leaves the sum of a linear layer to an Add, since tract types no other", () => {
+    const [x, weight] = [
+      input("x", { dtype: "float32", shape: [2, 3] }),
+      constant(float32([2, 3], [1, 2, 3, 4, 5, 6])),
+    ];
+    const { logits } = halved({ logits: gemm(x, weight, constant(float32([2], [1, 2])), { transB: 1 }) }, "float16");
+    expect(logits.node.definition.name).toBe("Add");
+    const [product] = logits.node.inputs;
+    expect(product?.node.definition.name).toBe("Gemm");
+    expect(product?.node.inputs.length).toBe(2);
   });
 
   test.each(["fp32", "fp16", "int8"] as const)("in %s gives the same logits on onnxruntime-web", async (precision) => {
