@@ -104,7 +104,7 @@ export class Classifier {
     let x: Picture = clean.map((v) => Math.max(0, Math.min(1, v + (2 * Math.random() - 1) * eps)));
     const fixed = {
       clean: { dims: this.dims, data: clean },
-      label: { dims: [1], data: BigInt64Array.of(BigInt(label)) },
+      label: { dims: [1], data: Int32Array.of(label) },
       eps: scalar(eps),
       step_size: scalar(towards ? -length : length),
       weight: { dims: [this.about.slots, this.about.features], data: head.weight },
@@ -132,14 +132,14 @@ export class Classifier {
     const lengths = used.map(({ features: f }) => Math.hypot(...f.map((v, i) => v - (mean[i] as number))));
     const scale = used.length / lengths.reduce((sum, length) => sum + length, 1e-12);
     const features = new Float32Array(rows * d);
-    const label = new BigInt64Array(rows);
+    const label = new Int32Array(rows);
     const share = new Float32Array(rows);
     used.forEach((example, i) => {
       features.set(
         example.features.map((v, k) => (v - (mean[k] as number)) * scale),
         i * d,
       );
-      label[i] = BigInt(example.label);
+      label[i] = example.label;
       share[i] = 1 / used.length;
     });
     const zero = (size: number, dims: readonly number[]): Tensor => ({ dims, data: new Float32Array(size) });

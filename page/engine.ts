@@ -3,7 +3,7 @@
 /** A tensor as the page hands it on. */
 export interface Tensor {
   readonly dims: readonly number[];
-  readonly data: Float32Array | BigInt64Array;
+  readonly data: Float32Array | Int32Array;
 }
 
 interface OrtTensor {
@@ -19,7 +19,7 @@ interface OrtSession {
 /** The part of onnxruntime-web that is used. */
 interface Ort {
   readonly env: { readonly wasm: { wasmPaths: string; numThreads: number }; logLevel: string };
-  readonly Tensor: new (type: string, data: Float32Array | BigInt64Array, dims: readonly number[]) => unknown;
+  readonly Tensor: new (type: string, data: Float32Array | Int32Array, dims: readonly number[]) => unknown;
   readonly InferenceSession: {
     create(url: string, options: { executionProviders: string[]; logSeverityLevel: number }): Promise<OrtSession>;
   };
@@ -65,7 +65,7 @@ const open = async (name: Engine["name"]): Promise<Engine> => {
         run: async (feeds) => {
           const given = session.inputNames.map((input) => {
             const { data, dims } = feeds[input] as Tensor;
-            return [input, new ort.Tensor(data instanceof Float32Array ? "float32" : "int64", data, dims)];
+            return [input, new ort.Tensor(data instanceof Float32Array ? "float32" : "int32", data, dims)];
           });
           return session.run(Object.fromEntries(given) as Record<string, unknown>);
         },

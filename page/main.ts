@@ -76,6 +76,9 @@ const start = async (): Promise<void> => {
     goal.value = [...goal.options].some(({ value }) => value === before) ? before : "away";
   };
 
+  /** A class as a prediction, marked where it is known to be wrong. */
+  const verdict = (c: number): string => `${head.classes[c]}${known() && c !== truth() ? " (wrong)" : ""}`;
+
   const showClean = (): void => {
     if (chosen === undefined) return;
     draw(canvas("clean"), chosen.picture, size);
@@ -84,7 +87,7 @@ const start = async (): Promise<void> => {
     $("gain").textContent = "";
     $("distance").textContent = "";
     $("truth").textContent = known() ? `true class: ${head.classes[truth()]}` : "";
-    $("summary").textContent = `${head.classes[best(clean)]}`;
+    $("summary").textContent = verdict(best(clean));
     $("curveNote").textContent = "";
     showBars($("bars"), head.classes, clean, undefined, known() ? truth() : -1);
     showCurve($("curve") as unknown as SVGSVGElement, [], 1);
@@ -155,11 +158,11 @@ const start = async (): Promise<void> => {
       draw(canvas("attacked"), at, size);
       drawDifference(canvas("noise"), picture, at, size, gain);
       $("gain").textContent = `× ${Math.round(gain)}`;
-      $("distance").textContent = `max ${(255 * distance(picture, at)).toFixed(1)}/255`;
+      $("distance").textContent = `±${(255 * distance(picture, at)).toFixed(1)}/255`;
       $("distance").dataset.value = String(distance(picture, at));
       showBars($("bars"), head.classes, clean, probabilities, known() ? from : -1);
-      const [before, after] = [head.classes[best(clean)], head.classes[best(probabilities)]];
-      $("summary").textContent = before === after ? `${after}, still` : `${before} → ${after}`;
+      const [before, after] = [verdict(best(clean)), verdict(best(probabilities))];
+      $("summary").textContent = before === after ? `still ${after}` : `${before} → ${after}`;
       curve();
       $("curveNote").textContent =
         `step ${step} of ${count}: probability of ${head.classes[from]} and of the strongest other class`;

@@ -63,7 +63,8 @@ export const showCurve = (
   lines: readonly { readonly values: readonly number[]; readonly colour: string }[],
   steps: number,
 ): void => {
-  const [width, height] = [320, 96];
+  const [width, height] = [element.clientWidth || 320, 96];
+  element.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const place = (value: number, i: number): string =>
     `${((i / Math.max(1, steps)) * width).toFixed(1)},${(height - 6 - value * (height - 14)).toFixed(1)}`;
   const marks = [0, 0.5, 1].map((share) => {

@@ -121,6 +121,12 @@ inBrowser("in Chromium", () => {
     expect(moved).toBeLessThanOrEqual(8 / 255 + 1e-6);
   });
 
+  test("a telephone shows it without scrolling sideways", async () => {
+    await page.setViewportSize({ width: 360, height: 740 });
+    expect(await page.evaluate("document.documentElement.scrollWidth")).toBe(360);
+    await page.setViewportSize({ width: 1280, height: 720 });
+  });
+
   test("a head learns classes of one's own", async () => {
     for (const [thumb, own] of [
       [1, 0],
