@@ -1,7 +1,7 @@
 /**
  * A small AdvCL training on WebGPU beside the CPU: how far apart the losses, the first gradient of the attack and the
  * gradients of the parameters are, the loss of a second step whose parameters never left the device, and which nodes
- * onnxruntime left to the CPU. Needs a Vulkan driver; Chromium's software driver does:
+ * onnxruntime left to the CPU, of the step and of the programs that attacks run. Needs a Vulkan driver; Chromium's software driver does:
  *
  *   VK_DRIVER_FILES=/usr/lib/chromium/vk_swiftshader_icd.json node dist/scripts/check-webgpu.js
  *
@@ -12,11 +12,18 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Tensor } from "../graphs/onnx/tensor.ts";
+import { linf } from "../graphs/attacks/threat-model.ts";
+import { constant, type Value } from "../graphs/onnx/graph.ts";
+import { float32, type Tensor, zeros } from "../graphs/onnx/tensor.ts";
+import { buildModel } from "../graphs/onnx/write.ts";
+import { gemm, reshape } from "../graphs/ops/index.ts";
+import { type AttackLoss, attackLosses, gradientStep, pgdStep } from "../graphs/steps/evaluate.ts";
 import { paperSettings, pretrainStep } from "../graphs/steps/pretrain.ts";
+import { lower } from "../graphs/targets/lower.ts";
 import { benchFeeds, median } from "../src/bench.ts";
 import { chooseEngine } from "../src/engine.ts";
 import { createRunner } from "../src/runner.ts";
+import { createSession, type Feeds, type Session } from "../src/runtime.ts";
 
 const step = pretrainStep({
   ...paperSettings,
@@ -62,21 +69,43 @@ const gpu = await trained("webgpu");
 const error = (name: string) => relative(gpu.results[name] as Tensor, cpu.results[name] as Tensor);
 const gradients = Object.keys(cpu.results).filter((name) => name.startsWith("grad."));
 
-const folder = mkdtempSync(join(tmpdir(), "advcl-webgpu-"));
-const engine = await chooseEngine({ provider: "webgpu", threads: 1 });
-const { session } = await engine.load(step, { profile: join(folder, "profile") });
-await session.run(feeds);
-session.endProfiling();
+const fallbacks: Record<string, number> = {};
 interface Event {
   readonly cat: string;
   readonly args?: { readonly provider?: string; readonly op_name?: string };
 }
-const file = readdirSync(folder).find((name) => name.startsWith("profile")) as string;
-const fallbacks: Record<string, number> = {};
-for (const { cat, args } of JSON.parse(readFileSync(join(folder, file), "utf8")) as Event[])
-  if (cat === "Node" && args?.provider === "CPUExecutionProvider" && args.op_name !== undefined)
-    fallbacks[args.op_name] = (fallbacks[args.op_name] ?? 0) + 1;
-rmSync(folder, { recursive: true });
+/** Counts the nodes of a model that run on the CPU. */
+const countFallbacks = async (load: (profile: string) => Promise<Session>, given: Feeds): Promise<void> => {
+  const folder = mkdtempSync(join(tmpdir(), "advcl-webgpu-"));
+  const session = await load(join(folder, "profile"));
+  await session.run(given);
+  session.endProfiling();
+  await session.release();
+  const file = readdirSync(folder).find((name) => name.startsWith("profile")) as string;
+  for (const { cat, args } of JSON.parse(readFileSync(join(folder, file), "utf8")) as Event[])
+    if (cat === "Node" && args?.provider === "CPUExecutionProvider" && args.op_name !== undefined)
+      fallbacks[args.op_name] = (fallbacks[args.op_name] ?? 0) + 1;
+  rmSync(folder, { recursive: true });
+};
+const engine = await chooseEngine({ provider: "webgpu", threads: 1 });
+await countFallbacks(async (profile) => (await engine.load(step, { profile })).session, feeds);
+
+const size = { batch: 2, image: [3, 4, 4] } as const;
+const weight = constant(
+  float32(
+    [10, 48],
+    Float32Array.from({ length: 480 }, (_, i) => Math.sin(i)),
+  ),
+);
+const classifier = (x: Value): Value => gemm(reshape(x, [2, 48]), weight, { transB: 1 });
+for (const program of [
+  ...(Object.keys(attackLosses) as AttackLoss[]).map((loss) => gradientStep(classifier, size, loss)),
+  pgdStep(classifier, size, { threat: linf(8 / 255), stepSize: 2 / 255, steps: 2 }),
+]) {
+  const model = buildModel(lower<string>(program, engine.target));
+  const given = Object.entries(model.inputs).map(([name, { dtype, shape }]) => [name, zeros(dtype, shape)]);
+  await countFallbacks((profile) => createSession(model, { ...engine.options, profile }), Object.fromEntries(given));
+}
 console.log(
   JSON.stringify({
     loss: error("metric.loss"),

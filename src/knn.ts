@@ -67,7 +67,7 @@ export const knnAccuracy = async (
   const { session } = await engine.load(step);
   const fixed = {
     "input.bank": bank.features,
-    "input.bank_label": tensor("int64", [bank.labels.length], BigInt64Array.from(bank.labels, BigInt)),
+    "input.bank_label": tensor("int32", [bank.labels.length], bank.labels),
   };
   let right = 0;
   for (let from = 0; from < count; from += queryBatch) {

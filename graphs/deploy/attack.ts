@@ -9,7 +9,7 @@ export interface AttackStep {
   readonly x: Value;
   /** Where they were. */
   readonly clean: Value;
-  /** int64 [B] classes to lead away from. */
+  /** int32 [B] classes to lead away from. */
   readonly label: Value;
   readonly eps: Value;
   readonly stepSize: Value;
@@ -21,7 +21,7 @@ export interface AttackStep {
 export const attackStep = (shape: readonly number[], logits: (x: Value) => Value): AttackStep => {
   const image = { dtype: "float32", shape } as const;
   const [x, clean] = [input("x", image), input("clean", image)];
-  const label = input("label", { dtype: "int64", shape: [shape[0] as number] });
+  const label = input("label", { dtype: "int32", shape: [shape[0] as number] });
   const scalar = { dtype: "float32", shape: [] } as const;
   const [eps, stepSize] = [input("eps", scalar), input("step_size", scalar)];
   const at = logits(x);

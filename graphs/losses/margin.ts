@@ -1,20 +1,43 @@
 /** Losses that attacks raise and that do not vanish where a classifier is sure: margins of the logits. */
 import { GraphError } from "../onnx/error.ts";
 import { named, type Value } from "../onnx/graph.ts";
-import { add, div, equal, mul, neg, oneHot, reduceSum, reshape, slice, sub, topK, where } from "../ops/index.ts";
+import {
+  add,
+  div,
+  greater,
+  mul,
+  neg,
+  oneHot,
+  reduceMax,
+  reduceSum,
+  reshape,
+  slice,
+  sub,
+  topK,
+  where,
+} from "../ops/index.ts";
 
 /** Keeps the ratio finite where all logits are equal. */
 const TINY = 1e-12;
 
-/** The logit of one class of each image: logits [B,classes], int64 classes [B], to [B]. */
-const logitOf = (logits: Value, classes: Value): Value =>
-  reduceSum(mul(logits, oneHot(classes, logits.dim(1), logits.dtype as "float32")), { axes: [1], keepdims: 0 });
+/** Below every logit. */
+const LOWEST = -3.4e38;
 
-/** The k largest logits, each [B], and the class of the largest. */
-const largest = (logits: Value, k: number): { readonly values: readonly Value[]; readonly first: Value } => {
-  const { values, indices } = topK(logits, k, 1);
-  const column = (v: Value, i: number) => reshape(slice(v, [{ axis: 1, start: i, end: i + 1 }]), [-1]);
-  return { values: Array.from({ length: k }, (_, i) => column(values, i)), first: column(indices, 0) };
+/** Integer classes [B] as ones and zeros of the logits' shape [B,classes]. */
+const hits = (logits: Value, classes: Value): Value => oneHot(classes, logits.dim(1), logits.dtype as "float32");
+
+/** The logit of one class of each image: logits [B,classes], integer classes [B], to [B]. */
+const logitOf = (logits: Value, classes: Value): Value =>
+  reduceSum(mul(logits, hits(logits, classes)), { axes: [1], keepdims: 0 });
+
+/** The largest logit of the other classes, [B]. */
+const largestBut = (logits: Value, classes: Value): Value =>
+  reduceMax(where(greater(hits(logits, classes), 0), LOWEST, logits), { axes: [1], keepdims: 0 });
+
+/** The k largest logits, each [B]. */
+const largest = (logits: Value, k: number): readonly Value[] => {
+  const { values } = topK(logits, k, 1);
+  return Array.from({ length: k }, (_, i) => reshape(slice(values, [{ axis: 1, start: i, end: i + 1 }]), [-1]));
 };
 
 const needs = (logits: Value, classes: number, loss: string): void => {
@@ -33,16 +56,14 @@ export const margin = (logits: Value, labels: Value, targets: Value): Value =>
 export const dlr = (logits: Value, labels: Value): Value =>
   named("dlr", () => {
     needs(logits, 3, "dlr");
-    const { values, first } = largest(logits, 3);
-    const [z1, z2, z3] = values as [Value, Value, Value];
-    const other = where(equal(first, labels), z2, z1);
-    return neg(div(sub(logitOf(logits, labels), other), add(sub(z1, z3), TINY)));
+    const [z1, , z3] = largest(logits, 3) as [Value, Value, Value];
+    return neg(div(sub(logitOf(logits, labels), largestBut(logits, labels)), add(sub(z1, z3), TINY)));
   });
 
 /** The targeted form (eq. 7): -(z_y - z_t)/(z_π1 - (z_π3 + z_π4)/2), [B]. Needs four classes. */
 export const targetedDlr = (logits: Value, labels: Value, targets: Value): Value =>
   named("targeted_dlr", () => {
     needs(logits, 4, "targetedDlr");
-    const [z1, , z3, z4] = largest(logits, 4).values as [Value, Value, Value, Value];
+    const [z1, , z3, z4] = largest(logits, 4) as [Value, Value, Value, Value];
     return div(margin(logits, labels, targets), add(sub(z1, mul(add(z3, z4), 0.5)), TINY));
   });

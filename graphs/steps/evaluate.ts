@@ -28,7 +28,7 @@ export interface ImageBatch {
 const images = ({ batch, image }: ImageBatch, name: string): Value =>
   input(`input.${name}`, { dtype: "float32", shape: [batch, ...image] });
 const classes = ({ batch }: ImageBatch, name: string): Value =>
-  input(`input.${name}`, { dtype: "int64", shape: [batch] });
+  input(`input.${name}`, { dtype: "int32", shape: [batch] });
 
 /** `input.x` to `logits`. */
 export const logitsStep = (classifier: Classifier, size: ImageBatch): Record<"logits", Value> => ({

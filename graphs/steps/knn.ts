@@ -25,7 +25,7 @@ export interface KnnOptions {
 
 /**
  * Weighted k-nearest-neighbour classification of frozen features (Wu et al. 2018, section 3.4). Inputs: `bank` [N,D] with
- * `bank_label` int64 [N], `query` [B,D]; output `prediction` int64 [B].
+ * `bank_label` int32 [N], `query` [B,D]; output `prediction` int64 [B].
  */
 export const knnStep = (
   { bank, batch, features }: { bank: number; batch: number; features: number },
@@ -33,7 +33,7 @@ export const knnStep = (
 ): Step => {
   const store = new Store();
   const known = store.input("bank", { dtype: "float32", shape: [bank, features] });
-  const labels = store.input("bank_label", { dtype: "int64", shape: [bank] });
+  const labels = store.input("bank_label", { dtype: "int32", shape: [bank] });
   const query = store.input("query", { dtype: "float32", shape: [batch, features] });
   const similarity = matMul(normalizeL2(query), matrixTranspose(normalizeL2(known)));
   const k = Math.min(neighbours, bank);

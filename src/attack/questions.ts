@@ -87,9 +87,9 @@ export const askModel = ({
   };
   const classesOf = (values: readonly number[], size: number): Tensor =>
     tensor(
-      "int64",
+      "int32",
       [size],
-      BigInt64Array.from({ length: size }, (_, i) => BigInt(values[i] ?? values[0] ?? 0)),
+      Int32Array.from({ length: size }, (_, i) => values[i] ?? values[0] ?? 0),
     );
 
   const batchOf = async (queries: readonly Query[]): Promise<Answer[]> => {

@@ -21,7 +21,7 @@ export interface Pgd {
 export const pgd20: Pgd = { eps: 8 / 255, stepSize: 2 / 255, steps: 20 };
 
 const labelsOf = (dataset: Dataset, start: number, end: number): Tensor =>
-  tensor("int64", [end - start], BigInt64Array.from((dataset.labels as Int32Array).subarray(start, end), BigInt));
+  tensor("int32", [end - start], (dataset.labels as Int32Array).slice(start, end));
 
 /** Batches [start, end) of a dataset. */
 const batches = (count: number, size: number): [number, number][] =>

@@ -11,7 +11,7 @@ import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { logitsStep, pgdStep } from "../../graphs/steps/evaluate.ts";
 import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { golden, tolerances, unequalPixels } from "../../scripts/golden.ts";
+import { fed, golden, tolerances, unequalPixels } from "../../scripts/golden.ts";
 import { evaluate, filledWith, relativeError } from "./run.ts";
 
 test("PGD-20 on a classifier equals PyTorch's", async () => {
@@ -40,7 +40,7 @@ test("PGD-20 on a classifier equals PyTorch's", async () => {
         Array.from(start.data as Float32Array, (v, i) => v + Number(clean.data[i])),
       )
     : start;
-  feeds["input.label"] = held.get("input.label") as Tensor;
+  feeds["input.label"] = fed(held.get("input.label") as Tensor);
   const result = await evaluate({ clean: logits, x, attacked }, feeds, portable, { optimization: "all" });
   const compare = (name: string, of: Tensor) =>
     relativeError(of.data as Float32Array, held.get(name)?.data as Float32Array);
