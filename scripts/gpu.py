@@ -4,7 +4,10 @@ several steps a run, where the time goes, and throughput beside the PyTorch refe
 Needs torch, numpy, safetensors, Node (--node PATH), the compiled project with its node_modules, and the CUDA provider beside
 onnxruntime-node's binding (README: GPUs). CUDA's libraries are found in torch's own packages. Nothing is fetched. On one H100:
 
-  python scripts/gpu.py --reference advcl_torch.py --data cifar-10-batches-bin --out artifacts/gpu.json --budget 1500
+  python scripts/gpu.py --reference advcl_torch.py --data cifar-10-batches-bin --out artifacts/gpu.json --resume
+
+ends after --budget seconds (nine minutes, for machines that are lent for ten at a time) and goes on where it stopped when it is
+called again: exit code 0 says that everything is there, 1 that something is missing or failed.
 
 A machine without a GPU runs the script itself, with small numbers:
 
@@ -12,13 +15,14 @@ A machine without a GPU runs the script itself, with small numbers:
       --warm-up 1 --rounds 1 --reps 1 --golden-attack-steps 0 --no-webgpu
 
 The file is rewritten after each measurement. A stage that fails is kept as {"error": …} and the others go on. With --resume
-what the file holds is not measured again, so that a session that ended goes on; --stages picks some.
+what the file holds is not measured again, what failed is; --stages picks some.
 """
 import argparse
 import glob
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -53,7 +57,9 @@ class Report:
         partial.replace(self.path)
 
     def has(self, name):
-        return name in self.values and not failed(self.values[name])
+        """Whether a stage is there as a whole."""
+        value = self.values.get(name)
+        return value is not None and not failed(value) and not (isinstance(value, dict) and any(map(failed, value.values())))
 
     def each(self, name, wanted, measure):
         """Measures each of `wanted` into a dictionary, which is kept after each; what it holds already stays."""
@@ -69,6 +75,18 @@ class Report:
 
 def failed(value):
     return isinstance(value, dict) and "error" in value
+
+
+def text(output):
+    """What a process that was stopped had printed."""
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+
+
+def cause(done):
+    """Why a command failed: its last words, or how it ended where it had none."""
+    said = (done.stderr.strip() or done.stdout.strip())[-2000:]
+    ended = f"killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"exit code {done.returncode}"
+    return f"{ended}: {said}" if said else f"{ended}, without a word"
 
 
 def brief(value):
@@ -98,12 +116,13 @@ class Machine:
         start = time.monotonic()
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env={**self.env, **(env or {})})
-        except subprocess.TimeoutExpired:
-            return {"error": f"no end after {limit:.0f} s"}
+        except subprocess.TimeoutExpired as late:
+            said = (text(late.stderr).strip() or text(late.stdout).strip())[-500:]
+            return {"error": f"no end after {limit:.0f} s" + (f": {said}" if said else "")}
         except OSError as error:
             return {"error": str(error)}
         out = {"stdout": done.stdout, "seconds": time.monotonic() - start}
-        return out if done.returncode == 0 else {**out, "error": (done.stderr or done.stdout).strip()[-2000:]}
+        return out if done.returncode == 0 else {**out, "error": cause(done)}
 
     def advcl(self, *args, env=None):
         """Results of an advcl command."""
@@ -169,8 +188,8 @@ def main():
     p.add_argument("--out", required=True, type=Path)
     p.add_argument("--resume", action="store_true", help="keep what --out holds already")
     p.add_argument("--stages", help="comma-separated; default: all")
-    p.add_argument("--budget", type=float, default=1500, help="seconds in all")
-    p.add_argument("--timeout", type=float, default=400, help="seconds for one command")
+    p.add_argument("--budget", type=float, default=540, help="seconds of this call")
+    p.add_argument("--timeout", type=float, default=240, help="seconds for one command")
     p.add_argument("--node", default="node")
     p.add_argument("--device", default="cuda", help="torch's")
     p.add_argument("--provider", default="cuda", help="onnxruntime's")
@@ -281,15 +300,18 @@ def main():
         if a.resume and report.has(name) and name not in partial:
             continue
         print(f"{name} …", flush=True)
+        start = time.monotonic()
         try:
             value = stages[name]()
         except OutOfTime as error:
             print(error)
+            if name not in report.values:
+                report.keep(name, {"error": str(error)})
             continue
         except Exception as error:  # whatever it is, the other stages are worth having
             value = {"error": f"{type(error).__name__}: {error}"}
         report.keep(name, value)
-        print(f"{name}: {brief(value)}", flush=True)
+        print(f"{name}: {brief(value)} ({time.monotonic() - start:.0f} s)", flush=True)
     left = [name for name in wanted if not report.has(name)]
     print(f"wrote {a.out}" + (f"; without {', '.join(left)}" if left else ""))
     sys.exit(1 if left else 0)

@@ -144,7 +144,7 @@ const writeOnnx: Write = async (source, what, settings, context) => {
       accuracies[`clean ${name}`] = clean;
       accuracies[`pgd20 ${name}`] = attacked;
       context.print(
-        `${name}: accuracy ${percent(clean)}, under PGD-20 ${percent(attacked)} (${test.count} test images)`,
+        `${name}: accuracy ${percent(clean)}, under ${name === "fp32" ? "PGD-20" : "the PGD-20 of fp32"} ${percent(attacked)} (L-inf 8/255, ${test.count} test images)`,
       );
     }
   }
