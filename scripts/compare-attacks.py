@@ -1,9 +1,10 @@
-"""Attacks the classifiers of scripts/fixtures/attacked_models.py with `torchattacks`, an independent implementation, for
-comparison with `advcl evaluate` on the same weights and images.
+"""Attacks a classifier with `torchattacks`, an independent implementation, for comparison with `advcl evaluate` on the same
+weights and images. The classifier is one of scripts/fixtures/attacked_models.py, or a ResNet-18 for 32x32 images of any width:
+`advcl export --from RUN --format safetensors --layout torchvision` (channels last).
 
     python compare-attacks.py MODEL.safetensors --data CIFAR-10-FOLDER --limit 200 --eps 8/255 --norm Linf
 
-Prints one JSON object: robust accuracy of each attack alone on the images that are right, and of AutoAttack.
+Prints one JSON object: robust accuracy of each attack alone on the images that are right, and of AutoAttack, with seconds.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 import torchattacks
 from attacked_models import read, small_net
 from safetensors.torch import load_file
+from torchvision.models.resnet import BasicBlock, ResNet
 
 p = argparse.ArgumentParser()
 p.add_argument("weights", type=Path)
@@ -28,8 +30,33 @@ p.add_argument("--attacks", default="pgd20,apgd-ce,apgd-dlr,apgd-t,fab-t,square,
 p.add_argument("--threads", type=int, default=1)
 a = p.parse_args()
 torch.set_num_threads(a.threads)
-model = small_net()
-model.load_state_dict(load_file(a.weights), strict=False)
+
+
+def resnet18(weights):
+    """torchvision's ResNet-18 with the stem for small images, as wide as `weights` are."""
+    width = weights["conv1.weight"].shape[0]
+
+    class Net(ResNet):
+        def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+            if planes == 64:
+                self.inplanes = width
+            return super()._make_layer(block, planes * width // 64, blocks, stride, dilate)
+
+    net = Net(BasicBlock, [2, 2, 2, 2], num_classes=len(weights["fc.bias"]))
+    net.conv1 = torch.nn.Conv2d(3, width, 3, 1, 1, bias=False)
+    net.bn1 = torch.nn.BatchNorm2d(width)
+    net.maxpool = torch.nn.Identity()
+    net.fc = torch.nn.Linear(8 * width, len(weights["fc.bias"]))
+    net.load_state_dict(weights, strict=True)
+    return net.to(memory_format=torch.channels_last)
+
+
+weights = load_file(a.weights)
+if "layer1.0.conv1.weight" in weights:
+    model = resnet18(weights)
+else:
+    model = small_net()
+    model.load_state_dict(weights, strict=False)
 model.eval()
 x, y = (t[: a.limit] for t in read([a.data / "test_batch.bin"]))
 with torch.no_grad():
