@@ -94,7 +94,10 @@ export const evaluate = defineCommand({
       image: classifier.image,
       batch: classifier.fixedBatch ?? Math.min(settings.batch, images.count),
       fixed: classifier.fixedBatch !== undefined,
-      target: engine.provider === "cpu" ? cpuTargetFor([classifier.build(image)]) : engine.target,
+      target:
+        engine.provider === "cpu" && settings.target === undefined
+          ? cpuTargetFor([classifier.build(image)])
+          : engine.target,
       session: { ...engine.options, optimization: "all" },
     });
     const shown = firstRight(settings.grid);
