@@ -30,7 +30,7 @@ export const harden = defineCommand({
     },
     out: { type: "path", required: true, help: "ONNX file to write" },
     objective: { type: "enum", values: ["trades", "pgd-at"], default: "trades", help: "what is minimised" },
-    beta: { type: "number", default: 6, min: 0, help: "weight of TRADES' closeness" },
+    beta: { type: "number", default: 1, min: 0, help: "weight of TRADES' closeness" },
     dataset: { type: "enum", values: datasetNames, default: "folder", help: "labelled images", group: "Data" },
     data: { type: "path", help: "folder or archive of the dataset", group: "Data" },
     limit: {
