@@ -49,6 +49,7 @@ const targets: Readonly<Record<string, () => Target>> = {
   portable: () => portable,
   cpu: () => cpuTarget(),
   "cpu-direct": () => cpuTarget({ name: "cpu-direct", choose: directly }),
+  "cpu-lean": () => cpuTarget({ name: "cpu-lean", hiddenShapes: true }),
   webgpu: () => webgpu,
   ...cudaTargets,
 };

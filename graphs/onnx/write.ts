@@ -39,7 +39,7 @@ export interface ModelOptions {
    * Have shapes pass through an Identity on their way to a Reshape, so that an engine that rewrites nothing does not know
    * them beforehand. Where ONNX Runtime knows shapes it plans that a tensor takes over the buffer of an earlier one of the
    * same shape, which nobody else may have in between: a buffer of a forward pass waits for its backward pass. An AdvCL
-   * step at batch 128 peaks at 3.85 GB with this and at 4.88 GB without (`advcl bench --batch 128 --reps 1`).
+   * step at batch 128 peaks at 3.85 GB with this and at 4.88 GB without (`advcl bench --batch 128 --reps 1 --target cpu-lean`).
    */
   readonly hiddenShapes?: boolean;
 }
