@@ -1,7 +1,8 @@
 /**
  * A small AdvCL training on WebGPU beside the CPU: how far apart the losses, the first gradient of the attack and the
  * gradients of the parameters are, the loss of a second step whose parameters never left the device, and which nodes
- * onnxruntime left to the CPU, of the step and of the programs that attacks run. Needs a Vulkan driver; Chromium's software driver does:
+ * onnxruntime left to the CPU, of the step and of the programs that attacks run. Needs a Vulkan driver; Chromium's
+ * software driver does:
  *
  *   VK_DRIVER_FILES=/usr/lib/chromium/vk_swiftshader_icd.json node dist/scripts/check-webgpu.js
  *
@@ -15,11 +16,10 @@ import { join } from "node:path";
 import { linf } from "../graphs/attacks/threat-model.ts";
 import { constant, type Value } from "../graphs/onnx/graph.ts";
 import { float32, type Tensor, zeros } from "../graphs/onnx/tensor.ts";
-import { buildModel } from "../graphs/onnx/write.ts";
 import { gemm, reshape } from "../graphs/ops/index.ts";
 import { type AttackLoss, attackLosses, gradientStep, pgdStep } from "../graphs/steps/evaluate.ts";
 import { paperSettings, pretrainStep } from "../graphs/steps/pretrain.ts";
-import { lower } from "../graphs/targets/lower.ts";
+import { compile } from "../graphs/steps/step.ts";
 import { benchFeeds, median } from "../src/bench.ts";
 import { chooseEngine } from "../src/engine.ts";
 import { createRunner } from "../src/runner.ts";
@@ -102,7 +102,7 @@ for (const program of [
   ...(Object.keys(attackLosses) as AttackLoss[]).map((loss) => gradientStep(classifier, size, loss)),
   pgdStep(classifier, size, { threat: linf(8 / 255), stepSize: 2 / 255, steps: 2 }),
 ]) {
-  const model = buildModel(lower<string>(program, engine.target));
+  const model = compile({ outputs: program }, engine.target);
   const given = Object.entries(model.inputs).map(([name, { dtype, shape }]) => [name, zeros(dtype, shape)]);
   await countFallbacks((profile) => createSession(model, { ...engine.options, profile }), Object.fromEntries(given));
 }

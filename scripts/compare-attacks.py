@@ -4,7 +4,8 @@ weights and images. The classifier is one of scripts/fixtures/attacked_models.py
 
     python compare-attacks.py MODEL.safetensors --data CIFAR-10-FOLDER --limit 200 --eps 8/255 --norm Linf
 
-Prints one JSON object: robust accuracy of each attack alone on the images that are right, and of AutoAttack, with seconds.
+Prints one JSON object: robust accuracy of each attack alone on the images that are right, and of AutoAttack; on stderr
+the seconds of each.
 """
 
 import argparse
