@@ -5,6 +5,8 @@ import {
   type Attack,
   type AttackedImage,
   type AttackResult,
+  type Attempt,
+  type Attempts,
   attackRandom,
   isZero,
   predictionOf,
@@ -45,7 +47,7 @@ function* run(
   target: number,
   iterations: number,
   stream: [seed: number, name: string, round: number],
-): Attack {
+): Attempt {
   const { clean, label } = image;
   const ask = (x: Float32Array): Query => ({ kind, x, label, target });
   const points = checkpoints(iterations);
@@ -97,32 +99,24 @@ function* run(
 }
 
 /** Untargeted: the cross-entropy or the DLR loss. */
-export function* apgd(image: AttackedImage, ball: Ball, loss: "ce" | "dlr", options: ApgdOptions): Attack {
+export const apgd = (image: AttackedImage, ball: Ball, loss: "ce" | "dlr", options: ApgdOptions): Attempts => {
   const { iterations = 100, restarts = 1, seed } = options;
-  let result: AttackResult | undefined;
-  let queries = 0;
-  for (let round = 0; round < restarts; round++) {
-    result = yield* run(image, ball, loss, image.label, iterations, [seed, `apgd-${loss}`, round]);
-    queries += result.queries;
-    if (result.broken) break;
-  }
-  return { ...(result as AttackResult), queries };
-}
+  const attempts = Array.from({ length: restarts }, (_, round) =>
+    run(image, ball, loss, image.label, iterations, [seed, `apgd-${loss}`, round]),
+  );
+  return { attempts, queries: 0 };
+};
 
 /** Targeted DLR loss at the classes that come next after the label, the likeliest first. */
 export function* apgdTargeted(image: AttackedImage, ball: Ball, options: ApgdOptions & { targets?: number }): Attack {
   const { iterations = 100, restarts = 1, targets = 9, seed } = options;
   const { logits } = yield { kind: "logits", x: image.clean };
-  let queries = 1;
-  let result: AttackResult = { broken: false, x: image.clean, prediction: predictionOf(logits), queries };
-  if (result.prediction !== image.label) return { ...result, broken: true };
-  const classes = rankedTargets(Float32Array.from(logits), image.label).slice(0, targets);
-  for (let restart = 0; restart < restarts; restart++)
-    for (const [i, target] of classes.entries()) {
-      const round = restart * classes.length + i;
-      result = yield* run(image, ball, "dlr-targeted", target, iterations, [seed, "apgd-t", round]);
-      queries += result.queries;
-      if (result.broken) return { ...result, queries };
-    }
-  return { ...result, queries };
+  const prediction = predictionOf(logits);
+  if (prediction !== image.label) return { broken: true, x: image.clean, prediction, queries: 1 };
+  const classes = rankedTargets(logits, image.label).slice(0, targets);
+  const attempts = Array.from({ length: restarts * classes.length }, (_, round) => {
+    const target = classes[round % classes.length] as number;
+    return run(image, ball, "dlr-targeted", target, iterations, [seed, "apgd-t", round]);
+  });
+  return { attempts, queries: 1 };
 }

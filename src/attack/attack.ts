@@ -1,7 +1,7 @@
 /**
  * What an attack is: a generator for one image that asks the model questions and gets answers. All state is per image, as
- * the papers have it; the runner puts the questions of many images into one batch, and an image that is broken asks no
- * more. What an attack finds is fixed by the model, the image and the seed.
+ * the papers have it; the runner (runner.ts) puts the questions of many images into one batch, and an image that is broken
+ * asks no more. What an attack finds is fixed by the model, the image and the seed.
  */
 import type { AttackLoss } from "../../graphs/steps/evaluate.ts";
 import { type Random, random } from "../data/random.ts";
@@ -41,7 +41,18 @@ export interface AttackResult {
   readonly zeroGradient?: boolean;
 }
 
-export type Attack = Generator<Query, AttackResult, Answer>;
+/** One go at an image, from one start or at one class. */
+export type Attempt = Generator<Query, AttackResult, Answer>;
+
+/** Goes at an image in order: the first that breaks it counts, else the last. None depends on another. */
+export interface Attempts {
+  readonly attempts: readonly Attempt[];
+  /** Spent before the first. */
+  readonly queries: number;
+}
+
+/** The attempts to make; or what has to be asked first, with a result or the attempts at its end. */
+export type Attack = Attempts | Generator<Query, AttackResult | Attempts, Answer>;
 
 /** The class of the largest logit, the first of equal ones. */
 export const predictionOf = (logits: Float32Array): number => {

@@ -3,7 +3,7 @@ import {
   type Answer,
   type Attack,
   type AttackedImage,
-  type AttackResult,
+  type Attempt,
   attackRandom,
   isZero,
   predictionOf,
@@ -86,13 +86,18 @@ const lengthOf = (d: Float32Array, norm: Ball["norm"]): number => {
 };
 
 /** One target: ends with the first point of the other class inside the ball. */
-function* run(image: AttackedImage, ball: Ball, target: number, start: Float32Array, iterations: number): Attack {
+function* run(
+  image: AttackedImage,
+  ball: Ball,
+  target: number,
+  start: () => Float32Array,
+  iterations: number,
+): Attempt {
   const { clean, label } = image;
-  let x = start;
+  let x = start();
   let answer: Answer = yield { kind: "margin", x, label, target };
   let queries = 1;
   const zeroGradient = isZero(answer.gradient);
-  let nearest = { x: clean, distance: Number.POSITIVE_INFINITY, prediction: label };
   for (let k = 0; k < iterations; k++) {
     const { loss, gradient } = answer;
     // The plane where the linearised margin is 0.
@@ -109,15 +114,15 @@ function* run(image: AttackedImage, ball: Ball, target: number, start: Float32Ar
       next[i] = Math.min(Math.max((1 - alpha) * here + alpha * there, 0), 1);
     }
     x = next;
-    answer = yield { kind: "margin", x, label, target };
+    // Most steps cross the boundary and are drawn back: the gradient is asked for where the next step starts.
+    const { logits } = yield { kind: "logits", x };
     queries++;
-    const prediction = predictionOf(answer.logits);
-    if (prediction === label) continue;
-    const distance = ball.distance(x, clean);
-    if (distance < nearest.distance) nearest = { x, distance, prediction };
-    if (distance <= ball.eps) return { broken: true, x, prediction, queries, zeroGradient };
+    const prediction = predictionOf(logits);
+    if (prediction !== label) {
+      if (ball.distance(x, clean) <= ball.eps) return { broken: true, x, prediction, queries, zeroGradient };
+      x = x.map((v, i) => (clean[i] as number) + BACK * (v - (clean[i] as number)));
+    }
     if (k === iterations - 1) break;
-    x = x.map((v, i) => (clean[i] as number) + BACK * (v - (clean[i] as number)));
     answer = yield { kind: "margin", x, label, target };
     queries++;
   }
@@ -128,23 +133,17 @@ function* run(image: AttackedImage, ball: Ball, target: number, start: Float32Ar
 export function* fabTargeted(image: AttackedImage, ball: Ball, options: FabOptions): Attack {
   const { iterations = 100, targets = 9, restarts = 1, seed } = options;
   const { logits } = yield { kind: "logits", x: image.clean };
-  let queries = 1;
-  let result: AttackResult = { broken: false, x: image.clean, prediction: predictionOf(logits), queries };
-  if (result.prediction !== image.label) return { ...result, broken: true };
-  let zeroGradient = false;
-  const classes = rankedTargets(Float32Array.from(logits), image.label).slice(0, targets);
-  for (const [i, target] of classes.entries())
-    for (let restart = 0; restart < restarts; restart++) {
-      // The first run starts at the image itself, the others within half the ball.
-      let start = image.clean;
-      if (restart > 0) {
-        const away = ball.startOnSurface(image.clean, attackRandom(seed, image, "fab-t", restart * classes.length + i));
-        start = away.map((v, k) => (v + (image.clean[k] as number)) / 2);
-      }
-      result = yield* run(image, ball, target, start, iterations);
-      queries += result.queries;
-      zeroGradient ||= result.zeroGradient ?? false;
-      if (result.broken) return { ...result, queries, zeroGradient };
-    }
-  return { ...result, queries, zeroGradient };
+  const prediction = predictionOf(logits);
+  if (prediction !== image.label) return { broken: true, x: image.clean, prediction, queries: 1 };
+  const classes = rankedTargets(logits, image.label).slice(0, targets);
+  // The first run starts at the image itself, the others within half the ball.
+  const startOf = (restart: number, i: number): Float32Array => {
+    if (restart === 0) return image.clean;
+    const away = ball.startOnSurface(image.clean, attackRandom(seed, image, "fab-t", restart * classes.length + i));
+    return away.map((v, k) => (v + (image.clean[k] as number)) / 2);
+  };
+  const attempts = classes.flatMap((target, i) =>
+    Array.from({ length: restarts }, (_, restart) => run(image, ball, target, () => startOf(restart, i), iterations)),
+  );
+  return { attempts, queries: 1 };
 }

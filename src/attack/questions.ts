@@ -10,7 +10,7 @@ import { type Classifier, gradientStep, isTargeted, logitsStep, pgdStep } from "
 import { compile } from "../../graphs/steps/step.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import { createSession, type Feeds, type Session, type SessionOptions } from "../runtime.ts";
-import type { Answer, Attack, AttackResult, Query } from "./attack.ts";
+import type { Answer, Query } from "./attack.ts";
 
 export interface QuestionOptions {
   readonly classifier: Classifier;
@@ -33,6 +33,8 @@ export interface PgdRun {
 /** A model as attacks see it. Sessions are made when they are first needed and kept until `release`. */
 export interface Questions {
   readonly batch: number;
+  /** Images that a run for n images has room for: what is not asked is computed all the same. */
+  rows(n: number): number;
   /** Answers questions of one kind, any number of them. */
   answer(queries: readonly Query[]): Promise<Answer[]>;
   /** A whole PGD attack on n images [n,C,H,W] at once; n up to the batch. */
@@ -130,6 +132,7 @@ export const askModel = ({
 
   return {
     batch,
+    rows: smallestFor,
     answer: async (queries) => {
       const answers: Answer[] = [];
       for (let i = 0; i < queries.length; i += batch) answers.push(...(await batchOf(queries.slice(i, i + batch))));
@@ -158,43 +161,4 @@ export const askModel = ({
       sessions.clear();
     },
   };
-};
-
-/**
- * Runs attacks side by side: each round answers the questions of one kind, the most asked one.
- * @param rest called between two runs of the model; what it throws ends the attacks
- * @returns results in the order of the attacks
- */
-export const runAttacks = async (
-  attacks: readonly Attack[],
-  questions: Questions,
-  rest: () => Promise<void> | void = () => {},
-): Promise<AttackResult[]> => {
-  const results = new Array<AttackResult>(attacks.length);
-  const waiting = new Map<Query["kind"], { at: number; query: Query }[]>();
-  const advance = (at: number, answer?: Answer): void => {
-    const attack = attacks[at] as Attack;
-    const step = answer === undefined ? attack.next() : attack.next(answer);
-    if (step.done) {
-      results[at] = step.value;
-      return;
-    }
-    const queue = waiting.get(step.value.kind);
-    if (queue === undefined) waiting.set(step.value.kind, [{ at, query: step.value }]);
-    else queue.push({ at, query: step.value });
-  };
-  attacks.forEach((_, at) => {
-    advance(at);
-  });
-  for (;;) {
-    let queue: { at: number; query: Query }[] = [];
-    for (const candidate of waiting.values()) if (candidate.length > queue.length) queue = candidate;
-    if (queue.length === 0) return results;
-    const asked = queue.splice(0, questions.batch);
-    const answers = await questions.answer(asked.map(({ query }) => query));
-    asked.forEach(({ at }, i) => {
-      advance(at, answers[i]);
-    });
-    await rest();
-  }
 };

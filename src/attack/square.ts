@@ -1,6 +1,6 @@
 /** Square Attack (Andriushchenko, Croce, Flammarion & Hein, ECCV 2020): random search, logits only. */
 import type { Random } from "../data/random.ts";
-import { type Attack, type AttackedImage, attackRandom, predictionOf } from "./attack.ts";
+import { type AttackedImage, type Attempt, type Attempts, attackRandom, predictionOf } from "./attack.ts";
 import type { Ball } from "./ball.ts";
 
 export interface SquareOptions {
@@ -155,7 +155,7 @@ function* run(
   ball: Ball,
   options: Required<Omit<SquareOptions, "seed" | "restarts">>,
   random: Random,
-): Attack {
+): Attempt {
   const { label, shape } = image;
   const [, h, w] = shape;
   const search = (ball.norm === "linf" ? linfSearch : l2Search)(image, ball, random);
@@ -177,13 +177,10 @@ function* run(
   return { broken: prediction !== label, x: best, prediction, queries };
 }
 
-export function* squareAttack(image: AttackedImage, ball: Ball, options: SquareOptions): Attack {
+export const squareAttack = (image: AttackedImage, ball: Ball, options: SquareOptions): Attempts => {
   const { queries = 5000, share = 0.8, restarts = 1, seed } = options;
-  let result = yield* run(image, ball, { queries, share }, attackRandom(seed, image, "square"));
-  let spent = result.queries;
-  for (let round = 1; round < restarts && !result.broken; round++) {
-    result = yield* run(image, ball, { queries, share }, attackRandom(seed, image, "square", round));
-    spent += result.queries;
-  }
-  return { ...result, queries: spent };
-}
+  const attempts = Array.from({ length: restarts }, (_, round) =>
+    run(image, ball, { queries, share }, attackRandom(seed, image, "square", round)),
+  );
+  return { attempts, queries: 0 };
+};

@@ -9,7 +9,8 @@ import { apgd, apgdTargeted } from "../../src/attack/apgd.ts";
 import { type Attack, type AttackedImage, predictionOf } from "../../src/attack/attack.ts";
 import { type Ball, ball } from "../../src/attack/ball.ts";
 import { fabTargeted, planeProjection } from "../../src/attack/fab.ts";
-import { askModel, type Questions, runAttacks } from "../../src/attack/questions.ts";
+import { askModel, type Questions } from "../../src/attack/questions.ts";
+import { runAttacks } from "../../src/attack/runner.ts";
 import { squareAttack } from "../../src/attack/square.ts";
 import { random } from "../../src/data/random.ts";
 import { convolutional, image, linearModel, randomImages } from "./models.ts";
@@ -73,8 +74,12 @@ describe.each(Object.keys(attacks))("%s", (name) => {
       images.map((i) => attack(i, around)),
       asking(classifier, 4),
     );
-    const alone = await runAttacks([attack(images[4]!, around)], asking(classifier, 2));
-    expect(alone[0]).toEqual(together[4]);
+    // In a batch of 1 there is room for no attempt before its turn, in one of 16 for all of them.
+    for (const batch of [1, 16]) {
+      const questions = asking(classifier, batch);
+      for (const [i, one] of images.entries())
+        expect(await runAttacks([attack(one, around)], questions)).toEqual([together[i]]);
+    }
   });
 
   test("eps 0 breaks nothing", async () => {
