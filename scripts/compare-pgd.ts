@@ -61,8 +61,7 @@ const serve = async (): Promise<void> => {
     image: [3, 32, 32],
     batch,
     fixed: true,
-    target: engine.target,
-    session: engine.options,
+    load: engine.loadEvaluation,
   });
   const clean = new Float32Array(batch * 3072);
   random(1, 0, 0, "clean").fillUniform(clean, 0, 1);

@@ -13,7 +13,7 @@ shift 3
 dist="$(cd "$(dirname "$0")/.." && pwd)/dist"
 advcl=(node "$dist/src/main.js")
 declare -A folder=([cifar10]=cifar-10-batches-bin [cifar100]=cifar-100-binary [stl10]=stl10_binary)
-pretraining="--width 16 --batch 16 --epochs 1 --lr 0.03 --limit 2000"
+pretraining="--width 16 --batch 16 --epochs 1 --lr 0.03 --limit 2000 --knn-every 0"
 declare -A finetuning=(
   [slf]="--epochs 20 --milestones 12,16 --lr 0.05 --batch 32"
   [alf]="--epochs 5 --milestones 3,4 --lr 0.05 --batch 32"

@@ -26,10 +26,10 @@ export interface JudgeOptions extends ClassifierBatch, AttackOptions {
 }
 
 /** The attack, with any steps at all, starts at uniform noise in the ball, keyed by (seed, image). */
-export const createJudge = async (engine: Engine, options: JudgeOptions): Promise<Judge> => {
+export const createJudge = async (engine: Pick<Engine, "loadEvaluation">, options: JudgeOptions): Promise<Judge> => {
   const { batch, classes, eps, seed } = options;
   const step = classifierStep(options);
-  const { session } = await engine.load(step);
+  const session = await engine.loadEvaluation(step.outputs);
   return {
     measure: async (dataset, weights) => {
       const labels = dataset.labels as Int32Array;

@@ -3,7 +3,7 @@ import { input } from "../graphs/onnx/graph.ts";
 import { buildModel, type Model } from "../graphs/onnx/write.ts";
 import { relu } from "../graphs/ops/index.ts";
 import { compile, type Step } from "../graphs/steps/step.ts";
-import { cpuTarget } from "../graphs/targets/cpu/index.ts";
+import { cpuTarget, cpuTargetFor } from "../graphs/targets/cpu/index.ts";
 import { directly } from "../graphs/targets/cpu/ways.ts";
 import { cudaTarget, cudaWays } from "../graphs/targets/cuda.ts";
 import type { Target } from "../graphs/targets/lower.ts";
@@ -29,6 +29,8 @@ export interface Engine {
   readonly keepsState: boolean;
   /** Lowers, writes and loads a step. */
   load(step: Step, options?: SessionOptions): Promise<{ readonly model: Model; readonly session: Session }>;
+  /** The same for a program that judges or attacks a classifier: for the faster target where none was asked for. */
+  loadEvaluation(outputs: Step["outputs"]): Promise<Session>;
 }
 
 /** `cuda`, `cuda-im2col`, `cuda-turned-float16` and so on: each combination of the ways that scripts/gpu.py measures. */
@@ -111,6 +113,10 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
       const model = compile(step, target);
       const rewriting = target.optimization === undefined ? {} : { optimization: target.optimization };
       return { model, session: await createSession(model, { ...options, ...rewriting, ...more }) };
+    },
+    loadEvaluation: (outputs) => {
+      const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs)) : target;
+      return createSession(compile({ outputs }, suited), { ...options, optimization: "all" });
     },
   };
 };

@@ -23,7 +23,7 @@ import {
 } from "../src/evaluation.ts";
 import { wilsonInterval } from "../src/interval.ts";
 import { readSafetensors } from "../src/safetensors.ts";
-import { classes, convolutional, image, randomImages } from "./attack/models.ts";
+import { classes, convolutional, image, portably, randomImages } from "./attack/models.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "advcl-evaluation-"));
 const open: Questions[] = [];
@@ -48,7 +48,7 @@ const requestFor = async (
   classifier: Classifier,
   more: Partial<EvaluationRequest> = {},
 ): Promise<EvaluationRequest> => {
-  const questions = askModel({ classifier, image, batch: 4, fixed: true, target: portable, session: { threads: 1 } });
+  const questions = askModel({ classifier, image, batch: 4, fixed: true, load: portably });
   open.push(questions);
   const given = randomImages(14);
   const answers = await questions.answer(given.map(({ clean }) => ({ kind: "logits", x: clean })));

@@ -134,6 +134,16 @@ describe("a comparison", () => {
         "| advcl  | 70.0       | 30.0       |",
       ].join("\n"),
     );
+    const elsewhere = { ...(cells[0] as Cell), dataset: "stl10", seed: 0, figures: { SA: 0.4 } };
+    expect(
+      printTable([...cells, elsewhere])
+        .split("\n")
+        .slice(2),
+    ).toEqual([
+      "| cifar10 | acl    | 55.0 ± 7.1 | 20.0 ± 0.0 |",
+      "| cifar10 | advcl  | 70.0       | 30.0       |",
+      "| stl10   | acl    | 40.0       |            |",
+    ]);
   });
 
   const folder = mkdtempSync(join(tmpdir(), "advcl-compare-"));

@@ -96,6 +96,19 @@ test("of a comparison has its table and a dot for each run and each mean", async
   expect(loads(html)).toEqual([]);
 });
 
+test("of one method on several datasets has a line and a chart for each, and its ways of finetuning in colours", async () => {
+  const cells = ["cifar10", "stl10"].flatMap((dataset) =>
+    ["slf", "aff"].map((scheme) => ({ variant: "advcl", seed: 0, dataset, scheme, figures: { SA: 0.5, RA: 0.2 } })),
+  );
+  const html = await reportOf(folderOf("chain", { "table.json": JSON.stringify({ cells }) }));
+  for (const dataset of ["cifar10", "stl10"]) {
+    expect(html).toContain(`<td>${dataset}</td><td>advcl</td><td class="number">50.0</td>`);
+    expect(html).toContain(`<h3>${dataset}</h3>`);
+  }
+  expect(html).toMatch(/SLF.*AFF.*<h3>/s);
+  expect(html).not.toContain("Budget");
+});
+
 test("of an evaluation has bars, intervals and the picture itself", async () => {
   const figures = (accuracy: number) => ({
     accuracy,
@@ -104,9 +117,10 @@ test("of an evaluation has bars, intervals and the picture itself", async () => 
     count: 2,
     queries: 4,
   });
+  const autoattack = { ...figures(0.25), parts: { "apgd-ce": figures(0.375) } };
   const summary = {
     ...{ model: "m.onnx", digest: "", dataset: "shapes", count: 2, norm: "linf", eps: 8 / 255, seed: 0 },
-    ...{ attacks: { clean: figures(0.5), pgd20: figures(0.25) }, warnings: ["a < b"] },
+    ...{ attacks: { clean: figures(0.5), autoattack }, warnings: ["a < b"] },
   };
   const html = await reportOf(
     folderOf("evaluated", {
@@ -120,6 +134,8 @@ test("of an evaluation has bars, intervals and the picture itself", async () => 
   expect(widths.length).toBe(2);
   expect((widths[0] as number) / (widths[1] as number)).toBeCloseTo(2, 6);
   expect(html).toContain("40.00 to 60.00");
+  expect(html).toContain('<td>+ apgd-ce</td><td class="number">37.50</td>');
+  expect(html).toContain("L∞ radius 8/255");
   expect(html).toContain("a &lt; b");
   expect(html).toContain(`data:image/png;base64,${Buffer.from("picture").toString("base64")}`);
   expect(loads(html)).toEqual([]);

@@ -39,6 +39,16 @@ const checkpoints = (iterations: number): Set<number> => {
   return points;
 };
 
+/** x + weight · (straight - x) + (1 - weight) · (x - before). */
+const withMomentum = (x: Float32Array, straight: Float32Array, before: Float32Array, weight: number): Float32Array => {
+  const out = new Float32Array(x.length);
+  for (let i = 0; i < out.length; i++) {
+    const from = x[i]!;
+    out[i] = from + weight * (straight[i]! - from) + (1 - weight) * (from - before[i]!);
+  }
+  return out;
+};
+
 /** One run from a random start; ends with the first image that is taken for another class. */
 function* run(
   image: AttackedImage,
@@ -69,13 +79,7 @@ function* run(
   let halvedAtCheck = true;
   for (let k = 1; k <= iterations; k++) {
     const straight = ball.project(ball.step(x, answer.gradient, size), clean);
-    const weight = k === 1 ? 1 : STEP_WEIGHT;
-    const next = new Float32Array(x.length);
-    for (let i = 0; i < next.length; i++) {
-      const from = x[i] as number;
-      next[i] = from + weight * ((straight[i] as number) - from) + (1 - weight) * (from - (before[i] as number));
-    }
-    ball.project(next, clean);
+    const next = ball.project(withMomentum(x, straight, before, k === 1 ? 1 : STEP_WEIGHT), clean);
     const loss = answer.loss;
     [before, x] = [x, next];
     answer = yield ask(x);

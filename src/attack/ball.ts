@@ -33,13 +33,16 @@ const linfBall = (eps: number): Ball => ({
   },
   step: (x, gradient, size) => {
     const out = new Float32Array(x.length);
-    for (let i = 0; i < x.length; i++) out[i] = at(x, i) + size * Math.sign(at(gradient, i));
+    for (let i = 0; i < x.length; i++) {
+      const g = at(gradient, i);
+      out[i] = at(x, i) + (g > 0 ? size : g < 0 ? -size : 0);
+    }
     return out;
   },
   project: (x, clean) => {
     for (let i = 0; i < x.length; i++) {
       const c = at(clean, i);
-      x[i] = clipped(Math.min(Math.max(at(x, i), c - eps), c + eps));
+      x[i] = Math.min(Math.max(at(x, i), c - eps, 0), c + eps, 1);
     }
     return x;
   },

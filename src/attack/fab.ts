@@ -23,6 +23,12 @@ const ALPHA_MAX = 0.1;
 const OVERSHOOT = 1.05;
 const BACK = 0.9;
 
+const product = (a: Float32Array, b: Float32Array): number => {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += a[i]! * b[i]!;
+  return sum;
+};
+
 /**
  * The shortest step d with w·(x + d) = b and x + d in [0, 1], under the norm; where the box does not reach the plane, the
  * step to the corner nearest to it.
@@ -33,22 +39,21 @@ const BACK = 0.9;
  */
 export const planeProjection = (x: Float32Array, w: Float32Array, b: number, norm: Ball["norm"]): Float32Array => {
   const n = x.length;
-  let excess = -b;
-  for (let i = 0; i < n; i++) excess += w[i]! * x[i]!;
+  const linf = norm === "linf";
+  const excess = product(w, x) - b;
   const side = excess < 0 ? -1 : 1;
-  const room = new Float64Array(n);
-  const rate = new Float64Array(n);
-  const free = new Int32Array(n);
+  // Of the pixels that are not at the box yet: |w| and the room.
+  const sizes = new Float64Array(n);
+  const rooms = new Float64Array(n);
   let count = 0;
   let slope = 0;
   for (let i = 0; i < n; i++) {
     const towards = side * w[i]!;
     if (towards === 0) continue;
     const size = Math.abs(towards);
-    room[i] = towards > 0 ? x[i]! : 1 - x[i]!;
-    rate[i] = norm === "linf" ? 1 : size;
-    slope += size * rate[i]!;
-    free[count++] = i;
+    sizes[count] = size;
+    rooms[count++] = towards > 0 ? x[i]! : 1 - x[i]!;
+    slope += linf ? size : size * size;
   }
   let missing = Math.abs(excess);
   let lambda = 0;
@@ -57,12 +62,13 @@ export const planeProjection = (x: Float32Array, w: Float32Array, b: number, nor
     let kept = 0;
     slope = 0;
     for (let j = 0; j < count; j++) {
-      const i = free[j]!;
-      const size = Math.abs(w[i]!);
-      if (lambda * rate[i]! >= room[i]!) missing -= size * room[i]!;
+      const size = sizes[j]!;
+      const room = rooms[j]!;
+      if ((linf ? lambda : lambda * size) >= room) missing -= size * room;
       else {
-        slope += size * rate[i]!;
-        free[kept++] = i;
+        slope += linf ? size : size * size;
+        sizes[kept] = size;
+        rooms[kept++] = room;
       }
     }
     if (kept === count) break;
@@ -70,8 +76,12 @@ export const planeProjection = (x: Float32Array, w: Float32Array, b: number, nor
   }
   const d = new Float32Array(n);
   for (let i = 0; i < n; i++) {
-    if (rate[i] === 0) continue;
-    d[i] = -side * Math.sign(w[i]!) * Math.min(lambda * rate[i]!, room[i]!);
+    const towards = side * w[i]!;
+    if (towards === 0) continue;
+    const far = linf ? lambda : lambda * Math.abs(towards);
+    const room = towards > 0 ? x[i]! : 1 - x[i]!;
+    const step = Math.min(far, room);
+    d[i] = towards > 0 ? -step : step;
   }
   return d;
 };
@@ -83,6 +93,28 @@ const lengthOf = (d: Float32Array, norm: Ball["norm"]): number => {
     squares += d[i]! * d[i]!;
   }
   return norm === "linf" ? most : Math.sqrt(squares);
+};
+
+/** (1 - alpha) · (x + OVERSHOOT · d) + alpha · (clean + OVERSHOOT · e), in the box. */
+const between = (
+  x: Float32Array,
+  d: Float32Array,
+  clean: Float32Array,
+  e: Float32Array,
+  alpha: number,
+): Float32Array => {
+  const out = new Float32Array(x.length);
+  for (let i = 0; i < out.length; i++) {
+    const v = (1 - alpha) * (x[i]! + OVERSHOOT * d[i]!) + alpha * (clean[i]! + OVERSHOOT * e[i]!);
+    out[i] = Math.min(Math.max(v, 0), 1);
+  }
+  return out;
+};
+
+const drawnBack = (x: Float32Array, clean: Float32Array): Float32Array => {
+  const out = new Float32Array(x.length);
+  for (let i = 0; i < out.length; i++) out[i] = clean[i]! + BACK * (x[i]! - clean[i]!);
+  return out;
 };
 
 /** One target: ends with the first point of the other class inside the ball. */
@@ -101,26 +133,19 @@ function* run(
   for (let k = 0; k < iterations; k++) {
     const { loss, gradient } = answer;
     // The plane where the linearised margin is 0.
-    let b = -loss;
-    for (let i = 0; i < x.length; i++) b += (gradient[i] as number) * (x[i] as number);
+    const b = product(gradient, x) - loss;
     const fromHere = planeProjection(x, gradient, b, ball.norm);
     const fromClean = planeProjection(clean, gradient, b, ball.norm);
     const [a1, a2] = [fromHere, fromClean].map((d) => Math.max(lengthOf(d, ball.norm), 1e-8)) as [number, number];
     const alpha = Math.min(a1 / (a1 + a2), ALPHA_MAX);
-    const next = new Float32Array(x.length);
-    for (let i = 0; i < next.length; i++) {
-      const here = (x[i] as number) + OVERSHOOT * (fromHere[i] as number);
-      const there = (clean[i] as number) + OVERSHOOT * (fromClean[i] as number);
-      next[i] = Math.min(Math.max((1 - alpha) * here + alpha * there, 0), 1);
-    }
-    x = next;
+    x = between(x, fromHere, clean, fromClean, alpha);
     // Most steps cross the boundary and are drawn back: the gradient is asked for where the next step starts.
     const { logits } = yield { kind: "logits", x };
     queries++;
     const prediction = predictionOf(logits);
     if (prediction !== label) {
       if (ball.distance(x, clean) <= ball.eps) return { broken: true, x, prediction, queries, zeroGradient };
-      x = x.map((v, i) => (clean[i] as number) + BACK * (v - (clean[i] as number)));
+      x = drawnBack(x, clean);
     }
     if (k === iterations - 1) break;
     answer = yield { kind: "margin", x, label, target };

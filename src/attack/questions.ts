@@ -7,9 +7,8 @@ import type { PgdOptions } from "../../graphs/attacks/pgd.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { type Classifier, gradientStep, isTargeted, logitsStep, pgdStep } from "../../graphs/steps/evaluate.ts";
-import { compile } from "../../graphs/steps/step.ts";
-import type { Target } from "../../graphs/targets/lower.ts";
-import { createSession, type Feeds, type Session, type SessionOptions } from "../runtime.ts";
+import type { Engine } from "../engine.ts";
+import type { Feeds, Session } from "../runtime.ts";
 import type { Answer, Query } from "./attack.ts";
 
 export interface QuestionOptions {
@@ -19,8 +18,7 @@ export interface QuestionOptions {
   readonly batch: number;
   /** Whether the model runs at that batch size only. */
   readonly fixed?: boolean;
-  readonly target: Target;
-  readonly session?: SessionOptions;
+  readonly load: Engine["loadEvaluation"];
 }
 
 export interface PgdRun {
@@ -53,14 +51,7 @@ const sizesOf = (batch: number, fixed: boolean): number[] => {
   return [...new Set(sizes)].reverse();
 };
 
-export const askModel = ({
-  classifier,
-  image,
-  batch,
-  fixed = false,
-  target,
-  session = {},
-}: QuestionOptions): Questions => {
+export const askModel = ({ classifier, image, batch, fixed = false, load }: QuestionOptions): Questions => {
   const pixels = image[0] * image[1] * image[2];
   const sizes = sizesOf(batch, fixed);
   const sessions = new Map<string, Session>();
@@ -76,7 +67,7 @@ export const askModel = ({
       sessions.delete(oldest);
       await idle.release();
     }
-    const made = await createSession(compile({ outputs: build() }, target), session);
+    const made = await load(build());
     sessions.set(name, made);
     return made;
   };

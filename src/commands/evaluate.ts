@@ -1,6 +1,4 @@
 import { join } from "node:path";
-import { input } from "../../graphs/onnx/graph.ts";
-import { cpuTargetFor } from "../../graphs/targets/cpu/index.ts";
 import { writeFileAtomic } from "../atomic.ts";
 import { askModel } from "../attack/questions.ts";
 import { type GridCell, writeAttackGrid } from "../attack-grid.ts";
@@ -88,17 +86,12 @@ export const evaluate = defineCommand({
     const { norm, restarts, iterations, targets, queries, seed } = settings;
     const eps = settings.eps ?? usualEps[norm];
     const engine = await chooseEngine(settings);
-    const image = input("image", { dtype: "float32", shape: [classifier.fixedBatch ?? 1, ...classifier.image] });
     const questions = askModel({
       classifier: classifier.build,
       image: classifier.image,
       batch: classifier.fixedBatch ?? Math.min(settings.batch, images.count),
       fixed: classifier.fixedBatch !== undefined,
-      target:
-        engine.provider === "cpu" && settings.target === undefined
-          ? cpuTargetFor([classifier.build(image)])
-          : engine.target,
-      session: { ...engine.options, optimization: "all" },
+      load: engine.loadEvaluation,
     });
     const shown = firstRight(settings.grid);
     const disk = await openLog(settings, context, classifier, images, (i) => settings.saveAdversarial || shown.has(i));

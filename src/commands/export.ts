@@ -133,7 +133,7 @@ const writeOnnx: Write = async (source, what, settings, context) => {
     const logits = (x: Value): Value => bind({ logits: outputs.logits as Value }, new Map([[image, x]])).logits;
     const sets = {
       clean: cleanImages(test),
-      pgd20: await attackImages(logits, test, pgd20, settings.seed, engine.options),
+      pgd20: await attackImages(logits, test, pgd20, settings.seed, engine),
     };
     for (const [i, name] of names.entries()) {
       const prepare = name === "fp16" && io === "float16" ? halvedImages : undefined;

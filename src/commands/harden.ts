@@ -7,13 +7,12 @@ import { type Context, defineCommand } from "../command.ts";
 import { type Dataset, datasetNames, loadDataset } from "../data/dataset.ts";
 import { createLoader } from "../data/loader.ts";
 import { normalStart, plainView, uniformStart, weakView } from "../data/view.ts";
-import { chooseEngine } from "../engine.ts";
+import { chooseEngine, type Engine } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import { attackImages, classify, cleanImages, type Pgd } from "../export/accuracy.ts";
 import { fileError } from "../file-error.ts";
 import { trainable } from "../harden/model.ts";
 import { patchWeights } from "../harden/patch.ts";
-import type { SessionOptions } from "../runtime.ts";
 import { train } from "../train.ts";
 import { version } from "../version.ts";
 
@@ -102,8 +101,7 @@ export const harden = defineCommand({
     const resumed = run.resumed?.state as { readonly digest?: string; readonly before?: Measured } | undefined;
     if (resumed !== undefined && resumed.digest !== digest)
       throw new RequestError(`${from} is not the file that the run in ${run.path} began with; give that one`);
-    const before =
-      resumed?.before ?? (await measure(original.build, test, pgd, seed, engine.options, original.fixedBatch));
+    const before = resumed?.before ?? (await measure(original.build, test, pgd, seed, engine, original.fixedBatch));
     context.print(`before: ${said(before)}`);
     const steps = epochs * loader.stepsPerEpoch;
     const trained = await train({
@@ -135,7 +133,7 @@ export const harden = defineCommand({
       test,
       pgd,
       seed,
-      engine.options,
+      engine,
       original.fixedBatch,
     );
     context.print(`after:  ${said(after)}`);
@@ -157,12 +155,12 @@ const measure = async (
   test: Dataset,
   pgd: Pgd,
   seed: number,
-  options: SessionOptions,
+  engine: Engine,
   size: number | undefined,
 ): Promise<Measured> => {
-  const attacked = await attackImages(build, test, pgd, seed, options, size);
+  const attacked = await attackImages(build, test, pgd, seed, engine, size);
   const share = async (images: readonly Tensor[]): Promise<number> => {
-    const guesses = await classify(build, images, options);
+    const guesses = await classify(build, images, engine);
     return guesses.filter((guess, i) => guess === test.labels?.[i]).length / test.count;
   };
   return { accuracy: await share(cleanImages(test, size)), robustAccuracy: await share(attacked) };

@@ -52,31 +52,42 @@ export const rowsOf = (cells: readonly Cell[]): Row[] => {
 export const percentOf = ({ mean, spread, seeds }: Summary): string =>
   seeds < 2 ? (100 * mean).toFixed(1) : `${(100 * mean).toFixed(1)} ± ${(100 * spread).toFixed(1)}`;
 
-/** A Markdown table, one line a variant: accuracies in percent, mean ± standard deviation over the seeds. */
-export const printTable = (cells: readonly Cell[]): string => {
+/**
+ * Head and lines of the table: a line for each variant, on each dataset where there are several; accuracies in percent, mean ±
+ * standard deviation over the seeds.
+ */
+export const tableOf = (cells: readonly Cell[]): readonly [head: string[], ...lines: string[][]] => {
   const rows = rowsOf(cells);
-  const variants = [...new Set(rows.map((row) => row.variant))];
-  const severalDatasets = new Set(rows.map((row) => row.dataset)).size > 1;
+  const several = new Set(rows.map(({ dataset }) => dataset)).size > 1;
   const columns = [
     ...new Map(
-      rows.flatMap(({ dataset, scheme, figures }) =>
-        Object.keys(figures).map((figure) => [`${dataset} ${scheme} ${figure}`, { dataset, scheme, figure }] as const),
+      rows.flatMap(({ scheme, figures }) =>
+        Object.keys(figures).map((figure) => [`${scheme} ${figure}`, { scheme, figure }] as const),
       ),
     ).values(),
   ];
-  const head = columns.map(({ dataset, scheme, figure }) =>
-    [...(severalDatasets ? [dataset] : []), scheme.toUpperCase(), figure].join(" "),
+  const lines = new Map(
+    rows.map(({ dataset, variant }) => [
+      JSON.stringify([dataset, variant]),
+      [
+        ...(several ? [dataset] : []),
+        variant,
+        ...columns.map(({ scheme, figure }) => {
+          const found = rows.find((r) => r.variant === variant && r.dataset === dataset && r.scheme === scheme);
+          const summary = found?.figures[figure];
+          return summary === undefined ? "" : percentOf(summary);
+        }),
+      ],
+    ]),
   );
-  const body = variants.map((variant) =>
-    columns.map(({ dataset, scheme, figure }) => {
-      const found = rows.find((r) => r.variant === variant && r.dataset === dataset && r.scheme === scheme);
-      const summary = found?.figures[figure];
-      return summary === undefined ? "" : percentOf(summary);
-    }),
-  );
-  const table = [["method", ...head], ...variants.map((variant, i) => [variant, ...(body[i] as string[])])];
-  const widths = table[0]!.map((_, c) => Math.max(...table.map((line) => line[c]!.length)));
-  const line = (cells: readonly string[]) => `| ${cells.map((cell, c) => cell.padEnd(widths[c]!)).join(" | ")} |`;
-  const [first, ...others] = table as [string[], ...string[][]];
-  return [line(first), `|${widths.map((w) => "-".repeat(w + 2)).join("|")}|`, ...others.map(line)].join("\n");
+  const head = columns.map(({ scheme, figure }) => `${scheme.toUpperCase()} ${figure}`);
+  return [[...(several ? ["dataset"] : []), "method", ...head], ...lines.values()];
+};
+
+/** The table in Markdown. */
+export const printTable = (cells: readonly Cell[]): string => {
+  const [head, ...lines] = tableOf(cells);
+  const widths = head.map((_, c) => Math.max(...[head, ...lines].map((line) => line[c]!.length)));
+  const row = (texts: readonly string[]) => `| ${texts.map((text, c) => text.padEnd(widths[c]!)).join(" | ")} |`;
+  return [row(head), `|${widths.map((w) => "-".repeat(w + 2)).join("|")}|`, ...lines.map(row)].join("\n");
 };

@@ -3,11 +3,9 @@ import { attackStep } from "../../graphs/deploy/attack.ts";
 import { fromFloat16 } from "../../graphs/onnx/float16.ts";
 import { input, type Value } from "../../graphs/onnx/graph.ts";
 import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
-import { buildModel } from "../../graphs/onnx/write.ts";
-import { lower } from "../../graphs/targets/lower.ts";
-import { portable } from "../../graphs/targets/portable.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { random } from "../data/random.ts";
+import type { Engine } from "../engine.ts";
 import { createSession, type Session, type SessionOptions } from "../runtime.ts";
 import { floatImages } from "./images.ts";
 
@@ -47,7 +45,7 @@ export const attackImages = async (
   dataset: Dataset,
   pgd: Pgd,
   seed: number,
-  options: SessionOptions = {},
+  engine: Pick<Engine, "loadEvaluation">,
   size = batchSize,
 ): Promise<Tensor<"float32">[]> => {
   const attacked: Tensor<"float32">[] = [];
@@ -58,7 +56,7 @@ export const attackImages = async (
       let session = sessions.get(end - start);
       if (session === undefined) {
         const step = attackStep(clean.shape, logits);
-        session = await createSession(buildModel(lower(step.outputs, portable)), options);
+        session = await engine.loadEvaluation(step.outputs);
         sessions.set(end - start, session);
       }
       const noise = new Float32Array(clean.data.length);
@@ -115,7 +113,7 @@ const floating = (value: Tensor): Tensor =>
 export const classify = async (
   logits: (x: Value) => Value,
   images: readonly Tensor[],
-  options: SessionOptions = {},
+  engine: Pick<Engine, "loadEvaluation">,
 ): Promise<number[]> => {
   const sessions = new Map<number, Session>();
   const guesses: number[] = [];
@@ -125,7 +123,7 @@ export const classify = async (
       let session = sessions.get(n);
       if (session === undefined) {
         const x = input("x", { dtype: "float32", shape: batch.shape });
-        session = await createSession(buildModel(lower({ logits: logits(x) }, portable)), options);
+        session = await engine.loadEvaluation({ logits: logits(x) });
         sessions.set(n, session);
       }
       guesses.push(...argMaxRows((await session.run({ x: batch })).logits as Tensor));

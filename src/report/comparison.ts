@@ -1,5 +1,5 @@
 /** The report of a comparison: its table, and accuracy on clean images against accuracy under attack. */
-import { type Cell, percentOf, rowsOf } from "../comparison/table.ts";
+import { type Cell, type Row, rowsOf, tableOf } from "../comparison/table.ts";
 import { kebabCase, printSetting, type SettingValue } from "../setting-name.ts";
 import { chart, colours, Plot } from "./chart.ts";
 import { card, cards, html, legend, list, table } from "./page.ts";
@@ -9,23 +9,30 @@ export const comparisonReport = (
   budget: Readonly<Record<string, SettingValue | null>>,
 ): string => {
   const rows = rowsOf(cells);
-  const variants = [...new Set(rows.map((row) => row.variant))];
-  const colourOf = (variant: string) => colours[variants.indexOf(variant) % colours.length] as string;
-  const groups = [
-    ...new Map(rows.map(({ dataset, scheme }) => [`${dataset} ${scheme}`, { dataset, scheme }])).values(),
-  ];
-  const severalDatasets = new Set(rows.map((row) => row.dataset)).size > 1;
+  const [head, ...lines] = tableOf(cells);
+  const variants = new Set(rows.map((row) => row.variant));
+  // Methods are compared within a way of finetuning; the ways, where there is one method.
+  type Of = Pick<Row, "variant" | "dataset" | "scheme">;
+  const wayOf = ({ dataset, scheme }: Of) => `${scheme.toUpperCase()} on ${dataset}`;
+  const seriesOf = (row: Of) => (variants.size > 1 ? row.variant : row.scheme.toUpperCase());
+  const groupOf = (row: Of) => (variants.size > 1 ? wayOf(row) : row.dataset);
+  const series = [...new Set(rows.map(seriesOf))];
+  const groups = [...new Set(rows.map(groupOf))];
+  const colourOf = (name: string) => colours[series.indexOf(name) % colours.length] as string;
   const names = [...new Set(rows.flatMap((row) => Object.keys(row.figures)))];
   const seeds = [...new Set(cells.map((cell) => cell.seed))];
   const of = (figure: string) => (cell: Cell) => 100 * (cell.figures[figure] ?? Number.NaN);
-  const scatter = (dataset: string, scheme: string) => {
-    const here = rows.filter((row) => row.dataset === dataset && row.scheme === scheme);
-    const single = cells.filter((cell) => cell.dataset === dataset && cell.scheme === scheme);
-    const means = here.flatMap(({ variant, figures: { SA, RA } }) =>
-      SA && RA ? [{ variant, x: 100 * SA.mean, y: 100 * RA.mean, dx: 100 * SA.spread, dy: 100 * RA.spread }] : [],
-    );
+  const scatter = (group: string) => {
+    const here = rows.filter((row) => groupOf(row) === group);
+    const single = cells.filter((cell) => groupOf(cell) === group);
+    const means = here.flatMap((row) => {
+      const { SA, RA } = row.figures;
+      if (!SA || !RA) return [];
+      const name = seriesOf(row);
+      return [{ name, x: 100 * SA.mean, y: 100 * RA.mean, dx: 100 * SA.spread, dy: 100 * RA.spread }];
+    });
     type Mean = (typeof means)[number];
-    const colour = { stroke: (mean: Mean) => colourOf(mean.variant), strokeWidth: 1.5, strokeOpacity: 0.7 };
+    const colour = { stroke: (mean: Mean) => colourOf(mean.name), strokeWidth: 1.5, strokeOpacity: 0.7 };
     return card(
       chart({
         height: 330,
@@ -36,49 +43,31 @@ export const comparisonReport = (
         marks: [
           Plot.ruleY(means, { y: "y", x1: (m: Mean) => m.x - m.dx, x2: (m: Mean) => m.x + m.dx, ...colour }),
           Plot.ruleX(means, { x: "x", y1: (m: Mean) => m.y - m.dy, y2: (m: Mean) => m.y + m.dy, ...colour }),
-          Plot.dot(single, { x: of("SA"), y: of("RA"), r: 3, stroke: (cell: Cell) => colourOf(cell.variant) }),
-          Plot.dot(means, { x: "x", y: "y", r: 6, fill: (m: Mean) => colourOf(m.variant) }),
+          Plot.dot(single, { x: of("SA"), y: of("RA"), r: 3, stroke: (cell: Cell) => colourOf(seriesOf(cell)) }),
+          Plot.dot(means, { x: "x", y: "y", r: 6, fill: (m: Mean) => colourOf(m.name) }),
         ],
       }),
-      `${scheme.toUpperCase()} on ${dataset}`,
+      group,
     );
   };
+  const spent = Object.entries(budget)
+    .filter(([, value]) => value !== null && value !== undefined)
+    .map(([key, value]) => [kebabCase(key), printSetting(value as SettingValue)] as const);
   return html({
-    title: "Comparison of methods",
-    subtitle: `${variants.length} variants, ${groups.length} ways of finetuning, seeds ${seeds.join(", ")}`,
+    title: "Comparison",
+    subtitle: `${variants.size === 1 ? rows[0]?.variant : `${variants.size} variants`}, ${new Set(rows.map(wayOf)).size} ways of finetuning, ${seeds.length === 1 ? "seed" : "seeds"} ${seeds.join(", ")}`,
     sections: [
       {
         title: "Accuracy, %",
         body:
-          table(
-            [
-              "method",
-              ...groups.flatMap(({ dataset, scheme }) =>
-                names.map((name) => `${severalDatasets ? `${dataset} ` : ""}${scheme.toUpperCase()} ${name}`),
-              ),
-            ],
-            variants.map((variant) => [
-              variant,
-              ...groups.flatMap(({ dataset, scheme }) => {
-                const row = rows.find((r) => r.variant === variant && r.dataset === dataset && r.scheme === scheme);
-                return names.map((name) => (row?.figures[name] === undefined ? "" : percentOf(row.figures[name])));
-              }),
-            ]),
-          ) +
-          `<p class="note">SA: clean test images. RA: under PGD-20.${names.includes("AA") ? " AA: under AutoAttack." : ""} Mean ± standard deviation over the seeds.</p>`,
+          table(head, lines) +
+          `<p class="note">SA: clean test images. RA: under PGD-20.${names.includes("AA") ? " AA: under AutoAttack." : ""}${seeds.length > 1 ? " Mean ± standard deviation over the seeds." : ""}</p>`,
       },
       {
         title: "Clean against robust",
-        body: `${legend(variants)}${cards(groups.map(({ dataset, scheme }) => scatter(dataset, scheme)))}<p class="note">Large dots are means over the seeds, lines their standard deviation, small circles single runs.</p>`,
+        body: `${legend(series)}${cards(groups.map(scatter))}${seeds.length > 1 ? '<p class="note">Large dots are means over the seeds, lines their standard deviation, small circles single runs.</p>' : ""}`,
       },
-      {
-        title: "Budget",
-        body: list(
-          Object.entries(budget)
-            .filter(([, value]) => value !== null && value !== undefined)
-            .map(([key, value]) => [kebabCase(key), printSetting(value as SettingValue)]),
-        ),
-      },
+      ...(spent.length === 0 ? [] : [{ title: "Budget", body: list(spent) }]),
     ],
   });
 };

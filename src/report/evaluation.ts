@@ -10,6 +10,7 @@ const figures = z.object({
   count: z.number(),
   queries: z.number(),
 });
+const attackFigures = figures.extend({ parts: z.record(z.string(), figures).optional() });
 export const evaluationSchema = z.object({
   model: z.string(),
   dataset: z.string(),
@@ -17,7 +18,7 @@ export const evaluationSchema = z.object({
   norm: z.string(),
   eps: z.number(),
   seed: z.number(),
-  attacks: z.record(z.string(), figures),
+  attacks: z.record(z.string(), attackFigures),
   corruptions: z.object({ accuracy: z.number(), byCorruption: z.record(z.string(), z.number()) }).optional(),
   warnings: z.array(z.string()),
 });
@@ -28,9 +29,13 @@ const percent = (share: number): string => (100 * share).toFixed(2);
 export const evaluationReport = (summary: z.infer<typeof evaluationSchema>, picture?: Uint8Array): string => {
   const { model, dataset, count, norm, eps, seed, attacks, corruptions, warnings } = summary;
   const entries = Object.entries(attacks);
+  const rows = entries.flatMap(([name, whole]) => [
+    ...Object.entries(whole.parts ?? {}).map(([part, f]) => [`+ ${part}`, f] as const),
+    [name, whole] as const,
+  ]);
   return html({
     title: "Evaluation",
-    subtitle: `${model} on ${count} images of ${dataset}, ${norm === "linf" ? "L∞" : "L2"} radius ${Number((255 * eps).toFixed(2))}/255, seed ${seed}`,
+    subtitle: `${model} on ${count} images of ${dataset}, ${norm === "linf" ? `L∞ radius ${Number((255 * eps).toFixed(2))}/255` : `L2 radius ${Number(eps.toFixed(4))}`}, seed ${seed}`,
     figures: entries.map(([name, { accuracy }]) => [name, `${percent(accuracy)} %`]),
     sections: [
       {
@@ -45,7 +50,7 @@ export const evaluationReport = (summary: z.infer<typeof evaluationSchema>, pict
             ),
             table(
               ["attack", "accuracy, %", "95 % interval", "right", "queries an image"],
-              entries.map(([name, f]) => [
+              rows.map(([name, f]) => [
                 name,
                 percent(f.accuracy),
                 f.interval.map(percent).join(" to "),

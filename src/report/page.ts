@@ -62,10 +62,11 @@ export const legend = (names: readonly string[]): string =>
     ? ""
     : `<ul class="legend">${names.map((name, i) => `<li><i style="background:${colours[i % colours.length]}"></i>${escaped(name)}</li>`).join("")}</ul>`;
 
-/** A table; all columns but the first are numbers. */
+/** A table; columns whose cells all begin with a digit are set as numbers, but never the first. */
 export const table = (head: readonly string[], rows: readonly (readonly string[])[]): string => {
+  const numeric = head.map((_, i) => i > 0 && rows.every((row) => /^(\d|-|$)/.test(row[i] ?? "")));
   const line = (tag: string, cells: readonly string[]) =>
-    `<tr>${cells.map((cell, i) => `<${tag}${i > 0 ? ' class="number"' : ""}>${escaped(cell)}</${tag}>`).join("")}</tr>`;
+    `<tr>${cells.map((cell, i) => `<${tag}${numeric[i] ? ' class="number"' : ""}>${escaped(cell)}</${tag}>`).join("")}</tr>`;
   return `<div class="card scroll"><table>${line("th", head)}${rows.map((row) => line("td", row)).join("")}</table></div>`;
 };
 

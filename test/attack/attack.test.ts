@@ -4,7 +4,6 @@ import fc from "fast-check";
 import type { Norm } from "../../graphs/attacks/threat-model.ts";
 import { threatModel } from "../../graphs/attacks/threat-model.ts";
 import { constantOf } from "../../graphs/onnx/graph.ts";
-import { portable } from "../../graphs/targets/portable.ts";
 import { apgd, apgdTargeted } from "../../src/attack/apgd.ts";
 import { type Attack, type AttackedImage, predictionOf } from "../../src/attack/attack.ts";
 import { type Ball, ball } from "../../src/attack/ball.ts";
@@ -13,11 +12,11 @@ import { askModel, type Questions } from "../../src/attack/questions.ts";
 import { runAttacks } from "../../src/attack/runner.ts";
 import { squareAttack } from "../../src/attack/square.ts";
 import { random } from "../../src/data/random.ts";
-import { convolutional, image, linearModel, randomImages } from "./models.ts";
+import { convolutional, image, linearModel, portably, randomImages } from "./models.ts";
 
 const open: Questions[] = [];
 const asking = (classifier: Parameters<typeof askModel>[0]["classifier"], batch = 8): Questions => {
-  const made = askModel({ classifier, image, batch, target: portable, session: { threads: 1 } });
+  const made = askModel({ classifier, image, batch, load: portably });
   open.push(made);
   return made;
 };

@@ -3,8 +3,15 @@ import { constant, type Value } from "../../graphs/onnx/graph.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
 import { conv, gemm, relu, reshape } from "../../graphs/ops/index.ts";
 import type { Classifier } from "../../graphs/steps/evaluate.ts";
+import { compile } from "../../graphs/steps/step.ts";
+import { portable } from "../../graphs/targets/portable.ts";
 import type { AttackedImage } from "../../src/attack/attack.ts";
+import { createSession, type Session } from "../../src/runtime.ts";
 import { randomNumbers } from "../graphs/run.ts";
+
+/** Loads a program for the portable target. */
+export const portably = (outputs: Readonly<Record<string, Value>>): Promise<Session> =>
+  createSession(compile({ outputs }, portable), { threads: 1 });
 
 export const image = [2, 8, 8] as const;
 export const classes = 5;
