@@ -15,9 +15,9 @@ advcl=(node "$dist/src/main.js")
 declare -A folder=([cifar10]=cifar-10-batches-bin [cifar100]=cifar-100-binary [stl10]=stl10_binary)
 pretraining="--width 16 --batch 16 --epochs 1 --lr 0.03 --limit 2000 --knn-every 0"
 declare -A finetuning=(
-  [slf]="--epochs 20 --milestones 12,16 --lr 0.05 --batch 32"
-  [alf]="--epochs 5 --milestones 3,4 --lr 0.05 --batch 32"
-  [aff]="--epochs 5 --milestones 3,4 --lr 0.05 --batch 32"
+  [slf]="--epochs 10 --milestones 6,8 --lr 0.01 --batch 32"
+  [alf]="--epochs 3 --milestones 2 --lr 0.01 --batch 32"
+  [aff]="--epochs 3 --milestones 2 --lr 0.05 --batch 32"
 )
 mkdir -p "$out"
 # shellcheck disable=SC2086 # settings are words
@@ -30,10 +30,10 @@ for dataset in cifar10 cifar100 stl10; do
     evaluation=$out/$name-evaluation
     [ -e "$evaluation/evaluation.json" ] && continue
     # shellcheck disable=SC2086
-    "${advcl[@]}" finetune --scheme $scheme --from "$out/encoder" $images --limit 1000 ${finetuning[$scheme]} \
+    "${advcl[@]}" finetune --scheme $scheme --from "$out/encoder" $images --limit 500 ${finetuning[$scheme]} \
       --resume --out "$out/$name" "$@"
     # shellcheck disable=SC2086
-    "${advcl[@]}" evaluate --model "$out/$name" $images --limit 100 --attacks clean,pgd20,autoattack \
+    "${advcl[@]}" evaluate --model "$out/$name" $images --limit 50 --attacks clean,pgd20,autoattack \
       --resume --out "$evaluation" "$@"
   done
 done

@@ -11,6 +11,7 @@ import { portable } from "../graphs/targets/portable.ts";
 import { webgpu } from "../graphs/targets/webgpu.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
 import { createSession, type Provider, type Session, type SessionOptions } from "./runtime.ts";
+import { sessionThread } from "./session-thread.ts";
 
 export interface EngineRequest {
   readonly provider: Provider | "auto";
@@ -30,7 +31,17 @@ export interface Engine {
   /** Lowers, writes and loads a step. */
   load(step: Step, options?: SessionOptions): Promise<{ readonly model: Model; readonly session: Session }>;
   /** The same for a program that judges or attacks a classifier: for the faster target where none was asked for. */
-  loadEvaluation(outputs: Step["outputs"]): Promise<Session>;
+  loadEvaluation: LoadEvaluation;
+  /** So many threads, with a share of the engine's threads each, that load such programs and run them side by side. */
+  lanes(count: number): readonly Lane[];
+}
+
+type LoadEvaluation = (outputs: Step["outputs"]) => Promise<Session>;
+
+/** A thread that loads programs; closed, it ends with their sessions. */
+export interface Lane {
+  readonly loadEvaluation: LoadEvaluation;
+  close(): Promise<void>;
 }
 
 /** `cuda`, `cuda-im2col`, `cuda-turned-float16` and so on: each combination of the ways that scripts/gpu.py measures. */
@@ -103,6 +114,10 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
   const options: SessionOptions = { provider: chosen, threads };
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
   const target = (targets[named ?? chosen] as () => Target)();
+  const evaluation = (outputs: Step["outputs"]): Model => {
+    const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs)) : target;
+    return compile({ outputs }, suited);
+  };
   return {
     provider: chosen,
     target,
@@ -114,9 +129,15 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
       const rewriting = target.optimization === undefined ? {} : { optimization: target.optimization };
       return { model, session: await createSession(model, { ...options, ...rewriting, ...more }) };
     },
-    loadEvaluation: (outputs) => {
-      const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs)) : target;
-      return createSession(compile({ outputs }, suited), { ...options, optimization: "all" });
-    },
+    loadEvaluation: (outputs) => createSession(evaluation(outputs), { ...options, optimization: "all" }),
+    lanes: (count) =>
+      Array.from({ length: count }, () => {
+        const thread = sessionThread();
+        const share = { ...options, threads: Math.max(1, Math.floor(threads / count)), optimization: "all" } as const;
+        return {
+          loadEvaluation: (outputs) => thread.createSession(evaluation(outputs), share),
+          close: thread.close,
+        };
+      }),
   };
 };

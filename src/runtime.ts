@@ -159,8 +159,9 @@ const reasonOf = (error: unknown): string =>
     .replace(/\.$/, "");
 
 /** Finds the node that the engine's message names, and says where the program made it. */
-const explained = (error: unknown, model: Model | undefined): RunError => {
-  const message = error instanceof Error ? error.message : String(error);
+export const explained = (error: unknown, model: Model | undefined): RunError => {
+  // A thread of sessions has said it once.
+  const message = (error instanceof Error ? error.message : String(error)).replace(/^onnxruntime: /, "");
   const names = Array.from(message.matchAll(/[Nn]ode[^'"(]*[('"]+([^'")]+)/g), (match) => match[1] ?? "");
   const node = names.map((name) => model?.nodes.get(name)).find((found) => found !== undefined);
   const place =

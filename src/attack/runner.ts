@@ -8,6 +8,9 @@ import type { Questions } from "./questions.ts";
  */
 const WORTHWHILE = 16;
 
+/** After so many runs of one kind and size in a row, the next ones are taken to be alike. */
+const STEADY = 50;
+
 /** A question that waits; `attempt` is -1 before there are attempts. */
 interface Waiting {
   readonly at: number;
@@ -41,7 +44,7 @@ const outcome = ({ ended, queries }: Course, counts: number): AttackResult => {
 };
 
 /**
- * Runs attacks. Each round answers the questions of one kind, the most asked one; where there is room, attempts begin before
+ * Runs attacks, in as many lanes as answer side by side. Each round of a lane answers the questions of one kind, the most asked one; where there is room, attempts begin before
  * those ahead of them have ended. What comes of them is used only if their turn comes, so that results are those of attempts
  * made one after the other.
  * @param rest called between two runs of the model; what it throws ends the attacks
@@ -51,6 +54,28 @@ export const runAttacks = async (
   attacks: readonly Attack[],
   questions: Questions,
   rest: () => Promise<void> | void = () => {},
+): Promise<AttackResult[]> => {
+  const { lanes } = questions;
+  const shares = lanes.map((_, lane) => Array.from(attacks.keys()).filter((at) => at % lanes.length === lane));
+  const found = await Promise.all(
+    lanes.map((lane, k) =>
+      runInLane(
+        (shares[k] as number[]).map((at) => attacks[at] as Attack),
+        lane,
+        rest,
+      ),
+    ),
+  );
+  const results = new Array<AttackResult>(attacks.length);
+  for (const [k, share] of shares.entries())
+    for (const [i, at] of share.entries()) results[at] = found[k]?.[i] as AttackResult;
+  return results;
+};
+
+const runInLane = async (
+  attacks: readonly Attack[],
+  questions: Questions,
+  rest: () => Promise<void> | void,
 ): Promise<AttackResult[]> => {
   const results = new Array<AttackResult | undefined>(attacks.length);
   const courses = new Map<number, Course>();
@@ -102,6 +127,7 @@ export const runAttacks = async (
     if ("attempts" in attack) pursue(at, attack);
     else advance({ at, attempt: -1, steps: attack });
   });
+  let [last, inRow] = ["", 0];
   for (;;) {
     fill();
     const counts = new Map<Query["kind"], number>();
@@ -114,7 +140,13 @@ export const runAttacks = async (
     const asked = waiting.filter(({ query }) => query.kind === most).slice(0, questions.batch);
     const taken = new Set(asked);
     waiting = waiting.filter((one) => !taken.has(one));
-    const answers = await questions.answer(asked.map(({ query }) => query));
+    const now = `${most} ${asked.length}`;
+    inRow = now === last ? inRow + 1 : 0;
+    last = now;
+    const answers = await questions.answer(
+      asked.map(({ query }) => query),
+      inRow > STEADY,
+    );
     asked.forEach((one, i) => {
       if (one.attempt <= (courses.get(one.at)?.last ?? -1)) advance(one, answers[i]);
     });

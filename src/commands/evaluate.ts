@@ -1,12 +1,12 @@
 import { join } from "node:path";
 import { writeFileAtomic } from "../atomic.ts";
-import { askModel } from "../attack/questions.ts";
+import { askModel, inLanes } from "../attack/questions.ts";
 import { type GridCell, writeAttackGrid } from "../attack-grid.ts";
 import { type LoadedClassifier, loadClassifier } from "../classifier.ts";
 import { type Context, defineCommand } from "../command.ts";
 import { type CorruptionFigures, evaluateCorruptions } from "../corruptions.ts";
 import { type Dataset, datasetNames, loadDataset, splits } from "../data/dataset.ts";
-import { chooseEngine } from "../engine.ts";
+import { chooseEngine, type Engine } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import {
   type AttackFigures,
@@ -86,13 +86,19 @@ export const evaluate = defineCommand({
     const { norm, restarts, iterations, targets, queries, seed } = settings;
     const eps = settings.eps ?? usualEps[norm];
     const engine = await chooseEngine(settings);
-    const questions = askModel({
-      classifier: classifier.build,
-      image: classifier.image,
-      batch: classifier.fixedBatch ?? Math.min(settings.batch, images.count),
-      fixed: classifier.fixedBatch !== undefined,
-      load: engine.loadEvaluation,
-    });
+    const { image, fixedBatch, build } = classifier;
+    const batch = fixedBatch ?? Math.min(settings.batch, images.count);
+    const asking = (share: number, load: Engine["loadEvaluation"]) =>
+      askModel({ classifier: build, image, batch: share, fixed: fixedBatch !== undefined, load });
+    const lanes = fixedBatch === undefined && engine.provider === "cpu" ? lanesFor(batch, settings.threads) : 1;
+    const threads = lanes > 1 ? engine.lanes(lanes) : [];
+    const questions =
+      lanes > 1
+        ? inLanes(
+            threads.map((lane) => asking(Math.ceil(batch / lanes), lane.loadEvaluation)),
+            batch,
+          )
+        : asking(batch, engine.loadEvaluation);
     const shown = firstRight(settings.grid);
     const disk = await openLog(settings, context, classifier, images, (i) => settings.saveAdversarial || shown.has(i));
     const log = disk === undefined ? memoryLog() : shown.watch(disk);
@@ -153,9 +159,13 @@ export const evaluate = defineCommand({
       context.result(summary);
     } finally {
       await questions.release();
+      for (const lane of threads) await lane.close();
     }
   },
 });
+
+/** Threads that each attack a share of a batch: enough to use small machines well, few enough for their memory. */
+const lanesFor = (batch: number, threads: number): number => Math.min(threads, 4, Math.ceil(batch / 8));
 
 type Settings = Parameters<Parameters<typeof defineCommand>[0]["run"]>[0];
 interface DataSettings {

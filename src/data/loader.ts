@@ -1,8 +1,7 @@
-import { existsSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { types } from "node:util";
 import { Worker } from "node:worker_threads";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import { compiledFile } from "../compiled.ts";
 import { RequestError, RunError } from "../errors.ts";
 import type { Dataset } from "./dataset.ts";
 import {
@@ -108,15 +107,6 @@ const inProcess = (canvas: Canvas, seed: number, batch: number): Source => ({
   close: async () => {},
 });
 
-/** Compiled code, beside this file or, when this runs from its source (tests), in dist. */
-const workerFile = (): URL => {
-  const source = import.meta.url.endsWith(".ts");
-  const file = new URL(source ? "../../dist/src/data/loader-worker.js" : "./loader-worker.js", import.meta.url);
-  if (!existsSync(fileURLToPath(file)))
-    throw new RunError(`data workers need compiled code: run \`npm run build\`, or set workers to 0.`);
-  return file;
-};
-
 const threads = (count: number, setup: WorkerSetup): Source => {
   const { numbers, batch, slots } = setup;
   const chunks = Math.ceil(batch / chunkRows);
@@ -133,7 +123,7 @@ const threads = (count: number, setup: WorkerSetup): Source => {
     failure ??= new RunError(`a data worker failed: ${reason}`, { cause });
     wake();
   };
-  const file = workerFile();
+  const file = compiledFile("data/loader-worker.js");
   const workers = Array.from({ length: count }, () => {
     const worker = new Worker(file, { workerData: setup });
     worker.on("message", (report: WorkerReport) => {

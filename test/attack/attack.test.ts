@@ -3,15 +3,19 @@ import { afterAll, describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import type { Norm } from "../../graphs/attacks/threat-model.ts";
 import { threatModel } from "../../graphs/attacks/threat-model.ts";
-import { constantOf } from "../../graphs/onnx/graph.ts";
+import { constantOf, input as inputValue } from "../../graphs/onnx/graph.ts";
+import { buildModel } from "../../graphs/onnx/write.ts";
+import { relu } from "../../graphs/ops/index.ts";
 import { apgd, apgdTargeted } from "../../src/attack/apgd.ts";
 import { type Attack, type AttackedImage, predictionOf } from "../../src/attack/attack.ts";
 import { type Ball, ball } from "../../src/attack/ball.ts";
 import { fabTargeted, planeProjection } from "../../src/attack/fab.ts";
-import { askModel, type Questions } from "../../src/attack/questions.ts";
+import { askModel, inLanes, type Questions } from "../../src/attack/questions.ts";
 import { runAttacks } from "../../src/attack/runner.ts";
 import { squareAttack } from "../../src/attack/square.ts";
 import { random } from "../../src/data/random.ts";
+import { chooseEngine, type Engine } from "../../src/engine.ts";
+import { sessionThread } from "../../src/session-thread.ts";
 import { convolutional, image, linearModel, portably, randomImages } from "./models.ts";
 
 const open: Questions[] = [];
@@ -79,6 +83,13 @@ describe.each(Object.keys(attacks))("%s", (name) => {
       for (const [i, one] of images.entries())
         expect(await runAttacks([attack(one, around)], questions)).toEqual([together[i]]);
     }
+    const lanes = inLanes([asking(classifier, 4), asking(classifier, 4)], 7);
+    expect(
+      await runAttacks(
+        images.map((i) => attack(i, around)),
+        lanes,
+      ),
+    ).toEqual(together);
   });
 
   test("eps 0 breaks nothing", async () => {
@@ -210,6 +221,63 @@ describe("projection onto a plane within the box", () => {
       );
     },
   );
+});
+
+test("lanes answer as one model does", async () => {
+  const [one, two] = [asking(convolutional(), 5), inLanes([asking(convolutional(), 3), asking(convolutional(), 3)], 5)];
+  const images = await labelled(one, randomImages(5));
+  const asked = images.map(({ clean: x, label }) => ({ kind: "ce", x, label, target: label }) as const);
+  expect(await two.answer(asked)).toEqual(await one.answer(asked));
+  expect(await two.answer(asked.slice(0, 1), true)).toEqual(await one.answer(asked.slice(0, 1)));
+  const clean = Float32Array.from(images.flatMap(({ clean }) => [...clean]));
+  const labels = images.map(({ label }) => label);
+  const options = { threat: threatModel("linf", 0.04), steps: 3, stepSize: 0.01 };
+  expect(await two.pgd(options, clean, clean, labels)).toEqual(await one.pgd(options, clean, clean, labels));
+});
+
+describe("threads", () => {
+  test("attack a share of the images each, and find what one model finds", async () => {
+    const engine = await chooseEngine({ provider: "cpu", threads: 2 });
+    const classifier = convolutional();
+    const make = (batch: number, load: Engine["loadEvaluation"]) => askModel({ classifier, image, batch, load });
+    const threads = engine.lanes(2);
+    const several = inLanes(
+      threads.map((lane) => make(4, lane.loadEvaluation)),
+      8,
+    );
+    const one = make(8, engine.loadEvaluation);
+    const images = await labelled(one, randomImages(9));
+    const found = (questions: Questions) =>
+      runAttacks(
+        images.map((i) => apgdTargeted(i, ball("linf", budgets.linf), { iterations: 5, targets: 3, seed: 1 })),
+        questions,
+      );
+    try {
+      expect(await found(several)).toEqual(await found(one));
+    } finally {
+      await several.release();
+      await one.release();
+      for (const lane of threads) await lane.close();
+    }
+  });
+
+  test("say what a model lacks, and where the program made it", async () => {
+    const thread = sessionThread();
+    const x = inputValue("x", { dtype: "float32", shape: [2, 3] });
+    const model = buildModel({ y: relu(x) });
+    try {
+      const broken = { ...model, bytes: model.bytes.subarray(0, 20) };
+      await expect(thread.createSession(broken, {})).rejects.toThrow(/^onnxruntime: (?!onnxruntime)/);
+      const session = await thread.createSession(model, { threads: 1 });
+      expect(session.outputNames).toEqual(["y"]);
+      await expect(session.run({})).rejects.toThrow("the input x is not fed");
+      const data = Float32Array.of(-1, 2, -3, 4, -5, 6);
+      const { y } = await session.run({ x: { dtype: "float32", shape: [2, 3], data } });
+      expect(Array.from(y?.data as Float32Array)).toEqual([0, 2, 0, 4, 0, 6]);
+    } finally {
+      await thread.close();
+    }
+  });
 });
 
 test("PGD: more steps never help the defender, and images stay in the ball", async () => {
