@@ -106,6 +106,8 @@ test("of one method on several datasets has a line and a chart for each, and its
     expect(html).toContain(`<h3>${dataset}</h3>`);
   }
   expect(html).toMatch(/SLF.*AFF.*<h3>/s);
+  // All accuracies are equal, and axes have ticks of their own all the same.
+  expect(html).toContain(">51.0<");
   expect(html).not.toContain("Budget");
 });
 

@@ -309,7 +309,8 @@ const writePictures = async (
       adversarial: shown.x,
       label: nameOf(row.label),
       prediction: nameOf(shown.prediction),
-      attack: broke === undefined ? undefined : (row.brokenBy ?? undefined),
+      // Of AutoAttack the part: the whole name is wider than a picture.
+      attack: broke === undefined ? undefined : row.brokenBy?.split("/").at(-1),
     });
   }
   if (cells.length > 0) {

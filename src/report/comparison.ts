@@ -32,17 +32,30 @@ export const comparisonReport = (
       return [{ name, x: 100 * SA.mean, y: 100 * RA.mean, dx: 100 * SA.spread, dy: 100 * RA.spread }];
     });
     type Mean = (typeof means)[number];
+    const spread = means.filter(({ dx, dy }) => dx > 0 || dy > 0);
+    // Equal values would leave an axis without length.
+    const domainOf = (values: readonly number[]) => {
+      const [low, high] = [Math.min(...values), Math.max(...values)];
+      return high - low < 1 ? { domain: [Math.max(0, low - 1), high + 1] } : {};
+    };
+    const [xs, ys] = [means.flatMap(({ x, dx }) => [x - dx, x + dx]), means.flatMap(({ y, dy }) => [y - dy, y + dy])];
     const colour = { stroke: (mean: Mean) => colourOf(mean.name), strokeWidth: 1.5, strokeOpacity: 0.7 };
     return card(
       chart({
         height: 330,
         marginTop: 24,
         inset: 14,
-        x: { label: "accuracy on clean images, % (SA) →", labelAnchor: "center", grid: true, nice: true },
-        y: { label: "↑ under PGD-20, % (RA)", grid: true, nice: true },
+        x: {
+          label: "accuracy on clean images, % (SA) →",
+          labelAnchor: "center",
+          grid: true,
+          nice: true,
+          ...domainOf(xs),
+        },
+        y: { label: "↑ under PGD-20, % (RA)", grid: true, nice: true, ...domainOf(ys) },
         marks: [
-          Plot.ruleY(means, { y: "y", x1: (m: Mean) => m.x - m.dx, x2: (m: Mean) => m.x + m.dx, ...colour }),
-          Plot.ruleX(means, { x: "x", y1: (m: Mean) => m.y - m.dy, y2: (m: Mean) => m.y + m.dy, ...colour }),
+          Plot.ruleY(spread, { y: "y", x1: (m: Mean) => m.x - m.dx, x2: (m: Mean) => m.x + m.dx, ...colour }),
+          Plot.ruleX(spread, { x: "x", y1: (m: Mean) => m.y - m.dy, y2: (m: Mean) => m.y + m.dy, ...colour }),
           Plot.dot(single, { x: of("SA"), y: of("RA"), r: 3, stroke: (cell: Cell) => colourOf(seriesOf(cell)) }),
           Plot.dot(means, { x: "x", y: "y", r: 6, fill: (m: Mean) => colourOf(m.name) }),
         ],
