@@ -23,6 +23,7 @@ import {
   slice,
   transpose,
 } from "../ops/index.ts";
+import { gpuLowerings } from "./gpu.ts";
 import type { Lowering, Target } from "./lower.ts";
 
 export interface CudaOptions {
@@ -125,7 +126,7 @@ export const cudaTarget = ({
   if (precision === "float16")
     for (const { definition } of [conv, matMul, gemm])
       ways.set(definition, { way: (operands, attributes) => apply(definition, operands, attributes)[0] as Value });
-  const lowerings = new Map<OpDefinition, Lowering>();
+  const lowerings = new Map<OpDefinition, Lowering>(gpuLowerings);
   for (const [definition, { way, gradient }] of ways)
     lowerings.set(definition, ({ inputs, attributes, types }) => {
       const operands = inputs.map((x) => x.plain);
