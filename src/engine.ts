@@ -54,6 +54,7 @@ const targets: Readonly<Record<string, () => Target>> = {
   ...cudaTargets,
 };
 export const targetNames = Object.keys(targets);
+export const targetNamed = (name: string): Target => (targets[name] as () => Target)();
 
 /** Loads and runs the smallest model there is: a provider that is not there says so before anything is written. */
 export const probe = async (options: SessionOptions): Promise<void> => {
@@ -100,7 +101,7 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
   const { provider: chosen, reason } = provider === "auto" ? await pick(threads) : { provider, reason: "as asked" };
   const options: SessionOptions = { provider: chosen, threads };
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
-  const target = (targets[named ?? chosen] as () => Target)();
+  const target = targetNamed(named ?? chosen);
   return {
     provider: chosen,
     target,
