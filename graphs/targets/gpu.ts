@@ -13,17 +13,14 @@ import {
   batchNormTrainingGrad,
   besides,
   div,
-  greater,
   mul,
   type OpDefinition,
   type Reduction,
   reduceMean,
   reduceSum,
-  reluGrad,
   reshape,
   sqrt,
   statisticAxes,
-  where,
 } from "../ops/index.ts";
 import type { Lowering } from "./lower.ts";
 
@@ -57,12 +54,6 @@ const staged =
     return [finish(stagedSum(x, attributes), x.size / sizeOf((y as Type).shape))];
   };
 
-/** dy where y is positive, else 0: 2 passes and two over booleans, where a product with a cast comparison takes 4 and two. */
-const reluGradByChoice: Lowering = ({ inputs }) => {
-  const [y, dy] = inputs.map(({ plain }) => plain) as [Value, Value];
-  return [where(greater(y, 0), dy, 0)];
-};
-
 /**
  * The gradient of batch norm with its affine passes left to BatchNormalization, which fuses them: with x̂ = (x - mean)/σ,
  * dx = scale/σ · (dy - (x̂ · mean(dy·x̂) + mean(dy))): 14 passes over an activation, 18 in the portable lowering.
@@ -86,6 +77,5 @@ const batchNormGrad: Lowering = ({ inputs, attributes }) => {
 export const gpuLowerings: readonly (readonly [OpDefinition, Lowering])[] = [
   [reduceSum.definition, staged((sum) => sum)],
   [reduceMean.definition, staged((sum, count) => mul(sum, 1 / count))],
-  [reluGrad.definition, reluGradByChoice],
   [batchNormTrainingGrad.definition, batchNormGrad],
 ];

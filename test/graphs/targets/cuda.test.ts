@@ -37,7 +37,7 @@ const programs = (): Record<string, Pick<Step, "outputs">> => {
 
 describe.each<readonly [string, CudaOptions]>([
   ["cuda", {}],
-  ["cuda-im2col-turned-float16", { gradWeight: "im2col", gradInput: "turned", precision: "float16" }],
+  ["cuda-convolution-turned-float16", { gradWeight: "convolution", gradInput: "turned", precision: "float16" }],
 ])("%s has a CUDA kernel for every node", (_, options) => {
   test.each(Object.entries(programs()))("%s", (_name, program) => {
     const without = new Set<string>();
@@ -68,10 +68,11 @@ const build = ({ images, filters, pads, strides }: (typeof shapes)[number]) => {
 };
 
 const ways: readonly (readonly [name: string, options: CudaOptions, tolerance: number])[] = [
-  ["im2col", { gradWeight: "im2col" }, 1e-5],
+  ["taps", {}, 1e-5],
+  ["convolution", { gradWeight: "convolution" }, 1e-5],
   ["turned weights", { gradInput: "turned" }, 1e-5],
   // float16 has 11 bits: each operand is rounded by up to 2⁻¹¹.
-  ["float16", { precision: "float16", gradWeight: "im2col", gradInput: "turned" }, 2e-3],
+  ["float16", { precision: "float16", gradInput: "turned" }, 2e-3],
 ];
 
 describe.each(ways)("%s", (_, options, tolerance) => {

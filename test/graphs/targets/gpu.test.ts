@@ -9,11 +9,9 @@ import {
   relu,
   reluGrad,
 } from "../../../graphs/ops/index.ts";
-import { gpuLowerings } from "../../../graphs/targets/gpu.ts";
-import type { Target } from "../../../graphs/targets/lower.ts";
+import { cudaTarget } from "../../../graphs/targets/cuda.ts";
+import { webgpu } from "../../../graphs/targets/webgpu.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
-
-const target: Target = { name: "gpu", lowerings: new Map(gpuLowerings), loops: "keep" };
 
 const given: Record<string, Value> = {};
 const of = (name: string, shape: number[]): Value => {
@@ -56,7 +54,9 @@ test.each<readonly [string, Value]>([
     ]),
   );
   const expected = await evaluate({ y }, feeds);
-  const actual = await evaluate({ y }, feeds, target);
-  expect(actual.y.shape).toEqual(expected.y.shape);
-  expect(relativeError(actual.y.data as Float32Array, expected.y.data as Float32Array)).toBeLessThan(3e-6);
+  for (const target of [cudaTarget(), webgpu]) {
+    const actual = await evaluate({ y }, feeds, target);
+    expect(actual.y.shape).toEqual(expected.y.shape);
+    expect(relativeError(actual.y.data as Float32Array, expected.y.data as Float32Array)).toBeLessThan(3e-6);
+  }
 });
