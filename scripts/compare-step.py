@@ -100,6 +100,9 @@ def main():
         summary[name] = dict(zip(groups, cells))
         print(f"{name:24}" + "".join(f"{m:>12.1e} /{w:>11.1e} " for m, w in cells))
     print("median over tensors / worst tensor; relative L2, for attacked images the share of unequal pixels")
+    for name, errors in rows.items():
+        worst = [max((k for k in errors if k.startswith(g)), key=errors.get) for g in ("grad.", "after.")]
+        print(f"{name}: worst of all {', '.join(worst)}")
     for name, why in failures.items():
         print(f"{name} failed: {why}")
     print(json.dumps({**summary, **{name: {"error": why} for name, why in failures.items()}}))

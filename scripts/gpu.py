@@ -1,21 +1,23 @@
-"""Everything that needs a GPU, in one go, into one JSON file: golden steps, parity, nodes left to the CPU, every way of the CUDA target,
-several steps a run, where the time goes, and throughput beside the PyTorch reference.
+"""Everything that needs a GPU, in one go, into one JSON file: golden steps, parity, nodes left to the CPU, every way of the CUDA target
+for the whole step and for each convolution, TF32, float16, several steps a run, where the time goes, and throughput beside PyTorch.
 
-Needs torch, numpy, safetensors, Node (--node PATH), the compiled project with its node_modules, and the CUDA provider beside
-onnxruntime-node's binding (README: GPUs). CUDA's libraries are found in torch's own packages. Nothing is fetched. On one H100:
+A machine with an NVIDIA GPU, step by step (only the first three need a network; they can be done elsewhere and carried over):
 
-  python scripts/gpu.py --reference advcl_torch.py --data cifar-10-batches-bin --out artifacts/gpu.json --resume
+  1. npm install                            # in the project; builds dist/ too. Bring node itself along where the machine has none
+  2. python -m pip install torch numpy safetensors                     # a build for the machine's CUDA; it brings cuBLAS and cuDNN
+  3. the CUDA provider beside onnxruntime-node's binding: npm run install:cuda for CUDA 12; docs/gpu.md tells the way for CUDA 13
+  4. python scripts/gpu.py --reference advcl_torch.py --data cifar-10-batches-bin --out artifacts/gpu.json --resume [--node PATH]
 
-ends after --budget seconds (nine minutes, for machines that are lent for ten at a time) and goes on where it stopped when it is
-called again: exit code 0 says that everything is there, 1 that something is missing or failed.
+A call ends after --budget seconds (nine minutes, for machines that are lent for ten at a time); the same call again goes on where it
+stopped. Exit code 0: everything is there; 1: something is missing or failed, and the file says what. CUDA's libraries are found in
+torch's own packages, nothing is fetched, and the first run of each step, in which cuDNN chooses its algorithms, is not counted.
 
-A machine without a GPU runs the script itself, with small numbers:
+A machine without a GPU shows that every stage runs, on its CPU and with tiny networks; its figures mean nothing:
 
-  python scripts/gpu.py … --device cpu --provider cpu --targets portable,cuda-turned-float16 --width 4 --batch 8 --parity-width 4
-      --warm-up 1 --rounds 1 --reps 1 --golden-attack-steps 0 --no-webgpu
+  python scripts/gpu.py --reference advcl_torch.py --data cifar-10-batches-bin --dry
 
-The file is rewritten after each measurement. A stage that fails is kept as {"error": …} and the others go on. With --resume
-what the file holds is not measured again, what failed is; --stages picks some.
+The file is rewritten after each measurement. A stage that fails is kept as {"error": …} and the others go on. With --resume what the
+file holds is not measured again, what failed is; --stages picks some.
 """
 import argparse
 import glob
@@ -35,7 +37,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TF32_OFF = {"NVIDIA_TF32_OVERRIDE": "0"}
 # The largest error of a loss at which a target may be chosen: float16 and TF32 keep ten bits.
 LOSS_ERROR = 1e-2
-GOALS = {"torch official": 1.5, "torch hoisted, channels last": 1.0, "share of convolutions and products": 0.75}
+# What --dry sets: a CPU in the GPU's place and networks that it gets through in a few minutes.
+DRY = {"device": "cpu", "provider": "cpu", "width": 4, "batch": 4, "parity_width": 4, "parity_batch": 4, "warm_up": 1, "rounds": 1,
+       "reps": 1, "golden_attack_steps": "0", "steps_a_run": "1,2",
+       "targets": "cuda,cuda-convolution-turned,cuda-float16,cuda-convolution-turned-float16", "webgpu": False, "budget": 3600.0, "timeout": 900.0,
+       "out": Path("artifacts/gpu-dry.json")}
 
 
 class OutOfTime(Exception):
@@ -89,6 +95,11 @@ def cause(done):
     return f"{ended}: {said}" if said else f"{ended}, without a word"
 
 
+def shape(s):
+    g = s["geometry"]
+    return f"{s['inputChannels']}→{s['outputChannels']} {g['input'][0]}×{g['input'][1]} k{g['kernel'][0]} s{g['strides'][0]}"
+
+
 def brief(value):
     if isinstance(value, dict) and isinstance(value.get("secondsMedian"), float):
         return f"{value['secondsMedian']:.4f} s a step"
@@ -129,6 +140,13 @@ class Machine:
         got = self.run([self.a.node, str(ROOT / "dist/src/main.js"), *args, "--threads", str(self.a.threads), "--json", "--quiet"], env)
         return {"error": got["error"]} if failed(got) else json.loads(got["stdout"].strip().splitlines()[-1])
 
+    def shapes(self, target):
+        """Milliseconds of each convolution of the encoder and of its gradients in one way; the attack's two views at once."""
+        a = self.a
+        got = self.advcl("bench", "--what", "lowerings", "--provider", a.provider, "--target", target, "--batch", str(2 * a.batch),
+                         "--width", str(a.width), "--reps", str(a.reps))
+        return got if failed(got) else {f"{r['op']} {shape(r['shape'])}": r["milliseconds"] for r in got["rows"]}
+
     def bench(self, target, steps=1, batch=None, provider=None, reps=None, shares=False, env=None):
         a = self.a
         return self.advcl("bench", "--provider", provider or a.provider, "--target", target, "--batch", str(batch or a.batch), "--width",
@@ -165,10 +183,13 @@ class Machine:
 
 
 def native_libraries(m):
-    """What the dynamic linker does not find for the CUDA provider."""
+    """What lies beside the binding, and what the dynamic linker does not find for the CUDA provider."""
     folder = ROOT / "node_modules/onnxruntime-node/bin/napi-v6/linux/x64"
     files = {f.name: f.stat().st_size for f in sorted(folder.glob("lib*"))}
-    got = m.run(["ldd", str(folder / "libonnxruntime_providers_cuda.so")])
+    provider = folder / "libonnxruntime_providers_cuda.so"
+    if not provider.exists():
+        return {"files": files, **({"error": f"{provider} is missing"} if m.a.provider == "cuda" else {})}
+    got = m.run(["ldd", str(provider)])
     missing = [line.split()[0] for line in got.get("stdout", "").splitlines() if "not found" in line]
     return {"files": files, "missing": missing, **({"error": got["error"]} if failed(got) else {})}
 
@@ -185,7 +206,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--reference", required=True, help="advcl_torch.py")
     p.add_argument("--data", required=True, help="folder of CIFAR-10 binary files")
-    p.add_argument("--out", required=True, type=Path)
+    p.add_argument("--out", type=Path, default=Path("artifacts/gpu.json"))
+    p.add_argument("--dry", action="store_true", help="on the CPU, tiny: shows that every stage runs")
     p.add_argument("--resume", action="store_true", help="keep what --out holds already")
     p.add_argument("--stages", help="comma-separated; default: all")
     p.add_argument("--budget", type=float, default=540, help="seconds of this call")
@@ -205,10 +227,15 @@ def main():
     p.add_argument("--targets", help="comma-separated; default: every way of the CUDA target")
     p.add_argument("--steps-a-run", default="1,2,4")
     p.add_argument("--webgpu", action=argparse.BooleanOptionalAction, default=True, help="also the WebGPU provider (needs Vulkan)")
+    if "--dry" in sys.argv:
+        p.set_defaults(**DRY)
     a = p.parse_args()
-    ways = ["cuda", "cuda-turned", "cuda-im2col", "cuda-im2col-turned"]
+    ways = ["cuda", "cuda-turned", "cuda-convolution", "cuda-convolution-turned"]
     targets = a.targets.split(",") if a.targets else [w + s for s in ("", "-float16") for w in ways]
     singles = [t for t in targets if not t.endswith("float16")] or targets
+    # The first and the last of a precision hold every way between them.
+    ends = lambda of: list(dict.fromkeys([of[0], of[-1]])) if of else []
+    halves = [t for t in targets if t.endswith("float16")]
     report = Report(a.out, a.resume)
     m = Machine(a)
 
@@ -256,35 +283,62 @@ def main():
         # Launches that wait for their kernels: a node's time is then its kernels', not the queue's.
         return m.bench(target, reps=1, shares=True, env={"CUDA_LAUNCH_BLOCKING": "1"})
 
+    def fastest():
+        """The fastest way of each convolution, and how much the step's own choice loses there."""
+        rows = {t: r for t, r in report.values.get("shapes", {}).items() if not failed(r)}
+        of = lambda half: {t: r for t, r in rows.items() if t.endswith("float16") == half}
+        return {name: {key: min(times, key=lambda t: times[t][key]) for key in next(iter(times.values()))}
+                for name, times in (("float32", of(False)), ("float16", of(True))) if times}
+
     def goals():
-        speed = report.values["throughput"]["times as fast as"]
-        single = next((r for name, r in speed.items() if "float16" not in name), {})
-        half = next((r for name, r in speed.items() if "float16" in name), {})
-        shares = {t: r.get("products") for t, r in report.values.get("profile", {}).items()}
-        left = {t: r.get("onCpu") for t, r in report.values.get("profile", {}).items()}
-        return {"goals": GOALS, "float32 (TF32) over official": single.get("torch official"),
-                "float32 (TF32) over hoisted, channels last": single.get("torch hoisted, channels last"),
-                "float16 over hoisted, channels last, bf16": half.get("torch hoisted, channels last, bf16"),
-                "share of convolutions and products": shares, "nodes on the CPU": left}
+        """Each goal with its figure. A CPU in the GPU's place meets none: its figures are shown, and that they do not count."""
+        kept = lambda name: {k: v for k, v in report.values.get(name, {}).items() if not failed(v)}
+        speed = kept("throughput").get("times as fast as", {})
+        named = lambda half: next((r for name, r in speed.items() if ("float16" in name) == half), {})
+        profiles = kept("profile")
+        left = {t: r["onCpu"] for t, r in profiles.items()}
+        wrong = {t: [w for s in r["steps"].values() for w in s["wrong"]] for t, r in kept("golden").items()}
+        figures = {
+            "float32 (TF32) at least 1.5 times as fast as PyTorch's official mode": (named(False).get("torch official"), lambda x: x >= 1.5),
+            "float32 (TF32) at least as fast as PyTorch hoisted, channels last":
+                (named(False).get("torch hoisted, channels last"), lambda x: x >= 1),
+            "float16 at least as fast as PyTorch hoisted, channels last, bf16":
+                (named(True).get("torch hoisted, channels last, bf16"), lambda x: x >= 1),
+            "at least 75 % of the time in convolutions and matrix products":
+                (min((r["products"] for r in profiles.values()), default=None), lambda x: x >= 0.75),
+            "no node on the CPU": (left or None, lambda x: not any(x.values())),
+            "golden steps within their tolerances, TF32 off": (wrong or None, lambda x: not any(x.values())),
+        }
+        on_gpu = a.device != "cpu" and a.provider != "cpu"
+        verdict = lambda figure, met: "not measured" if figure is None or not on_gpu else "met" if met(figure) else "missed"
+        return {name: {"figure": figure, "goal": verdict(figure, met)} for name, (figure, met) in figures.items()}
+
+    def webgpu(measure):
+        """CUDA libraries from PyPI are built without WebGPU, and a server may have no Vulkan driver: then nothing can be measured."""
+        found = report.values.get("doctor", {}).get("providers", {}).get("webgpu", {"works": True})
+        return measure() if found["works"] else {"not measured": found["message"]}
 
     stages = {
         "machine": lambda: gpu_machine(m),
         "libraries": lambda: native_libraries(m),
         "doctor": lambda: m.advcl("doctor"),
         # The provider has no switch for TF32 from Node; the libraries have one.
-        "golden": lambda: report.each("golden", singles, lambda target: m.golden(target, a.provider, TF32_OFF)),
-        "parity TF32 off": lambda: m.parity(singles, a.provider, TF32_OFF),
+        "golden": lambda: report.each("golden", ends(singles), lambda target: m.golden(target, a.provider, TF32_OFF)),
+        "parity TF32 off": lambda: m.parity(ends(singles), a.provider, TF32_OFF),
         "parity as it is": lambda: m.parity(targets, a.provider, None),
         "ways": lambda: report.each("ways", targets, m.bench),
+        "TF32 off": lambda: m.bench(targets[0], env=TF32_OFF),
         "chosen": chosen,
         "steps a run": lambda: report.each("steps a run", [f"{t} × {n}" for t in report.values["chosen"] for n in a.steps_a_run.split(",")],
                                            lambda key: m.bench(key.partition(" × ")[0], int(key.partition(" × ")[2]))),
         "profile": lambda: report.each("profile", report.values["chosen"], profile),
         "throughput": throughput,
+        "shapes": lambda: report.each("shapes", ends(singles) + ends(halves), m.shapes),
+        "fastest way by shape": fastest,
+        "webgpu golden": lambda: webgpu(lambda: m.golden("webgpu", "webgpu")),
+        "webgpu parity": lambda: webgpu(lambda: m.parity(["webgpu"], "webgpu", None)),
+        "webgpu": lambda: webgpu(lambda: m.bench("webgpu", provider="webgpu", batch=min(a.batch, 64), shares=True)),
         "goals": goals,
-        "webgpu golden": lambda: m.golden("webgpu", "webgpu"),
-        "webgpu parity": lambda: m.parity(["webgpu"], "webgpu", None),
-        "webgpu": lambda: m.bench("webgpu", provider="webgpu", batch=min(a.batch, 64), shares=True),
     }
     if not a.webgpu:
         stages = {name: stage for name, stage in stages.items() if not name.startswith("webgpu")}
@@ -293,7 +347,7 @@ def main():
     if unknown:
         p.error(f"no stages {', '.join(unknown)}; there are {', '.join(stages)}")
     # Failed entries inside these stages are measured again; the others are whole or not.
-    partial = {"golden", "ways", "steps a run", "profile", "throughput", "goals", "chosen"}
+    partial = {"golden", "ways", "steps a run", "profile", "throughput", "shapes", "fastest way by shape", "goals", "chosen"}
     report.keep("arguments", {k: str(v) if isinstance(v, Path) else v for k, v in vars(a).items()})
     report.keep("started", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     for name in wanted:

@@ -1,8 +1,8 @@
-/** Measures every way to compute each convolution of an encoder: where the cost table of the CPU target comes from. */
-import { input, type Node, type Value } from "../graphs/onnx/graph.ts";
-import { type Tensor, tensor } from "../graphs/onnx/tensor.ts";
+/** Measures every way to compute each convolution of an encoder: where the cost tables of targets come from. */
+import { apply, input, isAbsent, type Node, type Value } from "../graphs/onnx/graph.ts";
+import { float32, type Tensor, tensor } from "../graphs/onnx/tensor.ts";
 import { buildModel } from "../graphs/onnx/write.ts";
-import { conv, convGradInput, convGradWeight, definitionOf, reshape, slice } from "../graphs/ops/index.ts";
+import { conv, convGradInput, convGradWeight, definitionOf, expand, reshape, slice } from "../graphs/ops/index.ts";
 import { cpuTarget } from "../graphs/targets/cpu/index.ts";
 import { pixelLayout } from "../graphs/targets/cpu/pixel.ts";
 import { type ConvOp, type ConvShape, fastest, type Way, waysFor } from "../graphs/targets/cpu/ways.ts";
@@ -12,11 +12,11 @@ import { portable } from "../graphs/targets/portable.ts";
 import { createSession, type Session, type SessionOptions } from "./runtime.ts";
 
 /** One line of the table. Speeds count the direct sum's operations, whatever the way spends. */
-export interface LoweringRow {
+export interface LoweringRow<W extends string = string> {
   readonly op: ConvOp;
   readonly shape: ConvShape;
-  readonly way: Way | "portable";
-  /** Whether the target takes this way. */
+  readonly way: W;
+  /** Whether the target takes this way, of several. */
   readonly chosen: boolean;
   readonly milliseconds: number;
   readonly gflops: number;
@@ -58,7 +58,7 @@ const operations = ({ images, inputChannels, outputChannels, geometry: g }: Conv
 const image = (name: string, shape: readonly number[]): Value => input(name, { dtype: "float32", shape });
 
 /** The source node of an op at a shape. */
-const nodeOf = (op: LoweringRow["op"], { images, inputChannels, outputChannels, geometry: g }: ConvShape): Node => {
+const nodeOf = (op: ConvOp, { images, inputChannels, outputChannels, geometry: g }: ConvShape): Node => {
   const x = image("x", [images, inputChannels, ...g.input]);
   const dy = image("dy", [images, outputChannels, ...g.output]);
   const w = image("w", [outputChannels, inputChannels, ...g.kernel]);
@@ -82,6 +82,8 @@ const placedGraph = (node: Node, target: Target): Value[] => {
   return results.flatMap((result) => ("parts" in result ? result.parts : [result]));
 };
 
+const convOps = ["forward", "input", "weight"] as const;
+
 const firstElement = (value: Value): Value => slice(reshape(value, [-1]), [{ axis: 0, start: 0, end: 1 }]);
 
 /** Best times of some sessions, run in turn so that what disturbs one disturbs all. */
@@ -100,9 +102,9 @@ const bestOf = async (sessions: readonly { session: Session; feeds: Record<strin
 export async function* measureLowerings(
   shapes: readonly ConvShape[],
   { reps = 5, ...options }: SessionOptions & { readonly reps?: number } = {},
-): AsyncGenerator<LoweringRow> {
+): AsyncGenerator<LoweringRow<Way | "portable">> {
   for (const shape of shapes)
-    for (const op of ["forward", "input", "weight"] as const) {
+    for (const op of convOps) {
       const node = nodeOf(op, shape);
       const ways = waysFor(shape);
       const graphs = new Map<Way | "portable", Value[]>([
@@ -131,5 +133,42 @@ export async function* measureLowerings(
         const milliseconds = best[i] as number;
         yield { op, shape, way, chosen: way === taken, milliseconds, gflops: operations(shape) / milliseconds / 1e6 };
       }
+    }
+}
+
+/**
+ * Measures one target's convolutions on a device across a bus: the operands are filled there from one number each, and of
+ * the results one element comes back, so that only the op is timed (filling is measured alone and taken off).
+ */
+export async function* measureTarget(
+  shapes: readonly ConvShape[],
+  name: string,
+  target: Target,
+  { reps = 5, ...options }: SessionOptions & { readonly reps?: number } = {},
+): AsyncGenerator<LoweringRow> {
+  const inARun = 4;
+  for (const shape of shapes)
+    for (const op of convOps) {
+      const node = nodeOf(op, shape);
+      const seeds = Array.from({ length: inARun }, (_, i) => image(`seed${i}`, []));
+      const filled = (withOp: boolean) => {
+        const firsts = seeds.flatMap((seed) => {
+          const operands = node.inputs.map((value) => (isAbsent(value) ? value : expand(seed, value.shape)));
+          const results = apply(node.definition, operands, node.attributes);
+          return (withOp ? results : operands.filter((value) => !isAbsent(value))).map(firstElement);
+        });
+        return lower(Object.fromEntries(firsts.map((value, i) => [`y${i}`, value])), target);
+      };
+      const feeds = Object.fromEntries(seeds.map((_, i) => [`seed${i}`, float32([], [0.25 + i / 8])]));
+      const sessions = await Promise.all(
+        [true, false].map(async (withOp) => ({
+          session: await createSession(buildModel(filled(withOp)), options),
+          feeds,
+        })),
+      );
+      const [whole = 0, filling = 0] = await bestOf(sessions, reps);
+      await Promise.all(sessions.map(({ session }) => session.release()));
+      const milliseconds = Math.max(whole - filling, 0) / inARun;
+      yield { op, shape, way: name, chosen: false, milliseconds, gflops: operations(shape) / milliseconds / 1e6 };
     }
 }

@@ -50,12 +50,19 @@ export const vulkanDrivers = (): readonly string[] => {
   );
 };
 
-/** Libraries of CUDA and its driver that the provider loads, and where each was found. */
+/**
+ * Libraries of CUDA and its driver that the provider loads, and where each was found. onnxruntime 1.30 is not linked with
+ * cuDNN and looks for it only when a convolution runs.
+ */
 export const cudaDependencies = (): readonly { readonly name: string; readonly found: string | undefined }[] => {
   const provider = cudaFiles().find(({ name, found }) => found && name.includes("cuda"));
   const linked = provider === undefined ? [] : linkedLibraries(join(nativeFolder(), provider.name));
   const driver = { name: "libcuda.so", found: folderOf("libcuda.so") };
-  if (linked.length > 0) return [driver, ...linked.filter(({ name }) => /^lib(cu|nv)/.test(name))];
+  const cudnn = { name: "libcudnn.so.9", found: folderOf("libcudnn.so.9") };
+  if (linked.length > 0) {
+    const of = linked.filter(({ name }) => /^lib(cu|nv)/.test(name));
+    return [...of, ...[driver, cudnn].filter(({ name }) => !of.some((library) => library.name.startsWith(name)))];
+  }
   const names = ["libcudart.so", "libcublas.so", "libcublasLt.so", "libcudnn.so", "libcufft.so", "libcurand.so"];
   return [driver, ...names.map((name) => ({ name, found: folderOf(name) }))];
 };

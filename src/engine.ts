@@ -1,7 +1,8 @@
 /** What computes: a provider of onnxruntime, the target that graphs are lowered for, and how sessions are made. */
-import { input } from "../graphs/onnx/graph.ts";
+import { input, type Value } from "../graphs/onnx/graph.ts";
+import { float32 } from "../graphs/onnx/tensor.ts";
 import { buildModel, type Model } from "../graphs/onnx/write.ts";
-import { relu } from "../graphs/ops/index.ts";
+import { conv } from "../graphs/ops/index.ts";
 import { compile, type Step } from "../graphs/steps/step.ts";
 import { cpuTarget, cpuTargetFor } from "../graphs/targets/cpu/index.ts";
 import { directly } from "../graphs/targets/cpu/ways.ts";
@@ -10,7 +11,7 @@ import type { Target } from "../graphs/targets/lower.ts";
 import { portable } from "../graphs/targets/portable.ts";
 import { webgpu } from "../graphs/targets/webgpu.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
-import { createSession, type Provider, type Session, type SessionOptions } from "./runtime.ts";
+import { createSession, type Provider, type Session, type SessionOptions, unavailable } from "./runtime.ts";
 import { sessionThread } from "./session-thread.ts";
 
 export interface EngineRequest {
@@ -44,7 +45,7 @@ export interface Lane {
   close(): Promise<void>;
 }
 
-/** `cuda`, `cuda-im2col`, `cuda-turned-float16` and so on: each combination of the ways that scripts/gpu.py measures. */
+/** `cuda`, `cuda-convolution`, `cuda-turned-float16` and so on: each combination of the ways that scripts/gpu.py measures. */
 const cudaTargets = Object.fromEntries(
   cudaWays.gradWeight.flatMap((gradWeight) =>
     cudaWays.gradInput.flatMap((gradInput) =>
@@ -67,13 +68,24 @@ const targets: Readonly<Record<string, () => Target>> = {
   ...cudaTargets,
 };
 export const targetNames = Object.keys(targets);
+export const targetNamed = (name: string): Target => (targets[name] as () => Target)();
 
-/** Loads and runs the smallest model there is: a provider that is not there says so before anything is written. */
+/**
+ * Loads and runs one small convolution: a provider that is not there, or that lacks what convolutions need (CUDA's looks for
+ * cuDNN only then), says so before anything is written. Throws a RequestError.
+ */
 export const probe = async (options: SessionOptions): Promise<void> => {
-  const x = input("x", { dtype: "float32", shape: [1] });
-  const session = await createSession(buildModel({ y: relu(x) }), options);
-  await session.run({ x: { dtype: "float32", shape: [1], data: Float32Array.of(1) } });
-  await session.release();
+  const [x, w] = ["x", "w"].map((name) => input(name, { dtype: "float32", shape: [1, 1, 3, 3] })) as [Value, Value];
+  const session = await createSession(buildModel({ y: conv(x, w) }), options);
+  const nine = float32([1, 1, 3, 3], new Float32Array(9).fill(1));
+  try {
+    const { y } = await session.run({ x: nine, w: nine });
+    if (y?.data[0] !== 9) throw new Error(`a convolution of ones gives ${y?.data[0]} instead of 9`);
+  } catch (error) {
+    throw unavailable(options.provider ?? "cpu", error);
+  } finally {
+    await session.release();
+  }
 };
 
 /**
@@ -113,7 +125,7 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
   const { provider: chosen, reason } = provider === "auto" ? await pick(threads) : { provider, reason: "as asked" };
   const options: SessionOptions = { provider: chosen, threads };
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
-  const target = (targets[named ?? chosen] as () => Target)();
+  const target = targetNamed(named ?? chosen);
   const evaluation = (outputs: Step["outputs"]): Model => {
     const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs)) : target;
     return compile({ outputs }, suited);

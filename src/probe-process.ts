@@ -12,6 +12,7 @@ try {
   await probe({ provider: provider as Provider, threads: Number(threads) });
 } catch (error) {
   works = false;
-  message = (error as Error).message.split("\n")[0] ?? "";
+  const [said = ""] = (error as Error).message.split("\n");
+  message = /is not available here \((.*)\)/.exec(said)?.[1] ?? said;
 }
-process.stdout.write(`${JSON.stringify({ works, message: message.replace(/; choose.*/s, "") })}\n`);
+process.stdout.write(`${JSON.stringify({ works, message })}\n`);

@@ -96,16 +96,14 @@ export const createSession = async (model: Model | Uint8Array, options: SessionO
       ...(options.keepOnDevice !== undefined && {
         preferredOutputLocation: Object.fromEntries(options.keepOnDevice.map((name) => [name, "gpu-buffer" as const])),
       }),
-      logSeverityLevel: 3,
+      // What goes wrong is thrown.
+      logSeverityLevel: 4,
       ...(disabledOptimizers.length > 0 && {
         extra: { optimization: { disable_specified_optimizers: disabledOptimizers.join(";") } },
       }),
     });
   } catch (error) {
-    if (provider !== "cpu" && !/Node|node|graph/.test(String(error)))
-      throw new RequestError(
-        `the provider ${provider} is not available here (${reasonOf(error)}); choose --provider cpu, or see advcl doctor`,
-      );
+    if (provider !== "cpu" && !/Node|node|graph/.test(String(error))) throw unavailable(provider, error);
     throw explain(error);
   }
   const run = async (
@@ -155,8 +153,14 @@ const firstLine = (error: unknown): string =>
 /** The last clause of the engine's message, which names what failed, without the places in its source. */
 const reasonOf = (error: unknown): string =>
   firstLine(error)
-    .replace(/^.*(?:was false\.|::\w*:)\s*/, "")
-    .replace(/\.$/, "");
+    .replace(/^.*(?:was false\.|\] : \d+ : \w+ :|\w::\w+:|Status Message:)\s*/, "")
+    .replace(/[.\s]+$/, "");
+
+/** What a request for a provider that does not work here is answered with. */
+export const unavailable = (provider: Provider, error: unknown): RequestError =>
+  new RequestError(
+    `the provider ${provider} is not available here (${reasonOf(error)}); choose --provider cpu, or see advcl doctor`,
+  );
 
 /** Finds the node that the engine's message names, and says where the program made it. */
 export const explained = (error: unknown, model: Model | undefined): RunError => {

@@ -79,7 +79,8 @@ export type BranchedNorm = { readonly branches: number; readonly epsilon: number
 export const besides = (x: Value, branches: number): Value =>
   branches === 1 ? x : reshape(x, [x.dim(0) / branches, branches * x.dim(1), ...x.shape.slice(2)]);
 
-const statisticAxes = (x: Value): number[] => x.shape.flatMap((_, i) => (i === 1 ? [] : [i]));
+/** The axes that a batch norm of x takes its statistics over. */
+export const statisticAxes = (x: Value): number[] => x.shape.flatMap((_, i) => (i === 1 ? [] : [i]));
 
 /**
  * Batch norm in training mode over an interleaved batch: each branch is normalised by its own statistics and has its own

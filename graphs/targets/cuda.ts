@@ -1,6 +1,6 @@
 /**
  * ONNX Runtime's CUDA provider. Which way a gradient of a convolution is fastest depends on the device, so each way is an
- * option that scripts/gpu.py measures; the defaults are the portable lowerings until a measurement speaks against them.
+ * option that scripts/gpu.py measures; no measurement has been taken, so the defaults are those that counting favours.
  */
 import { type Attributes, apply, isAbsent, type Type, type Value } from "../onnx/graph.ts";
 import {
@@ -13,21 +13,23 @@ import {
   type GradInput,
   type GradWeight,
   gemm,
+  greater,
   matMul,
-  matrixTranspose,
   mul,
   type OpDefinition,
   pad,
-  reduceSum,
+  reluGrad,
   reshape,
   slice,
   transpose,
+  where,
 } from "../ops/index.ts";
+import { gpuLowerings } from "./gpu.ts";
 import type { Lowering, Target } from "./lower.ts";
 
 export interface CudaOptions {
-  /** Gradient to the weights: a convolution with batch and channels exchanged, or products of gathered pixels. */
-  readonly gradWeight?: "convolution" | "im2col";
+  /** Gradient to the weights: a product for each tap of the kernel, or a convolution with batch and channels exchanged. */
+  readonly gradWeight?: "taps" | "convolution";
   /** Gradient to the input where the stride is 1: ConvTranspose, or a convolution with turned weights. */
   readonly gradInput?: "transposed" | "turned";
   /** What convolutions and matrix products compute in; parameters, statistics and everything else stay float32. */
@@ -35,37 +37,36 @@ export interface CudaOptions {
 }
 
 export const cudaWays: Required<{ readonly [K in keyof CudaOptions]: readonly NonNullable<CudaOptions[K]>[] }> = {
-  gradWeight: ["convolution", "im2col"],
+  gradWeight: ["taps", "convolution"],
   gradInput: ["transposed", "turned"],
   precision: ["float32", "float16"],
 };
 
 /**
- * dw[o,(i,k)] = Σ_n Σ_p dy[n,o,p] · x[n,i,s·p + k]: the pixels that each tap sees, gathered along the channels, then one
- * product an image, summed over the images.
+ * dw[o,i,k] = Σ_(n,p) dy[n,o,p] · x[n,i,s·p + k]: for each tap k the pixels that it sees, and one product over all images and
+ * pixels. As a convolution with batch and channels exchanged the result has so few elements (9·64² in the first stage of a
+ * ResNet-18, where each sums 2.6 million products at batch 512) that five tiles of 128×64 hold them all, and leave most of
+ * a GPU idle; a product may be split along the sum. It also asks cuDNN for filters as large as images.
  */
-const im2col = (x: Value, dy: Value, { pads, strides, dilations, group, kernel }: GradWeight): Value | undefined => {
+const byTaps = (x: Value, dy: Value, { pads, strides, dilations, group, kernel }: GradWeight): Value | undefined => {
   if (group !== 1) return undefined;
-  const [n, ci, co] = [x.dim(0), x.dim(1), dy.dim(1)];
   const [height, width] = [dy.dim(2), dy.dim(3)];
   const [top = 0, left = 0, bottom = 0, right = 0] = pads;
   const [sy = 1, sx = 1] = strides;
   const [kh = 1, kw = 1] = kernel;
-  const padded = pad(x, { begin: { 2: top, 3: left }, end: { 2: bottom, 3: right } });
+  const channelsFirst = (v: Value) => transpose(v, { perm: [1, 0, 2, 3] });
+  const flat = (v: Value) => reshape(v, [v.dim(0), -1]);
+  const padded = pad(channelsFirst(x), { begin: { 2: top, 3: left }, end: { 2: bottom, 3: right } });
+  const gradient = flat(channelsFirst(dy));
   const taps = Array.from({ length: kh * kw }, (_, t) => {
     const [row, column] = [Math.floor(t / kw) * (dilations[0] ?? 1), (t % kw) * (dilations[1] ?? 1)];
-    return reshape(
-      slice(padded, [
-        { axis: 2, start: row, end: row + (height - 1) * sy + 1, step: sy },
-        { axis: 3, start: column, end: column + (width - 1) * sx + 1, step: sx },
-      ]),
-      [n, ci, height * width],
-    );
+    const seen = slice(padded, [
+      { axis: 2, start: row, end: row + (height - 1) * sy + 1, step: sy },
+      { axis: 3, start: column, end: column + (width - 1) * sx + 1, step: sx },
+    ]);
+    return reshape(gemm(gradient, flat(seen), { transB: 1 }), [1, dy.dim(1), x.dim(1)]);
   });
-  const columns = concat(taps, { axis: 1 });
-  const perImage = matMul(reshape(dy, [n, co, height * width]), matrixTranspose(columns));
-  const all = reshape(reduceSum(perImage, { axes: [0], keepdims: 0 }), [co, kh * kw, ci]);
-  return reshape(transpose(all, { perm: [0, 2, 1] }), [co, ci, kh, kw]);
+  return reshape(transpose(concat(taps, { axis: 0 }), { perm: [1, 2, 0] }), [dy.dim(1), x.dim(1), kh, kw]);
 };
 
 /** dx = dy * turned w: a convolution with the taps in reverse order and in- and output channels exchanged (stride 1). */
@@ -106,15 +107,24 @@ const inHalf =
     return gradient === undefined ? result : div(result, GRADIENT_SCALE);
   };
 
+/**
+ * dy where y is positive, else 0: two passes over floats fewer than a product with a cast comparison. Not for WebGPU, whose
+ * provider moves transposes through it onto the booleans, for which it has none (each went to the CPU).
+ */
+const reluGradByChoice: Lowering = ({ inputs }) => {
+  const [y, dy] = inputs.map(({ plain }) => plain) as [Value, Value];
+  return [where(greater(y, 0), dy, 0)];
+};
+
 export const cudaTarget = ({
-  gradWeight = "convolution",
+  gradWeight = "taps",
   gradInput = "transposed",
   precision = "float32",
 }: CudaOptions = {}): Target => {
   const ways = new Map<OpDefinition, { readonly way: Way; readonly gradient?: number }>();
   const weight: Way = (operands, attributes, types) =>
-    (gradWeight === "im2col"
-      ? im2col(operands[0] as Value, operands[1] as Value, attributes as unknown as GradWeight)
+    (gradWeight === "taps"
+      ? byTaps(operands[0] as Value, operands[1] as Value, attributes as unknown as GradWeight)
       : undefined) ?? portably(convGradWeight.definition)(operands, attributes, types);
   const input: Way = (operands, attributes, types) =>
     (gradInput === "turned"
@@ -125,7 +135,7 @@ export const cudaTarget = ({
   if (precision === "float16")
     for (const { definition } of [conv, matMul, gemm])
       ways.set(definition, { way: (operands, attributes) => apply(definition, operands, attributes)[0] as Value });
-  const lowerings = new Map<OpDefinition, Lowering>();
+  const lowerings = new Map<OpDefinition, Lowering>([...gpuLowerings, [reluGrad.definition, reluGradByChoice]]);
   for (const [definition, { way, gradient }] of ways)
     lowerings.set(definition, ({ inputs, attributes, types }) => {
       const operands = inputs.map((x) => x.plain);

@@ -5,7 +5,7 @@ import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
 import { advclBranches, type PretrainOptions, paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { benchFeeds, gemmPeak, median, peakMemory } from "../bench.ts";
-import { describeShape, encoderShapes, type LoweringRow, measureLowerings } from "../bench-lowerings.ts";
+import { describeShape, encoderShapes, type LoweringRow, measureLowerings, measureTarget } from "../bench-lowerings.ts";
 import { defineCommand } from "../command.ts";
 import { availableCores } from "../cores.ts";
 import { loadDataset } from "../data/dataset.ts";
@@ -20,7 +20,12 @@ export const bench = defineCommand({
   name: "bench",
   summary: "measure the step, the data pipeline or the engine on this machine",
   settings: {
-    what: { type: "enum", values: ["step", "data", "gemm", "lowerings"], default: "step", help: "what is measured" },
+    what: {
+      type: "enum",
+      values: ["step", "data", "gemm", "lowerings"],
+      default: "step",
+      help: "what is measured; lowerings: every way of the CPU target, or the one way of --target",
+    },
     target: { type: "enum", values: targetNames, help: "lowering of the graph; left out, that of the provider" },
     batch: { type: "integer", default: 64, min: 2, help: "images a step" },
     size: { type: "integer", default: 32, min: 8, max: 512, help: "side of the images" },
@@ -42,20 +47,22 @@ export const bench = defineCommand({
     const { what, batch, size, reps, seed } = settings;
     const engine = await chooseEngine(settings);
     if (what === "gemm") {
-      const gflops = await gemmPeak(engine);
+      const { side, gflops } = await gemmPeak(engine);
       context.print(
-        `${gflops.toFixed(0)} GFLOP/s in a square MatMul of 1536 (${engine.provider}, ${settings.threads} threads)`,
+        `${gflops.toFixed(0)} GFLOP/s in a square MatMul of ${side} (${engine.provider}, ${settings.threads} threads)`,
       );
       context.result({ gflops, provider: engine.provider });
       return;
     }
     if (what === "lowerings") {
-      const peak = await gemmPeak(engine);
+      const { gflops: peak } = await gemmPeak(engine);
       const rows: LoweringRow[] = [];
-      for await (const row of measureLowerings(encoderShapes(batch, settings.width, size), {
-        ...engine.options,
-        reps,
-      })) {
+      const shapes = encoderShapes(batch, settings.width, size);
+      const measured =
+        engine.provider === "cpu" && settings.target === undefined
+          ? measureLowerings(shapes, { ...engine.options, reps })
+          : measureTarget(shapes, settings.target ?? engine.target.name, engine.target, { ...engine.options, reps });
+      for await (const row of measured) {
         rows.push(row);
         context.print(
           `${row.op.padEnd(8)} ${describeShape(row.shape).padEnd(30)} ${row.way.padEnd(9)} ${row.milliseconds.toFixed(2).padStart(9)} ms ` +
@@ -136,7 +143,7 @@ export const bench = defineCommand({
       watched.session.endProfiling();
       await watched.session.release();
       profiled = await readProfile(profile, watched.model);
-      peakGflops = await gemmPeak(engine);
+      peakGflops = (await gemmPeak(engine)).gflops;
       for (const { op, seconds, share, gflops } of profiled.shares.filter((s) => s.share >= 0.002))
         context.print(
           `${op.padEnd(24)} ${(100 * share).toFixed(1).padStart(5)} % ${seconds.toFixed(3).padStart(8)} s` +

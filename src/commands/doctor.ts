@@ -11,7 +11,7 @@ import { packageRoot, versions } from "../version.ts";
 const gigabytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 
 /** The one step that mends what a provider lacks. */
-const remedy = (provider: Provider): string => {
+const remedy = (provider: Provider, message: string): string => {
   const { nvidia, render } = gpuDevices();
   if (provider === "cuda") {
     if (!nvidia) return "it needs an NVIDIA GPU and its driver; none is here";
@@ -22,6 +22,8 @@ const remedy = (provider: Provider): string => {
       ? `install CUDA and cuDNN for ${missing.map(({ name }) => name).join(", ")}, or put their folder on LD_LIBRARY_PATH`
       : "its libraries are all here, so the driver may be too old for them: compare nvidia-smi with the CUDA version";
   }
+  if (message.includes("not supported in this build"))
+    return "the libraries that were laid beside the binding are built without it: npm ci brings back the package's own";
   if (process.platform !== "linux") return "update the GPU's driver";
   if (!render) return "it needs a GPU with a kernel driver (/dev/dri/renderD*); none is here";
   return vulkanDrivers().length > 0
@@ -55,7 +57,7 @@ export const doctor = defineCommand({
     const providers: Record<string, { works: boolean; message: string; remedy?: string }> = {};
     for (const provider of ["cpu", "cuda", "webgpu"] as const) {
       const found = tried(provider, threads);
-      providers[provider] = found.works ? found : { ...found, remedy: remedy(provider) };
+      providers[provider] = found.works ? found : { ...found, remedy: remedy(provider, found.message) };
     }
     const engine = await chooseEngine({ provider: "auto", threads });
     const gpus = gpuNames();

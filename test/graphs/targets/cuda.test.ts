@@ -1,9 +1,53 @@
 /** The ways of the CUDA target equal the portable lowerings; they are standard ONNX, so the CPU can run them. */
 import { describe, expect, test } from "@jest/globals";
+import { linf } from "../../../graphs/attacks/threat-model.ts";
+import type { DType } from "../../../graphs/onnx/dtype.ts";
 import { input, type Value } from "../../../graphs/onnx/graph.ts";
-import { conv, convGradInput, convGradWeight, gemm } from "../../../graphs/ops/index.ts";
+import { conv, convGradInput, convGradWeight, gemm, reshape } from "../../../graphs/ops/index.ts";
+import { type AttackLoss, attackLosses, gradientStep, pgdStep } from "../../../graphs/steps/evaluate.ts";
+import { manySteps } from "../../../graphs/steps/many.ts";
+import { pretrainStep } from "../../../graphs/steps/pretrain.ts";
+import { compile, type Step } from "../../../graphs/steps/step.ts";
 import { type CudaOptions, cudaTarget } from "../../../graphs/targets/cuda.ts";
+import { goldenOptions } from "../../../scripts/golden.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
+import { cudaKernels } from "./cuda-kernels.ts";
+
+/** Programs that run on a GPU, small: what they compute does not depend on sizes. */
+const programs = (): Record<string, Pick<Step, "outputs">> => {
+  const options = { ...goldenOptions, batch: 4, size: 8, width: 4, radius: 2, clusters: [2, 3], attackSteps: 2 };
+  const step = pretrainStep(options);
+  const w = input("w", { dtype: "float32", shape: [10, 48] });
+  const classifier = (x: Value): Value => gemm(reshape(x, [2, 48]), w, { transB: 1 });
+  const images = { batch: 2, image: [3, 4, 4] } as const;
+  return {
+    step,
+    "two steps in one run": manySteps(pretrainStep({ ...options, trace: false }), 2),
+    ...Object.fromEntries(
+      (Object.keys(attackLosses) as AttackLoss[]).map((loss) => [
+        `gradient of ${loss}`,
+        { outputs: gradientStep(classifier, images, loss) },
+      ]),
+    ),
+    "projected gradient descent": {
+      outputs: pgdStep(classifier, images, { threat: linf(8 / 255), stepSize: 2 / 255, steps: 2 }),
+    },
+  };
+};
+
+describe.each<readonly [string, CudaOptions]>([
+  ["cuda", {}],
+  ["cuda-convolution-turned-float16", { gradWeight: "convolution", gradInput: "turned", precision: "float16" }],
+])("%s has a CUDA kernel for every node", (_, options) => {
+  test.each(Object.entries(programs()))("%s", (_name, program) => {
+    const without = new Set<string>();
+    for (const { definition, inputs } of compile(program, cudaTarget(options)).nodes.values()) {
+      const type = inputs[definition.name === "Where" ? 1 : 0]?.dtype as DType;
+      if (!cudaKernels.get(definition.name)?.includes(type)) without.add(`${definition.name} of ${type}`);
+    }
+    expect([...without]).toEqual([]);
+  });
+});
 
 const shapes = [
   { images: [3, 4, 6, 6], filters: [5, 4, 3, 3], pads: [1, 1, 1, 1], strides: [1, 1] },
@@ -24,10 +68,11 @@ const build = ({ images, filters, pads, strides }: (typeof shapes)[number]) => {
 };
 
 const ways: readonly (readonly [name: string, options: CudaOptions, tolerance: number])[] = [
-  ["im2col", { gradWeight: "im2col" }, 1e-5],
+  ["taps", {}, 1e-5],
+  ["convolution", { gradWeight: "convolution" }, 1e-5],
   ["turned weights", { gradInput: "turned" }, 1e-5],
   // float16 has 11 bits: each operand is rounded by up to 2⁻¹¹.
-  ["float16", { precision: "float16", gradWeight: "im2col", gradInput: "turned" }, 2e-3],
+  ["float16", { precision: "float16", gradInput: "turned" }, 2e-3],
 ];
 
 describe.each(ways)("%s", (_, options, tolerance) => {

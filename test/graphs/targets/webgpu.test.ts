@@ -1,7 +1,7 @@
 /** The exceptions of the WebGPU target equal the portable lowerings; they are standard ONNX, so the CPU can run them. */
 import { expect, test } from "@jest/globals";
 import { input } from "../../../graphs/onnx/graph.ts";
-import { logSoftmax, loop, mul, sign, sum } from "../../../graphs/ops/index.ts";
+import { logSoftmax, loop, mul, reduceLogSumExp, sign, sum } from "../../../graphs/ops/index.ts";
 import { webgpu } from "../../../graphs/targets/webgpu.ts";
 import { evaluate, filledWith } from "../run.ts";
 
@@ -11,6 +11,8 @@ const built = {
   sign: sign(x),
   logSoftmax: logSoftmax(x),
   alongRows: logSoftmax(x, { axis: 0 }),
+  logSumExp: reduceLogSumExp(mul(x, 100), {}),
+  logSumExpOfColumns: reduceLogSumExp(x, { axes: [0], keepdims: 0 }),
   sum: sum([x, mul(x, 2), mul(x, x)], {}),
   looped: loop(3, [x], (_, [v]) => [mul(v as typeof x, 2)])[0] as typeof x,
 };

@@ -1,0 +1,38 @@
+/**
+ * Element types for which ONNX Runtime's CUDA provider has a kernel at opset 17, from the table in its documentation
+ * (docs/OperatorKernels.md of onnxruntime): what is not here would run on the CPU. `scripts/cuda-placement.ts` asks the
+ * provider itself.
+ */
+import type { DType } from "../../../graphs/onnx/dtype.ts";
+
+const floats: readonly DType[] = ["float16", "float32", "float64"];
+const whole: readonly DType[] = ["int32", "int64"];
+const any: readonly DType[] = [...floats, ...whole, "int8", "uint8", "int16", "uint16", "uint32", "uint64", "bool"];
+const numbers = any.filter((type) => type !== "bool");
+
+const of = (types: readonly DType[], ops: string): [string, readonly DType[]][] =>
+  ops.split(" ").map((op) => [op, types]);
+
+/** By op: types of its first operand, of Where its second. */
+export const cudaKernels: ReadonlyMap<string, readonly DType[]> = new Map([
+  ...of(any, "Cast Concat Expand Flatten Gather GatherElements Identity Loop Reshape ScatterElements ScatterND"),
+  ...of(any, "Shape Slice Split Squeeze Transpose Unsqueeze"),
+  ...of(numbers, "Abs Add Div Mul Sign Sub"),
+  ...of([...floats, ...whole], "CumSum Greater GreaterOrEqual Less LessOrEqual Max Min Mod Pow ReduceMax ReduceSum"),
+  ...of([...floats, ...whole], "Tile TopK"),
+  ...of([...floats, ...whole, "bool"], "Equal"),
+  ...of([...floats, ...whole, "uint8"], "Where"),
+  ...of([...floats, ...whole, "int8", "int16"], "Neg"),
+  ...of([...floats, "int64", "int8", "uint8", "uint64"], "Clip"),
+  ...of([...floats, "int32"], "ReduceL1 ReduceL2 ReduceMean ReduceProd"),
+  ...of([...floats, "bool"], "Pad"),
+  ...of([...floats, "int8", "uint8"], "MaxPool"),
+  ...of(floats, "ArgMax ArgMin AveragePool BatchNormalization Ceil Conv ConvTranspose Cos DepthToSpace Erf Exp Floor"),
+  ...of(floats, "Gemm GlobalAveragePool GlobalMaxPool HardSigmoid LayerNormalization LeakyRelu Log LogSoftmax MatMul"),
+  ...of(
+    floats,
+    "PRelu Reciprocal ReduceLogSumExp ReduceSumSquare Relu Round Sigmoid Sin Softmax Softplus Sqrt Sum Tanh",
+  ),
+  ...of(["bool"], "And Not Or Xor"),
+  ...of(whole, "OneHot"),
+]);

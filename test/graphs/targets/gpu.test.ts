@@ -1,0 +1,62 @@
+/** The lowerings that GPUs share equal the portable ones; they are standard ONNX, so the CPU can run them. */
+import { expect, test } from "@jest/globals";
+import { input, type Type, type Value } from "../../../graphs/onnx/graph.ts";
+import {
+  batchNormTraining,
+  batchNormTrainingGrad,
+  reduceMean,
+  reduceSum,
+  relu,
+  reluGrad,
+} from "../../../graphs/ops/index.ts";
+import { cudaTarget } from "../../../graphs/targets/cuda.ts";
+import { webgpu } from "../../../graphs/targets/webgpu.ts";
+import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
+
+const given: Record<string, Value> = {};
+const of = (name: string, shape: number[]): Value => {
+  const type: Type = { dtype: "float32", shape };
+  const known = given[name] ?? input(name, type);
+  given[name] = known;
+  return known;
+};
+
+const norms = (
+  [
+    ["Image", [6, 4, 3, 5], 2],
+    ["Row", [15, 4], 3],
+  ] as const
+).flatMap(([name, shape, branches]) => {
+  const [x, dy] = [of(`x${name}`, [...shape]), of(`dy${name}`, [...shape])];
+  const [scale, bias] = [of(`scale${name}`, [branches, 4]), of(`bias${name}`, [branches, 4])];
+  const attributes = { branches, epsilon: 1e-5 };
+  const [y, mean, variance] = batchNormTraining.outputs(x, scale, bias, attributes) as [Value, Value, Value];
+  const [dx, dScale, dBias] = batchNormTrainingGrad.outputs(x, dy, scale, mean, variance, attributes);
+  return Object.entries({ y, mean, variance, dx, dScale, dBias }).map(
+    ([part, value]) => [`${part} of batch norm, ${name}`, value as Value] as const,
+  );
+});
+const x = of("xImage", [6, 4, 3, 5]);
+
+test.each<readonly [string, Value]>([
+  ...norms,
+  ["mean over batch and pixels", reduceMean(x, { axes: [0, 2, 3], keepdims: 1 })],
+  ["sum over batch and columns", reduceSum(x, { axes: [-1, 0], keepdims: 0 })],
+  ["sum over all", reduceSum(x, {})],
+  ["mean over channels", reduceMean(x, { axes: [1] })],
+  ["reluGrad", reluGrad(relu(x), of("dyImage", [6, 4, 3, 5]))],
+])("%s", async (_, y) => {
+  const random = randomNumbers(3);
+  const feeds = Object.fromEntries(
+    Object.entries(given).map(([name, { shape }]) => [
+      name,
+      randomTensor(random, shape, name.startsWith("x") ? 1 : -1, 2),
+    ]),
+  );
+  const expected = await evaluate({ y }, feeds);
+  for (const target of [cudaTarget(), webgpu]) {
+    const actual = await evaluate({ y }, feeds, target);
+    expect(actual.y.shape).toEqual(expected.y.shape);
+    expect(relativeError(actual.y.data as Float32Array, expected.y.data as Float32Array)).toBeLessThan(3e-6);
+  }
+});
