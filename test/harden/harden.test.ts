@@ -109,32 +109,17 @@ test("the strength of a step scales its attack: at a half it is that of half the
 });
 
 describe("advcl harden", () => {
-  test.each([
-    ["trades", "96", "0.001", -0.1],
-    ["pgd-at", "384", "0.01", 0.15],
-  ])(
+  test.each(["trades", "pgd-at"])(
     "by %s makes a classifier from elsewhere more robust and keeps its names, inputs and outputs",
-    async (objective, limit, lr, gain) => {
+    async (objective) => {
       const out = join(folder, `${objective}.onnx`);
-      const data = ["--dataset", "shapes", "--limit", limit, "--test-limit", "60", "--no-augment"];
-      const attack = ["--eps", "4/255", "--step-size", "2/255", "--attack-steps", "3", "--test-steps", "5"];
-      const result = await run(
-        "--out",
-        out,
-        "--objective",
-        objective,
-        ...data,
-        ...attack,
-        "--epochs",
-        "2",
-        "--batch",
-        "32",
-        "--lr",
-        lr,
-      );
+      const data = ["--dataset", "shapes", "--limit", "384", "--test-limit", "60", "--no-augment"];
+      const attack = ["--eps", "8/255", "--step-size", "4/255", "--attack-steps", "3", "--test-steps", "5"];
+      const budget = ["--epochs", "2", "--batch", "32"];
+      const result = await run("--out", out, "--objective", objective, ...data, ...attack, ...budget);
       expect(result.before.accuracy).toBeGreaterThan(0.9);
       expect(result.before.robustAccuracy).toBeLessThan(0.5);
-      expect(result.after.robustAccuracy).toBeGreaterThan(result.before.robustAccuracy + gain);
+      expect(result.after.robustAccuracy).toBeGreaterThan(result.before.robustAccuracy + 0.1);
       expect(result.after.accuracy).toBeGreaterThan(0.6);
       const [old, made] = await Promise.all([decoded(small), decoded(out)]);
       const outline = ({ graph, opsetImport, irVersion }: onnxProto.onnx.ModelProto) => ({
