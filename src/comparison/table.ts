@@ -52,6 +52,13 @@ export const rowsOf = (cells: readonly Cell[]): Row[] => {
 export const percentOf = ({ mean, spread, seeds }: Summary): string =>
   seeds < 2 ? (100 * mean).toFixed(1) : `${(100 * mean).toFixed(1)} ± ${(100 * spread).toFixed(1)}`;
 
+/** A Markdown table with its columns aligned. */
+export const markdownTable = (head: readonly string[], rows: readonly (readonly string[])[]): string => {
+  const widths = head.map((_, c) => Math.max(...[head, ...rows].map((line) => line[c]!.length)));
+  const line = (cells: readonly string[]) => `| ${cells.map((cell, c) => cell.padEnd(widths[c]!)).join(" | ")} |`;
+  return [line(head), `|${widths.map((w) => "-".repeat(w + 2)).join("|")}|`, ...rows.map(line)].join("\n");
+};
+
 /** A Markdown table, one line a variant: accuracies in percent, mean ± standard deviation over the seeds. */
 export const printTable = (cells: readonly Cell[]): string => {
   const rows = rowsOf(cells);
@@ -74,9 +81,8 @@ export const printTable = (cells: readonly Cell[]): string => {
       return summary === undefined ? "" : percentOf(summary);
     }),
   );
-  const table = [["method", ...head], ...variants.map((variant, i) => [variant, ...(body[i] as string[])])];
-  const widths = table[0]!.map((_, c) => Math.max(...table.map((line) => line[c]!.length)));
-  const line = (cells: readonly string[]) => `| ${cells.map((cell, c) => cell.padEnd(widths[c]!)).join(" | ")} |`;
-  const [first, ...others] = table as [string[], ...string[][]];
-  return [line(first), `|${widths.map((w) => "-".repeat(w + 2)).join("|")}|`, ...others.map(line)].join("\n");
+  return markdownTable(
+    ["method", ...head],
+    variants.map((variant, i) => [variant, ...(body[i] as string[])]),
+  );
 };
