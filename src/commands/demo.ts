@@ -46,9 +46,9 @@ interface Part {
 }
 
 const schemes = [
-  { name: "slf", about: "a linear head on AdvCL's encoder (SLF)" },
-  { name: "alf", about: "a linear head, trained under attack (ALF)" },
-  { name: "aff", about: "everything finetuned under attack, by TRADES (AFF)" },
+  { name: "slf", about: "a linear head on AdvCL's encoder" },
+  { name: "alf", about: "a linear head, trained under attack" },
+  { name: "aff", about: "everything finetuned under attack, by TRADES" },
 ] as const;
 
 const partsOf = (settings: Settings): Part[] => {
@@ -91,7 +91,7 @@ const partsOf = (settings: Settings): Part[] => {
       ),
     ),
     trained(
-      { name: "standard", about: "the baseline: ordinary training from the start", command: finetune },
+      { name: "standard", about: "ordinary training from the start, the baseline", command: finetune },
       { scheme: "standard", ...finetuning, width, size, milestones },
       "--evaluate",
     ),

@@ -21,10 +21,9 @@ const percent = (share: number): string => (100 * share).toFixed(1);
 
 /** Head and rows of the closing table: clean accuracy (SA) and accuracy under PGD-20 (RA). */
 export const classifierTable = (classifiers: readonly Classifier[]) => ({
-  head: ["classifier", "", "SA, %", "RA, %"],
+  head: ["classifier", "SA, %", "RA, %"],
   rows: classifiers.map(({ name, about, accuracy, robustAccuracy }) => [
-    name.toUpperCase(),
-    about,
+    `${name.toUpperCase()}: ${about}`,
     percent(accuracy),
     percent(robustAccuracy),
   ]),

@@ -16,11 +16,11 @@ export interface Attacked {
 
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 
-/** kNN accuracy over the epochs of a run of pretraining. */
-const knnOf = async (folder: string, name: string): Promise<Series> => ({
+/** A figure over the steps of a run. */
+const curveOf = async (folder: string, name: string, figure: string): Promise<Series> => ({
   name,
-  points: (await readMetrics(join(folder, name, metricsFile))).flatMap(({ epoch, knnAccuracy }) =>
-    typeof knnAccuracy === "number" ? [{ x: epoch, y: knnAccuracy }] : [],
+  points: (await readMetrics(join(folder, name, metricsFile))).flatMap(({ step, [figure]: y }) =>
+    typeof y === "number" ? [{ x: step, y }] : [],
   ),
 });
 
@@ -31,7 +31,8 @@ export const demoReport = async (
 ): Promise<string> => {
   const aboutOf = (name: string) => parts.find((part) => part.name === name)?.about ?? name;
   const pretrained = parts.filter(({ command }) => command.startsWith("advcl pretrain"));
-  const curves = await Promise.all(pretrained.map(({ name }) => knnOf(folder, name)));
+  const curves = await Promise.all(pretrained.map(({ name }) => curveOf(folder, name, "knnAccuracy")));
+  const losses = await Promise.all(pretrained.slice(-1).map(({ name }) => curveOf(folder, name, "loss")));
   const minutes = parts.reduce((sum, { seconds }) => sum + seconds, 0) / 60;
   const { head, rows } = classifierTable(classifiers);
   return html({
@@ -44,11 +45,17 @@ export const demoReport = async (
     sections: [
       {
         title: "What came out",
-        body: `${table(head, rows)}<p class="note">SA: accuracy on clean test images. RA: under PGD-20, each pixel moved by at most 8/255. The encoder of SLF never saw a label, and its head no attack: what it withstands comes from pretraining.</p>`,
+        body: `${table(head, rows)}<p class="note">SA: accuracy on clean test images. RA: under PGD-20, each pixel moved by at most 8/255. The encoder of SLF never saw a label, and its head no attack: what it withstands comes from pretraining, of which a minute gives little.</p>`,
       },
       {
-        title: "kNN accuracy of the features while they are trained",
-        body: cards([card(legend(curves.map(({ name }) => name)) + lineChart(curves, { x: "epoch", percent: true }))]),
+        title: "Pretraining",
+        body: cards([
+          card(
+            legend(curves.map(({ name }) => name)) + lineChart(curves, { x: "step", percent: true }),
+            "kNN accuracy of the features",
+          ),
+          card(lineChart(losses, { x: "step" }), "loss of AdvCL"),
+        ]),
       },
       {
         title: "Attacks",
