@@ -13,7 +13,7 @@ const folder = mkdtempSync(join(tmpdir(), "advcl-demo-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const out = join(folder, "demo");
 const tiny =
-  "--width 2 --size 16 --limit 48 --test-limit 20 --clusters 2 --epochs 1 --batch 16 --finetune-epochs 1 --finetune-batch 16 --attacks clean,pgd2 --workers 0 --target portable --threads 1";
+  "--width 2 --size 16 --limit 48 --test-limit 20 --clusters 2 --teacher-epochs 1 --epochs 1 --batch 16 --finetune-epochs 1 --finetune-batch 16 --attacks clean,pgd2 --workers 0 --target portable --threads 1";
 const demo = (...more: string[]) =>
   spawnSync("node", [built("src/main.js"), "demo", "--out", out, ...tiny.split(" "), ...more], { encoding: "utf8" });
 

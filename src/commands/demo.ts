@@ -19,11 +19,12 @@ const rows = {
   limit: { type: "integer", default: 1024, min: 2, help: "images to train on", group: "Budget" },
   testLimit: { type: "integer", default: 200, min: 1, help: "test images", group: "Budget" },
   clusters: { type: "integers", default: [10, 30], min: 2, help: "K of AdvCL's clustering heads", group: "Budget" },
-  epochs: { type: "integer", default: 4, min: 1, help: "of each pretraining", group: "Budget" },
+  teacherEpochs: { type: "integer", default: 4, min: 1, help: "of the teacher", group: "Budget" },
+  epochs: { type: "integer", default: 8, min: 1, help: "of AdvCL", group: "Budget" },
   batch: { type: "integer", default: 16, min: 2, help: "images a step of pretraining", group: "Budget" },
   finetuneEpochs: { type: "integer", default: 5, min: 1, help: "of each finetuning", group: "Budget" },
   finetuneBatch: { type: "integer", default: 32, min: 2, help: "images a step of finetuning", group: "Budget" },
-  attackSteps: { type: "integer", default: 5, min: 0, help: "PGD steps in ALF and AFF", group: "Budget" },
+  attackSteps: { type: "integer", default: 4, min: 0, help: "PGD steps in AdvCL, ALF and AFF", group: "Budget" },
   attacks: {
     type: "strings",
     default: ["clean", "fgsm", "pgd20", "apgd-ce"],
@@ -53,12 +54,12 @@ const schemes = [
 
 const partsOf = (settings: Settings): Part[] => {
   const { out, seed, threads, provider, workers, target, width, size, limit, testLimit, epochs, batch } = settings;
-  const { finetuneEpochs, finetuneBatch, attackSteps, clusters, attacks } = settings;
+  const { teacherEpochs, finetuneEpochs, finetuneBatch, attackSteps, clusters, attacks } = settings;
   const at = (name: string): string => join(out, name);
   const common = { dataset: "shapes", seed, threads, provider };
   const labels = at("clusters.safetensors");
   const training = { ...common, limit, workers, target };
-  const pretraining = { ...training, width, size, epochs, batch };
+  const pretraining = { preset: "quick", ...training, width, size, batch };
   const finetuning = { ...training, testLimit, epochs: finetuneEpochs, batch: finetuneBatch, lr: 0.05 };
   const milestones = scaledMilestones(finetuneEpochs);
   const trained = (part: Omit<Part, "flags">, settings: object, ...more: readonly string[]): Part => ({
@@ -68,7 +69,10 @@ const partsOf = (settings: Settings): Part[] => {
   return [
     trained(
       { name: "teacher", about: "a teacher without labels: SimCLR", command: pretrain },
-      { preset: "quick", method: "simclr", ...pretraining, optimizer: "sgd", schedule: "advcl", warmupEpochs: 0 },
+      {
+        ...{ ...pretraining, method: "simclr", epochs: teacherEpochs },
+        ...{ optimizer: "sgd", schedule: "advcl", warmupEpochs: 0 },
+      },
     ),
     {
       name: "clusters",
@@ -78,7 +82,7 @@ const partsOf = (settings: Settings): Part[] => {
     },
     trained(
       { name: "advcl", about: "AdvCL: contrastive views, attacks, high frequencies, clusters", command: pretrain },
-      { preset: "quick", ...pretraining, clusters, pseudoLabels: labels },
+      { ...pretraining, epochs, lr: 0.03, attackSteps, clusters, pseudoLabels: labels },
     ),
     ...schemes.map(({ name, about }) =>
       trained(
@@ -158,12 +162,13 @@ export const demo = defineCommand({
     context.print(markdownTable(head, lines));
     const minutes = done.reduce((sum, { seconds }) => sum + seconds, 0) / 60;
     context.print(`\n${join(out, "report.html")}: all of it, ${minutes.toFixed(1)} minutes of work`);
+    const robust = join(out, "aff");
     context.print(
       [
         "next:",
-        `  npx advcl serve --from ${join(out, "aff")}        # attack and teach the robust classifier in the browser`,
-        `  npx advcl evaluate --model ${join(out, "aff")} --attacks autoattack --dataset shapes --limit 50`,
-        "  npx advcl pretrain --help                      # all settings, on your own images: --dataset folder --data DIR",
+        `  npx advcl serve --from ${robust}   # attack and teach it in the browser`,
+        `  npx advcl evaluate --model ${robust} --attacks autoattack --dataset shapes --limit 50`,
+        "  npx advcl pretrain --dataset folder --data DIR --out RUN   # on your own images; --help has all settings",
       ].join("\n"),
     );
     context.result({ out, classifiers, parts: done });
