@@ -51,6 +51,7 @@ for (const file of readdirSync(folder)
       ),
       "input.start": zeros("float32", shape),
       "input.lr": float32([], [1e-3]),
+      "input.strength": float32([], [1]),
     };
     const losses: number[] = [];
     const start = performance.now();

@@ -1,9 +1,11 @@
 /**
- * The logits of exported models in other runtimes, beside those of the run that they come from.
+ * The logits of exported models in other runtimes, beside those of the run that they come from and those of the same file
+ * computed op by op (onnxruntime-node without optimisation: what an int8 file says).
  *
  *   node dist/scripts/compare-runtimes.js --from RUN [--images 32]
  *     [--python PYTHON]       with onnx, onnxruntime, openvino, numpy
  *     [--tract BINARY]        of scripts/fixtures/tract, built by cargo build --release
+ *     [--older-python PYTHON] another of these, with older versions
  *     [--java ONNXRUNTIME.jar]
  *     [--chromium /usr/bin/chromium]
  *
@@ -29,7 +31,7 @@ import { runReference } from "../src/export/reference.ts";
 import { deployedOptions, openSource } from "../src/export/source.ts";
 import { runInWeb } from "../src/export/web.ts";
 import { servePage } from "../src/page/server.ts";
-import { createSession } from "../src/runtime.ts";
+import { createSession, type SessionOptions } from "../src/runtime.ts";
 import { packageRoot } from "../src/version.ts";
 
 const run = promisify(execFile);
@@ -38,6 +40,7 @@ const { values: flags } = parseArgs({
     from: { type: "string" },
     images: { type: "string", default: "32" },
     python: { type: "string" },
+    "older-python": { type: "string" },
     tract: { type: "string" },
     java: { type: "string" },
     chromium: { type: "string" },
@@ -72,6 +75,8 @@ interface Row {
   /** What it gave, or why it gave nothing. */
   readonly result: Float32Array | string;
   readonly expected: Float32Array;
+  /** What the file gives op by op. */
+  readonly exact: Float32Array;
 }
 
 /** Of what is only checked. */
@@ -90,9 +95,17 @@ const compare = async (what: What): Promise<Row[]> => {
   const output = outputName(what);
   const rows: Row[] = [];
   const expected = await runReference(source, what, image);
+  const inNode = async (bytes: Uint8Array, options: SessionOptions = {}): Promise<Float32Array> => {
+    const session = await createSession(bytes, options);
+    const results = await session.run({ image });
+    await session.release();
+    return results[output]?.data as Float32Array;
+  };
+  const exact = new Map<Precision, Float32Array>();
+  for (const [precision, bytes] of models) exact.set(precision, await inNode(bytes, { optimization: "disabled" }));
   const take = async (runtime: string, precision: Precision, make: () => Promise<Float32Array>) => {
     const result = await make().catch((error: unknown) => String(error).split("\n")[0] ?? "failed");
-    rows.push({ what, runtime, precision, result, expected });
+    rows.push({ what, runtime, precision, result, expected, exact: exact.get(precision) as Float32Array });
   };
   const raw = async (path: string): Promise<Float32Array> =>
     new Float32Array(Uint8Array.from(await readFile(path)).buffer);
@@ -109,16 +122,16 @@ const compare = async (what: What): Promise<Row[]> => {
     ];
 
     for (const [precision, bytes] of models) {
-      await take(`onnxruntime-node ${installed("onnxruntime-node")}`, precision, async () => {
-        const session = await createSession(bytes);
-        const results = await session.run({ image });
-        await session.release();
-        return results[output]?.data as Float32Array;
-      });
+      await take(`onnxruntime-node ${installed("onnxruntime-node")}`, precision, () => inNode(bytes));
       await take(
         `onnxruntime-web ${installed("onnxruntime-web")} (Node)`,
         precision,
         async () => (await runInWeb(bytes, { image }))[output]?.data as Float32Array,
+      );
+      await take(
+        `onnxruntime-web ${installed("onnxruntime-training-web")} (Node)`,
+        precision,
+        async () => (await runInWeb(bytes, { image }, "onnxruntime-training-web"))[output]?.data as Float32Array,
       );
     }
 
@@ -155,9 +168,9 @@ const compare = async (what: What): Promise<Row[]> => {
       await page.close();
     }
 
-    if (flags.python !== undefined) {
+    for (const python of [flags.python, flags["older-python"]].filter((given) => given !== undefined)) {
       const script = join(packageRoot, "scripts", "fixtures", "runtimes.py");
-      const { stdout } = await run(flags.python, ["-W", "ignore", script, folder], { maxBuffer: 2 ** 26 });
+      const { stdout } = await run(python, ["-W", "ignore", script, folder], { maxBuffer: 2 ** 26 });
       const report = JSON.parse(stdout.trim().split("\n").at(-1) as string) as {
         versions: Record<string, string>;
         faults: Record<string, string>;
@@ -166,7 +179,7 @@ const compare = async (what: What): Promise<Row[]> => {
         const checker = report.faults[`${precision} onnx.checker`];
         await take(`onnx.checker ${report.versions["onnx.checker"]}`, precision, async () => {
           if (checker !== undefined) throw new Error(checker);
-          return expected;
+          return passed;
         });
         for (const runtime of Object.keys(report.versions).filter((name) => name !== "onnx.checker"))
           await take(`${runtime} ${report.versions[runtime]}`, precision, async () => {
@@ -217,20 +230,23 @@ const top = (values: Float32Array): number[] =>
 let failed = false;
 const lines = rows
   .sort((a, b) => precisions.indexOf(a.precision) - precisions.indexOf(b.precision))
-  .map(({ what, runtime, precision, result, expected }) => {
+  .map(({ what, runtime, precision, result, expected, exact }) => {
     if (typeof result === "string") {
       failed ||= precision === "fp32";
-      return [precision, what, runtime, "failed", result.slice(0, 120)];
+      return [precision, what, runtime, "failed", "", result.slice(0, 120)];
     }
-    if (result === passed) return [precision, what, runtime, "passes", ""];
+    if (result === passed) return [precision, what, runtime, "passes", "", ""];
     const wanted = top(expected);
-    const worst = result.reduce((most, v, i) => Math.max(most, Math.abs(v - (expected[i] as number))), 0);
+    const furthest = (from: Float32Array) =>
+      result.reduce((most, v, i) => Math.max(most, Math.abs(v - (from[i] as number))), 0);
+    const worst = furthest(expected);
     const same = top(result).filter((c, i) => c === wanted[i]).length;
     const good = worst <= 1e-4 && same === images.count && result.length === expected.length;
     failed ||= precision === "fp32" && !good;
-    return [precision, what, runtime, worst.toExponential(1), `${same}/${images.count}`];
+    const figures = [worst.toExponential(1), furthest(exact).toExponential(1)];
+    return [precision, what, runtime, ...figures, `${same}/${images.count}`];
   });
-const heads = ["precision", "model", "runtime", "largest difference", "same top-1"];
+const heads = ["precision", "model", "runtime", "from the run", "from the file op by op", "same top-1"];
 const widths = heads.map((head, i) => Math.max(head.length, ...lines.map((line) => (line[i] as string).length)));
 const rule = widths.map((width) => "-".repeat(width));
 for (const line of [heads, rule, ...lines])

@@ -100,7 +100,8 @@ const namesOf = (text: string | undefined): string[] => {
   }
 };
 
-const imagesOf = (file: FileModel, path: string): FileInput => {
+/** The input of a classifier: its images. */
+export const imagesOf = (file: FileModel, path: string): FileInput => {
   const [only, ...others] = file.inputs;
   if (only === undefined || others.length > 0)
     throw new RequestError(`${path} has ${file.inputs.length} inputs; a classifier has one, the images`);

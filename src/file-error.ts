@@ -23,13 +23,15 @@ const runFaults: Record<string, string> = {
 };
 
 /**
- * What to throw for a failed file operation: a RequestError where another path helps, a RunError where the machine is
- * at fault, the error itself where it is not the file system's.
+ * What to throw for a failed file operation: a RequestError where another path helps, as with a file that is no ONNX model, a
+ * RunError where the machine is at fault, the error itself where it is neither the file's nor the file system's.
  *
  * @param verb what was tried: "read", "write", "open", …
  */
 export const fileError = (error: unknown, verb: string, path: string): unknown => {
-  const code = (error as NodeJS.ErrnoException | undefined)?.code ?? "";
+  const { code = "", name, message } = (error ?? {}) as Partial<NodeJS.ErrnoException>;
+  if (name === "GraphError" && code === "malformed")
+    return new RequestError(`cannot ${verb} ${path}: ${message}`, { cause: error });
   const request = requestFaults[code];
   if (request !== undefined) return new RequestError(`cannot ${verb} ${path}: ${request}`, { cause: error });
   const run = runFaults[code];

@@ -68,7 +68,7 @@ export interface RunFolder {
   close(): Promise<void>;
 }
 
-const configFile = "config.yaml";
+export const configFile = "config.yaml";
 const checkpointsFolder = "checkpoints";
 
 const valueSchema = z.union([z.string(), z.number(), z.boolean(), z.array(z.number()), z.array(z.string())]);

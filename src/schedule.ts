@@ -36,6 +36,9 @@ export const cosineRate = (
 export const stepRate = (lr: number, milestones: readonly number[], epoch: number): number =>
   lr / 10 ** milestones.filter((milestone) => milestone <= epoch - 1).length;
 
+/** Milestones where the papers' 25 epochs of finetuning have them, of fewer or more epochs. */
+export const scaledMilestones = (epochs: number): number[] => [15, 20].map((at) => Math.round((at * epochs) / 25));
+
 /**
  * The learning rate of SimCLR's and ACL's code: linear per step from `warmupFrom` to lr, then a cosine per step to `lrEnd`.
  *

@@ -259,7 +259,7 @@ describe("the command", () => {
     await expect(run("--model", join(folder, "nothing.onnx"))).rejects.toThrow("does not exist");
     const text = join(folder, "text.onnx");
     writeFileSync(text, "not a model");
-    await expect(run("--model", text)).rejects.toThrow("this is not an ONNX model");
+    await expect(run("--model", text)).rejects.toThrow(`cannot read ${text}: this is not an ONNX model`);
   });
 });
 

@@ -108,7 +108,7 @@ describe("the schemes", () => {
     expect((await tensorsOf(out)).has("param.bn1.bn_list.0.weight")).toBe(true);
   });
 
-  test.each(["pgd-at", "trades"])("%s starts at random, with one ordinary batch norm", async (scheme) => {
+  test.each(["pgd-at", "trades", "standard"])("%s starts at random, with one ordinary batch norm", async (scheme) => {
     const out = join(folder, scheme);
     await run(finetune, `--scheme ${scheme} --width 4 --size 16 ${small} --out ${out}`);
     const tensors = await tensorsOf(out);
@@ -125,6 +125,7 @@ describe("the schemes", () => {
     const longer = { epochs: 100, milestones: [75, 90], weightDecay: 5e-4, batch: 128, lr: 0.1, attackSteps: 10 };
     for (const scheme of ["pgd-at", "trades"])
       expect(await finetune.resolve(["--scheme", scheme])).toMatchObject({ ...longer, from: "none", width: 64 });
+    expect(await finetune.resolve(["--scheme", "standard"])).toMatchObject({ ...longer, from: "none", attackSteps: 0 });
     const { settings } = parse(readFileSync(join(folder, "slf", "config.yaml"), "utf8"));
     expect(settings).toMatchObject({ lr: 0.01, "weight-decay": 2e-4, milestones: [15, 20], batch: 16 });
   });

@@ -1,13 +1,14 @@
 /** Projected gradient descent (Madry et al., ICLR 2018) on a loss that the attacker raises; FGSM is its first step. */
 import { grad } from "../autodiff/grad.ts";
 import { named, type Value } from "../onnx/graph.ts";
+import type { Operand } from "../ops/define.ts";
 import { add, loop, mul, reduceSum, stopGradient } from "../ops/index.ts";
 import type { ThreatModel } from "./threat-model.ts";
 
 export interface PgdOptions {
   readonly threat: ThreatModel;
   readonly steps: number;
-  readonly stepSize: number;
+  readonly stepSize: Operand;
 }
 
 /**

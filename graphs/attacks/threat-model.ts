@@ -1,12 +1,13 @@
 /** What an attacker may do to an image. Pixels are in [0, 1]. */
 import type { Value } from "../onnx/graph.ts";
+import type { Operand } from "../ops/define.ts";
 import { add, clip, div, max, min, mul, reduceSum, sign, sqrt, sub, valuesOf } from "../ops/index.ts";
 
 export type Norm = "linf" | "l2";
 
 export interface ThreatModel {
   readonly name: Norm;
-  readonly eps: number;
+  readonly eps: Operand;
   /** The steepest direction of a gradient under the norm. */
   direction(gradient: Value): Value;
   /** Onto the ball around the clean images, then into the box [0, 1]. */
@@ -14,7 +15,7 @@ export interface ThreatModel {
 }
 
 /** Each pixel moves by at most eps. */
-export const linf = (eps: number): ThreatModel => ({
+export const linf = (eps: Operand): ThreatModel => ({
   name: "linf",
   eps,
   direction: sign,

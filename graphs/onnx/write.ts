@@ -5,7 +5,9 @@ import { GraphError } from "./error.ts";
 import {
   type Attribute,
   type AttributeKind,
+  constant,
   constantName,
+  type Definition,
   inputName,
   isAbsent,
   isConstant,
@@ -17,7 +19,7 @@ import {
   type Type,
   type Value,
 } from "./graph.ts";
-import type { Tensor } from "./tensor.ts";
+import { type Tensor, tensor } from "./tensor.ts";
 
 const { onnx } = onnxProto;
 type AttributeProto = onnxProto.onnx.IAttributeProto;
@@ -26,11 +28,14 @@ type NodeProto = onnxProto.onnx.INodeProto;
 type TensorProto = onnxProto.onnx.ITensorProto;
 type ValueInfoProto = onnxProto.onnx.IValueInfoProto;
 
+/** Version of the standard ops in files, where nothing else is asked for. */
 export const OPSET = 17;
 export const IR_VERSION = 8;
 
 export interface ModelOptions {
   readonly name?: string;
+  /** Version of the standard ops (default `OPSET`): 17 is what models are built in, later ones write some of it otherwise. */
+  readonly opset?: 17 | 19;
   /** Key-value pairs kept in the file (metadata_props). */
   readonly metadata?: Readonly<Record<string, string>>;
   /** Names for dimensions of inputs and outputs that may vary: `{ x: ["batch"] }` frees axis 0 of x. */
@@ -52,6 +57,9 @@ export interface Model {
   /** Nodes by their names in the file, for messages; control-flow bodies included. */
   readonly nodes: ReadonlyMap<string, Node>;
 }
+
+/** Reductions whose axes are an input from opset 18 on; those of ReduceSum are one already. */
+const reductions = ["ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp"];
 
 const utf8 = new TextEncoder();
 
@@ -81,13 +89,14 @@ export const buildModel = (
   inputs: readonly Value[] = [],
   options: ModelOptions = {},
 ): Model => {
-  const writer = new Writer(options.hiddenShapes ?? false);
+  const { opset = OPSET, hiddenShapes = false } = options;
+  const writer = new Writer(opset, hiddenShapes);
   const graph = writer.graph(options.name ?? "advcl", Object.entries(outputs), inputs, options.dynamic ?? {});
   const bytes = onnx.ModelProto.encode(
     onnx.ModelProto.create({
       irVersion: IR_VERSION,
       producerName: "advcl",
-      opsetImport: [...writer.domains].map((domain) => ({ domain, version: domain === "" ? OPSET : 1 })),
+      opsetImport: [...writer.domains].map((domain) => ({ domain, version: domain === "" ? opset : 1 })),
       metadataProps: Object.entries(options.metadata ?? {}).map(([key, value]) => ({ key, value })),
       graph,
     }),
@@ -108,11 +117,13 @@ class Writer {
   readonly modelInputs: Value[] = [];
   private readonly names = new Map<Value, string>();
   private readonly used = new Map<string, number>();
+  private readonly opset: number;
   private readonly hidesShapes: boolean;
   /** Shapes that only a run tells, each an initializer of the model and what an Identity makes of it. */
   private readonly hidden = new Map<string, { readonly known: TensorProto; readonly name: string }>();
 
-  constructor(hidesShapes: boolean) {
+  constructor(opset: number, hidesShapes: boolean) {
+    this.opset = opset;
     this.hidesShapes = hidesShapes;
   }
 
@@ -191,7 +202,7 @@ class Writer {
         path,
       });
     this.domains.add(definition.domain);
-    const { inputs, attributes } = definition.write?.(node.inputs, node.attributes) ?? node;
+    const { inputs, attributes } = this.written(definition.write?.(node.inputs, node.attributes) ?? node, definition);
     const name = this.unique(`${path === "" ? "" : `${path}/`}${definition.name}`);
     this.nodes.set(name, node);
     const present = inputs.findLastIndex((value) => !isAbsent(value)) + 1;
@@ -215,6 +226,16 @@ class Writer {
       return [this.attribute(key, kind, value, name)];
     });
     return { name, opType: definition.name, domain: definition.domain, input, output, attribute };
+  }
+
+  /** What a node of the opset that models are built in is in the opset that is written. */
+  private written({ inputs, attributes }: Pick<Node, "inputs" | "attributes">, { name, domain }: Definition) {
+    const { axes, ...others } = attributes;
+    if (this.opset < 18 || domain !== "" || axes === undefined || !reductions.includes(name))
+      return { inputs, attributes };
+    const list = axes as readonly number[];
+    const listed = constant(tensor("int64", [list.length], BigInt64Array.from(list, BigInt)));
+    return { inputs: [...inputs, listed], attributes: others };
   }
 
   private attribute(name: string, kind: AttributeKind, value: Attribute, path: string): AttributeProto {

@@ -8,7 +8,7 @@ import { crossEntropy } from "../losses/cross-entropy.ts";
 import { klDivergence, trades } from "../losses/trades.ts";
 import { Store } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
-import { add, cast, clip, equal, reduceMean } from "../ops/index.ts";
+import { add, cast, clip, equal, mul, reduceMean } from "../ops/index.ts";
 import { type SgdOptions, sgd } from "../optim/sgd.ts";
 import { type AttackOptions, guesses } from "./finetune.ts";
 import { type Step, update } from "./step.ts";
@@ -22,7 +22,8 @@ export interface HardenOptions extends AttackOptions, SgdOptions {
 }
 
 /**
- * Builds the step. Inputs: `clean`, `label` [B], `start` (noise), `lr`.
+ * Builds the step. Inputs: `clean`, `label` [B], `start` (noise), `lr`, and `strength` in [0, 1], by which the attack is scaled: its
+ * start, step size and eps.
  * @param classify builds the classifier over images; its weights are parameters of the store
  */
 export const hardenStep = (options: HardenOptions, classify: (store: Store) => (x: Value) => Value): Step => {
@@ -32,11 +33,13 @@ export const hardenStep = (options: HardenOptions, classify: (store: Store) => (
   const type = { dtype: "float32", shape: [batch, ...image] } as const;
   const clean = store.input("clean", type);
   const label = store.input("label", { dtype: "int32", shape: [batch] });
-  const start = clip(add(clean, store.input("start", type)), 0, 1);
+  const strength = store.input("strength", { dtype: "float32", shape: [] });
+  const start = clip(add(clean, mul(store.input("start", type), strength)), 0, 1);
   const natural = logits(clean);
   const loss = (x: Value): Value =>
     objective === "trades" ? klDivergence(natural, logits(x), "none") : crossEntropy(logits(x), label, "none");
-  const attacked = logits(pgd({ threat: linf(eps), steps: attackSteps, stepSize }, loss)(clean, start));
+  const attack = { threat: linf(mul(strength, eps)), steps: attackSteps, stepSize: mul(strength, stepSize) };
+  const attacked = logits(pgd(attack, loss)(clean, start));
   const right = (guess: Value): Value =>
     reduceMean(cast(equal(guesses(guess), label), { to: "float32" }), { keepdims: 0 });
   const measured =

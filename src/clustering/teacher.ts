@@ -75,10 +75,13 @@ const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine,
 
 const ofModel = async (request: TeacherRequest, engine: Engine): Promise<Teacher> => {
   const { teacher } = request;
-  const bytes = await readFile(teacher).catch((error: unknown) => {
+  const read = async () => {
+    const bytes = await readFile(teacher);
+    return { bytes, model: parseModel(bytes) };
+  };
+  const { bytes, model } = await read().catch((error: unknown) => {
     throw fileError(error, "read", teacher);
   });
-  const model = parseModel(bytes);
   const guess = guessTeacher(model, teacher, request);
   const session = await createSession(withOutput(bytes, model, guess.output), engine.options);
   const { layout, mean, std, batch, input, output } = guess;

@@ -1,18 +1,16 @@
-import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { Writable } from "node:stream";
 import { methods } from "../../graphs/methods/index.ts";
 import { writeFileAtomic } from "../atomic.ts";
-import { type Command, type CommandSettings, type Context, defineCommand } from "../command.ts";
+import { type CommandSettings, defineCommand } from "../command.ts";
 import { type Cell, printTable, rowsOf } from "../comparison/table.ts";
 import { ablations, parseVariant, slug, type Variant, wantsClusters } from "../comparison/variant.ts";
 import { datasetNames } from "../data/dataset.ts";
-import { RequestError, RunError } from "../errors.ts";
-import { fileError } from "../file-error.ts";
+import { RequestError } from "../errors.ts";
 import { feeds } from "../methods.ts";
 import { depthNames } from "../network.ts";
+import { flagsOf, Pipeline, resumeFlag, Stopped } from "../pipeline.ts";
 import { writeReport } from "../report/write.ts";
-import { kebabCase } from "../setting-name.ts";
+import { scaledMilestones } from "../schedule.ts";
 import type { SettingRows } from "../settings.ts";
 import { cluster } from "./cluster.ts";
 import { evaluate } from "./evaluate.ts";
@@ -65,36 +63,6 @@ const rows = {
 
 type Settings = CommandSettings<typeof rows>;
 
-/** Runs a command of ours and returns its results; undefined where a signal stopped it. */
-const perform = async (command: Command, flags: readonly string[], context: Context, title: string) => {
-  context.log(`${title}: advcl ${command.name} ${flags.join(" ")}`);
-  let answer = "";
-  const stdout = new Writable({
-    write: (chunk, _, done) => {
-      answer += String(chunk);
-      done();
-    },
-  });
-  const stderr = new Writable({
-    write: (chunk, _, done) => {
-      for (const line of String(chunk).split("\n")) if (line !== "") context.log(`  ${line}`);
-      done();
-    },
-  });
-  const code = await command.execute([...flags, "--json"], { stdout, stderr });
-  if (context.signal.aborted) return undefined;
-  if (code !== 0) throw new RunError(`${title}: advcl ${command.name} ended with code ${code}`);
-  return JSON.parse(answer.trim().split("\n").at(-1) as string) as Record<string, unknown>;
-};
-
-const flagsOf = (settings: Readonly<Record<string, unknown>>): string[] =>
-  Object.entries(settings).flatMap(([key, value]) =>
-    value === undefined ? [] : [`--${kebabCase(key)}`, Array.isArray(value) ? value.join(",") : String(value)],
-  );
-
-/** Thrown inside to leave when a signal has come. */
-class Stopped extends Error {}
-
 export const compare = defineCommand({
   name: "compare",
   summary: "methods under one budget: pretrain, finetune and attack each with several seeds",
@@ -111,9 +79,10 @@ export const compare = defineCommand({
     for (const dataset of datasets)
       if (!datasetNames.some((name) => name === dataset))
         throw new RequestError(`datasets ${dataset}: choose among ${datasetNames.join(", ")}`);
-    await checkFolder(settings, context);
+    const pipeline = new Pipeline(settings.out, context);
+    await pipeline.claim("compare.json", "comparison", growing);
     const cells: Cell[] = [];
-    const work = new Work(settings, context);
+    const work = new Work(settings, pipeline);
     try {
       for (const seed of settings.seeds)
         for (const variant of variants) {
@@ -141,44 +110,17 @@ const writeTable = async (out: string, cells: readonly Cell[]): Promise<void> =>
   await writeFileAtomic(join(out, "table.json"), `${JSON.stringify({ rows: rowsOf(cells), cells }, null, 2)}\n`);
 };
 
-const readJson = async (path: string): Promise<Record<string, unknown> | undefined> => {
-  try {
-    return JSON.parse(await readFile(path, "utf8")) as Record<string, unknown>;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw fileError(error, "read", path);
-  }
-};
-
 /** More methods, seeds, schemes and datasets may be added to a comparison; its budget stays. */
 const growing = ["methods", "seeds", "schemes", "datasets", "autoattack", "seed"];
-
-/** Refuses a folder that holds a comparison under another budget. */
-const checkFolder = async ({ out }: Settings, { recorded, changeable }: Context): Promise<void> => {
-  await mkdir(out, { recursive: true });
-  const path = join(out, "compare.json");
-  const budget = Object.fromEntries(
-    Object.entries(recorded).filter(([key]) => !growing.includes(key) && !changeable.includes(key)),
-  );
-  const before = await readJson(path);
-  const differing = Object.keys({ ...budget, ...before }).filter(
-    (key) => before !== undefined && JSON.stringify(before[key] ?? null) !== JSON.stringify(budget[key] ?? null),
-  );
-  if (differing.length > 0)
-    throw new RequestError(
-      `${out} holds a comparison with other settings (${differing.map(kebabCase).join(", ")}); give its own, or another --out`,
-    );
-  await writeFileAtomic(path, `${JSON.stringify(budget, null, 2)}\n`);
-};
 
 /** The parts of a comparison, each done once and remembered in the folder. */
 class Work {
   private readonly settings: Settings;
-  private readonly context: Context;
+  private readonly pipeline: Pipeline;
 
-  constructor(settings: Settings, context: Context) {
+  constructor(settings: Settings, pipeline: Pipeline) {
     this.settings = settings;
-    this.context = context;
+    this.pipeline = pipeline;
   }
 
   /** Settings of every command. */
@@ -187,24 +129,9 @@ class Work {
     return { provider, threads, data };
   }
 
-  /** Remembers what `make` gives under a name. */
-  private async once(name: string, make: () => Promise<Record<string, unknown> | undefined>) {
-    const path = join(this.settings.out, "results", `${name}.json`);
-    const known = await readJson(path);
-    if (known !== undefined) return known;
-    if (this.context.signal.aborted) throw new Stopped();
-    const began = performance.now();
-    const made = await make();
-    if (made === undefined) throw new Stopped();
-    const result = { ...made, seconds: (performance.now() - began) / 1000 };
-    await mkdir(join(this.settings.out, "results"), { recursive: true });
-    await writeFileAtomic(path, `${JSON.stringify(result, null, 2)}\n`);
-    return result as Record<string, unknown>;
-  }
-
   /** The folder of a pretrained encoder. */
   async encoder(variant: Variant, seed: number): Promise<string> {
-    const { settings, context } = this;
+    const { settings, pipeline } = this;
     const { dataset, limit, size, depth, width, epochs, batch, attackSteps, workers, target } = settings;
     const name = `pretrain-${slug(variant.name)}-seed${seed}`;
     const folder = join(settings.out, name);
@@ -225,97 +152,76 @@ class Work {
           warmupEpochs: Math.round((warm * epochs) / paper.epochs),
         }
       : {};
-    await this.once(name, async () => {
-      const given = [
-        ...flagsOf({ ...this.common, method: variant.method, dataset, limit, size, depth, width, epochs, batch, seed }),
-        ...flagsOf({ attackSteps, workers, target, knnEvery: 0, ...rates }),
-        ...(wantsClusters(variant) && !variant.flags.includes("--clusters")
-          ? flagsOf({ clusters: settings.clusters })
-          : []),
-        ...(wantsClusters(variant) ? flagsOf({ pseudoLabels: await this.labels(seed, variant) }) : []),
-        ...(methods[variant.method].given
-          ? flagsOf({ teacher: await this.encoder(parseVariant("simclr"), seed) })
-          : []),
-        ...variant.flags,
-        ...flagsOf({ out: folder }),
-        "--resume",
-      ];
-      return perform(pretrain, given, context, name);
-    });
+    await pipeline.once(name, pretrain, async () => [
+      ...flagsOf({ ...this.common, method: variant.method, dataset, limit, size, depth, width, epochs, batch, seed }),
+      ...flagsOf({ attackSteps, workers, target, knnEvery: 0, ...rates }),
+      ...(wantsClusters(variant) && !variant.flags.includes("--clusters")
+        ? flagsOf({ clusters: settings.clusters })
+        : []),
+      ...(wantsClusters(variant) ? flagsOf({ pseudoLabels: await this.labels(seed, variant) }) : []),
+      ...(methods[variant.method].given ? flagsOf({ teacher: await this.encoder(parseVariant("simclr"), seed) }) : []),
+      ...variant.flags,
+      ...flagsOf({ out: folder }),
+      ...resumeFlag(folder),
+    ]);
     return folder;
   }
 
   /** Pseudo-labels of a seed: those given, or clusters of a simclr encoder under the same budget. */
   private async labels(seed: number, { flags }: Variant): Promise<string> {
-    const { settings, context } = this;
+    const { settings, pipeline } = this;
     if (settings.pseudoLabels !== undefined) return settings.pseudoLabels;
     const at = flags.indexOf("--clusters");
     const own = at < 0 ? settings.clusters : (flags[at + 1] as string).split(",").map(Number);
     const clusters = [...new Set([...settings.clusters, ...own])].sort((a, b) => a - b);
     const name = `labels-${clusters.join("-")}-seed${seed}`;
     const file = join(settings.out, `${name}.safetensors`);
-    await this.once(name, async () => {
+    await pipeline.once(name, cluster, async () => {
       const teacher = await this.encoder(parseVariant("simclr"), seed);
       const { dataset, limit } = settings;
-      const given = flagsOf({ ...this.common, teacher, dataset, limit, seed, clusters, out: file });
-      return perform(cluster, given, context, name);
+      return flagsOf({ ...this.common, teacher, dataset, limit, seed, clusters, out: file });
     });
     return file;
   }
 
   /** Accuracies of a finetuned encoder. */
   async classifier(variant: Variant, seed: number, encoder: string, dataset: string, scheme: string) {
-    const { settings, context } = this;
+    const { settings, pipeline } = this;
     const { workers, target, testLimit, finetuneEpochs: epochs } = settings;
     const name = `finetune-${slug(variant.name)}-${dataset}-${scheme}-seed${seed}`;
     const folder = join(settings.out, name);
-    // The rate falls where it does in the papers' 25 epochs.
-    const milestones = [15, 20].map((epoch) => Math.round((epoch * epochs) / 25));
-    const result = await this.once(name, () =>
-      perform(
-        finetune,
-        [
-          ...flagsOf({
-            ...this.common,
-            scheme,
-            from: encoder,
-            dataset,
-            seed,
-            epochs,
-            milestones,
-            testLimit,
-            workers,
-            target,
-          }),
-          ...flagsOf({
-            batch: settings.finetuneBatch,
-            lr: settings.finetuneLr,
-            limit: settings.finetuneLimit,
-            out: folder,
-          }),
-          "--evaluate",
-          "--resume",
-        ],
-        context,
-        name,
-      ),
-    );
+    const { finetuneBatch: batch, finetuneLr: lr, finetuneLimit: limit } = settings;
+    const milestones = scaledMilestones(epochs);
+    const result = await pipeline.once(name, finetune, [
+      ...flagsOf({
+        ...this.common,
+        scheme,
+        from: encoder,
+        dataset,
+        seed,
+        epochs,
+        milestones,
+        testLimit,
+        workers,
+        target,
+      }),
+      ...flagsOf({ batch, lr, limit, out: folder }),
+      "--evaluate",
+      ...resumeFlag(folder),
+    ]);
     const figures = { SA: Number(result.accuracy), RA: Number(result.robustAccuracy) };
     if (!settings.autoattack) return figures;
-    const attacked = await this.once(`autoattack-${name}`, () =>
-      perform(
-        evaluate,
-        flagsOf({
-          ...this.common,
-          model: folder,
-          dataset,
-          seed,
-          limit: testLimit || undefined,
-          attacks: "clean,autoattack",
-        }),
-        context,
-        `autoattack-${name}`,
-      ),
+    const attacked = await pipeline.once(
+      `autoattack-${name}`,
+      evaluate,
+      flagsOf({
+        ...this.common,
+        model: folder,
+        dataset,
+        seed,
+        limit: testLimit || undefined,
+        attacks: "clean,autoattack",
+      }),
     );
     const { autoattack } = attacked.attacks as Record<string, { accuracy: number }>;
     return { ...figures, AA: Number(autoattack?.accuracy) };

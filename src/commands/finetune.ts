@@ -57,21 +57,22 @@ const schemes = {
   aff: { objective: "trades", ...supervised, ...schedule, from: undefined },
   "pgd-at": { objective: "pgd", ...supervised, ...supervisedSchedule },
   trades: { objective: "trades", ...supervised, ...supervisedSchedule },
+  standard: { objective: "clean", ...supervised, ...supervisedSchedule, attackSteps: 0 },
 } as const satisfies Record<string, Scheme>;
 
-const schemeNames = ["slf", "alf", "aff", "pgd-at", "trades"] as const;
+const schemeNames = ["slf", "alf", "aff", "pgd-at", "trades", "standard"] as const;
 
 const rows = {
   scheme: {
     type: "enum",
     values: schemeNames,
     required: true,
-    help: "slf, alf: the head on clean or attacked images; aff: everything by TRADES; pgd-at, trades: from the start",
+    help: "slf, alf: the head on clean or attacked images; aff: everything by TRADES; pgd-at, trades, standard (no attack): from the start",
     group: "Method",
   },
   from: {
     type: "path",
-    help: "run folder whose encoder is finetuned; none: start at random (default for pgd-at and trades)",
+    help: "run folder whose encoder is finetuned; none: start at random (default for pgd-at, trades and standard)",
     group: "Method",
   },
   branch: {
@@ -173,21 +174,21 @@ const rows = {
   epochs: {
     type: "integer",
     min: 1,
-    help: "passes over the images (default 25; 100 for pgd-at and trades)",
+    help: "passes over the images (default 25; 100 from the start)",
     group: "Optimisation",
   },
   lr: { type: "number", min: 0, help: "learning rate (default 0.01; 0.1 where all is trained)", group: "Optimisation" },
   milestones: {
     type: "integers",
     min: 0,
-    help: "epochs, counted from 0, from which the rate is a tenth (default 15,20; 75,90 for pgd-at and trades)",
+    help: "epochs, counted from 0, from which the rate is a tenth (default 15,20; 75,90 from the start)",
     group: "Optimisation",
   },
   momentum: { type: "number", default: 0.9, min: 0, max: 1, help: "of SGD", group: "Optimisation" },
   weightDecay: {
     type: "number",
     min: 0,
-    help: "on every parameter that is trained (default 2e-4; 5e-4 for pgd-at and trades)",
+    help: "on every parameter that is trained (default 2e-4; 5e-4 from the start)",
     group: "Optimisation",
   },
   evaluate: { type: "boolean", default: false, help: "also test accuracy under PGD-20 at the end", group: "Run" },
@@ -227,7 +228,7 @@ export const finetune = defineCommand({
   name: "finetune",
   summary: "train a classifier on an encoder, or from the start",
   description:
-    "Finetunes the encoder of a run: SLF trains a linear head, ALF the same on attacked images, AFF everything by TRADES (Zhang et al. 2019). pgd-at (Madry et al. 2018) and trades train from the start, as baselines. The defaults are the papers' settings. Images are resized to the encoder's size. With --pseudo-labels the clusters of the images are the classes; the presets dynacl-head and then dynacl-trades are the two stages that turn DynACL into DynACL++ (Luo et al. 2023). The last epoch stands, or with --validation the best one on held-out training images; test images choose nothing. Writes a run folder to --out; interrupted or killed, it goes on with --resume.",
+    "Finetunes the encoder of a run: SLF trains a linear head, ALF the same on attacked images, AFF everything by TRADES (Zhang et al. 2019). pgd-at (Madry et al. 2018), trades and standard (clean images only) train from the start, as baselines. The defaults are the papers' settings. Images are resized to the encoder's size. With --pseudo-labels the clusters of the images are the classes; the presets dynacl-head and then dynacl-trades are the two stages that turn DynACL into DynACL++ (Luo et al. 2023). The last epoch stands, or with --validation the best one on held-out training images; test images choose nothing. Writes a run folder to --out; interrupted or killed, it goes on with --resume.",
   settings: rows,
   presets: {
     "dynacl-head": { scheme: "slf", epochs: 10, milestones: [], weightDecay: 1e-4 },

@@ -53,6 +53,14 @@ export const harden = defineCommand({
     eps: { type: "number", default: 8 / 255, min: 0, max: 1, help: "radius of the L-inf ball", group: "Attack" },
     stepSize: { type: "number", default: 2 / 255, min: 0, max: 1, help: "of a PGD step", group: "Attack" },
     attackSteps: { type: "integer", default: 10, min: 1, help: "PGD steps in training", group: "Attack" },
+    ramp: {
+      type: "number",
+      default: 0.5,
+      min: 0,
+      max: 1,
+      help: "share of the training in which the attack grows from nothing to eps",
+      group: "Attack",
+    },
     testSteps: { type: "integer", default: 20, min: 1, help: "PGD steps on test images", group: "Attack" },
     epochs: { type: "integer", default: 10, min: 1, help: "passes over the images", group: "Optimisation" },
     batch: { type: "integer", default: 64, min: 1, help: "images a step", group: "Optimisation" },
@@ -116,6 +124,9 @@ export const harden = defineCommand({
       record: { digest, before: { ...before } },
       rate: (epoch, at) =>
         0.5 * settings.lr * (1 + Math.cos((Math.PI * ((epoch - 1) * loader.stepsPerEpoch + at)) / steps)),
+      scalars: (epoch, at) => ({
+        strength: Math.min(1, ((epoch - 1) * loader.stepsPerEpoch + at + 1) / Math.max(1, settings.ramp * steps)),
+      }),
       initial: new Map(Array.from(model.weights, ([name, value]) => [`param.${name}`, value])),
       saveEvery: settings.saveEvery,
     }).finally(() => loader.close());

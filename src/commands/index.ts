@@ -9,6 +9,10 @@ export interface CommandEntry {
 
 /** The commands in the order of --help. */
 export const commands: Readonly<Record<string, CommandEntry>> = {
+  demo: {
+    summary: "the whole story on built-in images in a few minutes, with a report",
+    load: async () => (await import("./demo.ts")).demo,
+  },
   pretrain: {
     summary: "train an encoder without labels so that it stays robust",
     load: async () => (await import("./pretrain.ts")).pretrain,

@@ -52,6 +52,13 @@ export const rowsOf = (cells: readonly Cell[]): Row[] => {
 export const percentOf = ({ mean, spread, seeds }: Summary): string =>
   seeds < 2 ? (100 * mean).toFixed(1) : `${(100 * mean).toFixed(1)} ± ${(100 * spread).toFixed(1)}`;
 
+/** A Markdown table with its columns aligned. */
+export const markdownTable = (head: readonly string[], rows: readonly (readonly string[])[]): string => {
+  const widths = head.map((_, c) => Math.max(...[head, ...rows].map((line) => line[c]!.length)));
+  const line = (cells: readonly string[]) => `| ${cells.map((cell, c) => cell.padEnd(widths[c]!)).join(" | ")} |`;
+  return [line(head), `|${widths.map((w) => "-".repeat(w + 2)).join("|")}|`, ...rows.map(line)].join("\n");
+};
+
 /**
  * Head and lines of the table: a line for each variant, on each dataset where there are several; accuracies in percent, mean ±
  * standard deviation over the seeds.
@@ -87,7 +94,5 @@ export const tableOf = (cells: readonly Cell[]): readonly [head: string[], ...li
 /** The table in Markdown. */
 export const printTable = (cells: readonly Cell[]): string => {
   const [head, ...lines] = tableOf(cells);
-  const widths = head.map((_, c) => Math.max(...[head, ...lines].map((line) => line[c]!.length)));
-  const row = (texts: readonly string[]) => `| ${texts.map((text, c) => text.padEnd(widths[c]!)).join(" | ")} |`;
-  return [row(head), `|${widths.map((w) => "-".repeat(w + 2)).join("|")}|`, ...lines.map(row)].join("\n");
+  return markdownTable(head, lines);
 };

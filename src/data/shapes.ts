@@ -93,13 +93,23 @@ const between = (r: Random, low: number, high: number): number => low + (high - 
 
 const anyColour = (r: Random): Colour => hue(r.uniform(), between(r, 0.1, 0.9), between(r, 0.15, 0.95));
 
-/** A colour that can be told from all of `others`. */
-const contrasting = (r: Random, others: readonly Colour[]): Colour => {
+/** A colour that can be told from all of `others`, drawn by `make`. */
+const contrasting = (r: Random, others: readonly Colour[], make = anyColour): Colour => {
   for (;;) {
-    const colour = anyColour(r);
+    const colour = make(r);
     if (others.every((o) => hypot(colour[0] - o[0], colour[1] - o[1], colour[2] - o[2]) > 0.45)) return colour;
   }
 };
+
+/** A colour of a class: near its own hue, as things have theirs. */
+const classColour =
+  (label: number) =>
+  (r: Random): Colour =>
+    hue((1 + label / kinds.length + 0.05 * r.normal()) % 1, between(r, 0.5, 0.95), between(r, 0.35, 0.95));
+
+const ground: Colour = [0.5, 0.5, 0.5];
+/** How far the mottle of the ground goes either way. */
+const MOTTLE = 0.3;
 
 /** Smooth noise of about [-1, 1] from an 8×8 lattice over the image. */
 const texture = (r: Random): Distance => {
@@ -117,48 +127,50 @@ const texture = (r: Random): Distance => {
   };
 };
 
-/** Draws one image [3, size, size] of class `label`. */
+/**
+ * Draws one image [3, size, size] of class `label`: four copies of its shape on a mottled ground. What tells an image from
+ * others in every crop of it is then its class; a ground with colours of its own would teach the ground instead.
+ */
 const draw = (r: Random, label: number, size: number, out: Uint8Array): void => {
   const shape = kinds[label]!;
-  const from = anyColour(r);
-  const to = anyColour(r);
-  const body = contrasting(r, [from, to]);
-  const ink = contrasting(r, [body]);
-  const angle = between(r, -shape.turn, shape.turn);
-  const radius = between(r, 0.24, 0.44);
-  const cx = between(r, radius, 1 - radius);
-  const cy = between(r, radius, 1 - radius);
-  const slope = between(r, 0, 2 * Math.PI);
-  const roughness = between(r, 0.02, 0.16);
-  const grain = between(r, 0.005, 0.04);
-  const light = between(r, -0.18, 0.18);
-  const noise = texture(r);
-  const c = cos(angle) / radius;
-  const s = sin(angle) / radius;
-  const edge = radius * size; // pixels of one unit of the shape: edges are one pixel soft
+  const mottle = [texture(r), texture(r), texture(r)] as const;
+  const grain = between(r, 0.005, 0.03);
+  const copies = [0, 1, 2, 3].map((quarter) => {
+    const body = contrasting(r, [ground], classColour(label));
+    const ink = contrasting(r, [ground, body]);
+    const angle = between(r, -shape.turn, shape.turn);
+    const radius = between(r, 0.1, 0.25);
+    const cx = 0.25 + 0.5 * (quarter % 2) + between(r, -0.1, 0.1);
+    const cy = 0.25 + 0.5 * (quarter >> 1) + between(r, -0.1, 0.1);
+    // Edges are one pixel soft: `edge` is how many pixels one unit of the shape has.
+    return { body, ink, cx, cy, edge: radius * size, c: cos(angle) / radius, s: sin(angle) / radius };
+  });
   const plane = size * size;
+  const pixel = [0, 0, 0];
   for (let py = 0; py < size; py++)
     for (let px = 0; px < size; px++) {
       const x = (px + 0.5) / size;
       const y = (py + 0.5) / size;
-      const u = (x - cx) * c + (y - cy) * s;
-      const v = (y - cy) * c - (x - cx) * s;
-      const cover = min(1, max(0, 0.5 - shape.distance(u, v) * edge));
-      const mark = shape.ink === undefined ? 0 : min(1, max(0, 0.5 - shape.ink(u, v) * edge));
-      const t = min(1, max(0, 0.5 + (x - 0.5) * cos(slope) + (y - 0.5) * sin(slope)));
-      const rough = roughness * noise(x, y);
-      for (let p = 0; p < 3; p++) {
-        const ground = from[p]! + (to[p]! - from[p]!) * t + rough;
-        const front = body[p]! + (ink[p]! - body[p]!) * mark + light * (u - v) * 0.5 - rough * 0.3;
-        const value = ground + (front - ground) * cover + grain * r.normal();
-        out[p * plane + py * size + px] = round(255 * min(1, max(0, value)));
+      for (let p = 0; p < 3; p++) pixel[p] = ground[p]! + MOTTLE * mottle[p]!(x, y);
+      for (const { body, ink, cx, cy, edge, c, s } of copies) {
+        const u = (x - cx) * c + (y - cy) * s;
+        const v = (y - cy) * c - (x - cx) * s;
+        const cover = min(1, max(0, 0.5 - shape.distance(u, v) * edge));
+        if (cover === 0) continue;
+        const mark = shape.ink === undefined ? 0 : min(1, max(0, 0.5 - shape.ink(u, v) * edge));
+        for (let p = 0; p < 3; p++) {
+          const front = body[p]! + (ink[p]! - body[p]!) * mark;
+          pixel[p] = pixel[p]! + (front - pixel[p]!) * cover;
+        }
       }
+      for (let p = 0; p < 3; p++)
+        out[p * plane + py * size + px] = round(255 * min(1, max(0, pixel[p]! + grain * r.normal())));
     }
 };
 
 /**
- * Generated images of ten shapes with random colours, places, sizes and backgrounds, for demonstrations and tests. Image
- * i of a split has class i mod 10 and depends on (seed, split, i) alone.
+ * Generated images of ten shapes in various places, sizes and colours, for demonstrations and tests. Image i of a split has
+ * class i mod 10 and depends on (seed, split, i) alone.
  */
 export const shapes = async ({ split, size = 32, limit, seed }: FormatOptions): Promise<Dataset> => {
   if (split === "unlabeled") throw new RequestError("shapes has no split unlabeled; its splits are train and test.");

@@ -35,11 +35,11 @@ export const torchvisionWeights = (
 ): Map<string, Tensor> => {
   const chosen = new Map<string, Tensor>();
   const ours = branch === undefined ? undefined : `.bn_list.${branch.index}.`;
-  for (const [name, value] of weights) {
+  const { tensors, step } = run.checkpoint;
+  for (const [name, value] of [...weights, ...counters(weights.keys(), tensors, step)]) {
     if (/^(head_proj\.|fc_\d)/.test(name) || (name.startsWith("fc.") && !classifier)) continue;
     if (!name.includes(".bn_list.")) chosen.set(name, value);
     else if (ours !== undefined && name.includes(ours)) chosen.set(name.replace(ours, "."), value);
   }
-  const all = [...chosen, ...counters(chosen.keys(), new Map(), run.checkpoint.step)];
-  return new Map(all.map(([name, value]) => [torchvisionName(name), value]));
+  return new Map(Array.from(chosen, ([name, value]) => [torchvisionName(name), value]));
 };

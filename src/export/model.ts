@@ -75,6 +75,8 @@ export const exportModel = async (
   if (preprocess) chosen = bind(chosen, new Map([[image, photograph(batch, size).image]]));
   return buildModel(lower(chosen, portable), [], {
     name: what,
+    // onnx's reference evaluator reads DequantizeLinear from 19 on only.
+    opset: precision === "int8" ? 19 : 17,
     metadata,
     dynamic: {
       image: preprocess ? ["batch", "height", "width"] : ["batch"],

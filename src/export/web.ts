@@ -22,11 +22,13 @@ interface Web {
   };
 }
 
+/** @param engine npm package of the engine, of which the training build is an older version */
 export const runInWeb = async (
   model: Uint8Array,
   feeds: Readonly<Record<string, Tensor>>,
+  engine: "onnxruntime-web" | "onnxruntime-training-web" = "onnxruntime-web",
 ): Promise<Record<string, Tensor>> => {
-  const folder = dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));
+  const folder = dirname(createRequire(import.meta.url).resolve(engine));
   const web = (await import(pathToFileURL(join(folder, "ort.node.min.mjs")).href)) as Web;
   web.env.wasm.numThreads = 1;
   const session = await web.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3 });

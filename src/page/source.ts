@@ -3,6 +3,8 @@ import { readFile, stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { readModel } from "../../graphs/import/read.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
+import { type FileModel, parseModel } from "../../graphs/onnx/parse.ts";
+import { imagesOf } from "../classifier.ts";
 import { type Dataset, type DatasetName, loadDataset } from "../data/dataset.ts";
 import { RequestError } from "../errors.ts";
 import { classNames } from "../export/metadata.ts";
@@ -74,21 +76,16 @@ const ofRun = async ({ from, branch }: PageRequest, warn: (message: string) => v
 };
 
 const ofFile = async ({ from, size }: PageRequest): Promise<Shown> => {
-  let bytes: Uint8Array;
+  let file: FileModel;
   try {
-    bytes = await readFile(from);
+    file = parseModel(await readFile(from));
   } catch (error) {
     throw fileError(error, "read", from);
   }
+  const { name } = imagesOf(file, from);
   const dims = size === undefined ? {} : { height: size, width: size, h: size, w: size, H: size, W: size };
-  const { inputs, outputs, metadata } = readModel(bytes, { batch: 1, dims });
-  const [image, another] = Object.values(inputs);
-  if (image === undefined || another !== undefined || image.dtype !== "float32" || image.rank !== 4)
-    throw new RequestError(
-      `${from} takes ${Object.entries(inputs)
-        .map(([name, v]) => `${name} ${v.dtype}[${v.shape.join(",")}]`)
-        .join(", ")}; the page needs a model of one float32 image [batch,3,S,S]`,
-    );
+  const { inputs, outputs, metadata } = readModel(file, { batch: 1, dims });
+  const image = inputs[name] as Value;
   const logits = outputs.logits ?? Object.values(outputs)[0];
   if (logits === undefined) throw new RequestError(`${from} has no output; give a classifier`);
   const listed = metadata.classes;

@@ -25,6 +25,12 @@ export const evaluationSchema = z.object({
 
 const percent = (share: number): string => (100 * share).toFixed(2);
 
+/** The picture of attacks as HTML; empty where there is none. */
+export const attackPicture = (png: Uint8Array | undefined): string =>
+  png === undefined
+    ? ""
+    : `<img alt="clean images, perturbations, adversarial images" src="data:image/png;base64,${Buffer.from(png).toString("base64")}">`;
+
 /** @param picture `attacks.png`, where there is one */
 export const evaluationReport = (summary: z.infer<typeof evaluationSchema>, picture?: Uint8Array): string => {
   const { model, dataset, count, norm, eps, seed, attacks, corruptions, warnings } = summary;
@@ -79,9 +85,7 @@ export const evaluationReport = (summary: z.infer<typeof evaluationSchema>, pict
         ? [
             {
               title: "What the attacks did",
-              body: card(
-                `<img alt="clean images, perturbations, adversarial images" src="data:image/png;base64,${Buffer.from(picture).toString("base64")}">`,
-              ),
+              body: card(attackPicture(picture)),
             },
           ]
         : []),

@@ -39,7 +39,7 @@ h3{margin:0 0 6px;font-size:13px;font-weight:600}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:5px 16px 5px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 th{color:var(--soft);font-size:13px;font-weight:600}
-td.number,th.number{text-align:right}
+td.number,th.number{text-align:right;white-space:nowrap}
 tr:last-child td{border-bottom:0}
 .settings{columns:2 340px;column-gap:32px}
 .settings div{display:flex;justify-content:space-between;gap:16px;padding:3px 0;border-bottom:1px solid var(--line);break-inside:avoid}

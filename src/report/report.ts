@@ -2,13 +2,17 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
+import { storyFile, storySchema } from "../demo/story.ts";
 import { RequestError } from "../errors.ts";
 import { fileError } from "../file-error.ts";
 import { readRunConfig } from "../run-folder.ts";
 import { comparisonReport } from "./comparison.ts";
+import { type Attacked, demoReport } from "./demo.ts";
 import { evaluationReport, evaluationSchema } from "./evaluation.ts";
 import { runReport } from "./run.ts";
 import { resultsFile } from "./write.ts";
+
+const [evaluationFile, attacksFile] = ["evaluation.json", "attacks.png"];
 
 const readMaybe = async (path: string): Promise<Buffer | undefined> => {
   try {
@@ -48,15 +52,25 @@ const budgetSchema = z.record(
 );
 
 /**
- * The report of a folder: of a comparison, an evaluation, or a run of training.
+ * The report of a folder: of a demonstration, a comparison, an evaluation, or a run of training.
  * @throws RequestError where the folder is none of these
  */
 export const reportOf = async (folder: string): Promise<string> => {
+  const story = await readJson(join(folder, storyFile), storySchema);
+  if (story !== undefined) {
+    const attacked: Attacked[] = [];
+    for (const { name } of story.parts) {
+      const summary = await readJson(join(folder, name, evaluationFile), evaluationSchema);
+      const picture = await readMaybe(join(folder, name, attacksFile));
+      if (summary !== undefined) attacked.push({ name, summary, picture });
+    }
+    return demoReport(folder, story, attacked);
+  }
   const compared = await readJson(join(folder, "table.json"), z.object({ cells: z.array(cellSchema) }));
   if (compared !== undefined)
     return comparisonReport(compared.cells, (await readJson(join(folder, "compare.json"), budgetSchema)) ?? {});
-  const evaluated = await readJson(join(folder, "evaluation.json"), evaluationSchema);
-  if (evaluated !== undefined) return evaluationReport(evaluated, await readMaybe(join(folder, "attacks.png")));
+  const evaluated = await readJson(join(folder, evaluationFile), evaluationSchema);
+  if (evaluated !== undefined) return evaluationReport(evaluated, await readMaybe(join(folder, attacksFile)));
   const config = await readRunConfig(folder);
   if (config === undefined)
     throw new RequestError(

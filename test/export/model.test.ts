@@ -181,6 +181,24 @@ describe("an exported model", () => {
     expect(same).toBeGreaterThanOrEqual(precision === "int8" ? 13 : 16);
   });
 
+  test("in int8 is a file that reference evaluators read, and no sum of two products overflows 16 bits", async () => {
+    const { network, weights } = await goldenNetwork();
+    const options = {
+      ...deployedOptions(sourceOf(network, weights, "auto", "golden"), "classifier", "golden"),
+      ...{ ...plain, precision: "int8" as const },
+    };
+    const file = onnxProto.onnx.ModelProto.decode((await exportModel(options, weights, 1, await shapes(16))).bytes);
+    expect(file.opsetImport.map(({ version }) => Number(version))).toEqual([19]);
+    const ops = new Set(file.graph?.node?.map((n) => n.opType));
+    expect([...ops].filter((op) => op?.startsWith("Reduce"))).toEqual([]);
+    const quantized = file.graph?.initializer?.filter(({ name }) => name?.endsWith("weight.quantized")) ?? [];
+    expect(quantized.length).toBeGreaterThan(20);
+    for (const { rawData } of quantized) {
+      const values = new Int8Array(Uint8Array.from(rawData as Uint8Array).buffer);
+      expect(2 * 255 * values.reduce((most, v) => Math.max(most, Math.abs(v)), 0)).toBeLessThan(2 ** 15);
+    }
+  });
+
   test("in fp16 leaves the sum of a linear layer to an Add, since tract types no other", () => {
     const [x, weight] = [
       input("x", { dtype: "float32", shape: [2, 3] }),
