@@ -63,7 +63,6 @@ const targets: Readonly<Record<string, () => Target>> = {
   portable: () => portable,
   cpu: () => cpuTarget(),
   "cpu-direct": () => cpuTarget({ name: "cpu-direct", choose: directly }),
-  "cpu-lean": () => cpuTarget({ name: "cpu-lean", hiddenShapes: true }),
   webgpu: () => webgpu,
   ...cudaTargets,
 };
@@ -128,7 +127,8 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
   const target = targetNamed(named ?? chosen);
   const evaluation = (outputs: Step["outputs"]): Model => {
     const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs)) : target;
-    return compile({ outputs }, suited);
+    // Weights are constants here and the engine rewrites the graph, for which it must know shapes.
+    return compile({ outputs }, suited, { hiddenShapes: false });
   };
   return {
     provider: chosen,

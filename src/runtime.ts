@@ -26,8 +26,6 @@ export interface SessionOptions {
   readonly profile?: string;
   /** Outputs that stay in the memory of the device. */
   readonly keepOnDevice?: readonly string[];
-  /** Optimisation passes of onnxruntime to leave out. */
-  readonly disabledOptimizers?: readonly string[];
 }
 
 export type Feeds = Readonly<Record<string, Tensor>>;
@@ -82,7 +80,7 @@ export const createSession = async (model: Model | Uint8Array, options: SessionO
   const { InferenceSession, Tensor: OrtTensor } = load();
   const bytes = model instanceof Uint8Array ? model : model.bytes;
   const types = model instanceof Uint8Array ? undefined : model.inputs;
-  const { provider = "cpu", disabledOptimizers = [] } = options;
+  const { provider = "cpu" } = options;
   const explain = (error: unknown): Error => explained(error, model instanceof Uint8Array ? undefined : model);
   let session: ort.InferenceSession;
   try {
@@ -98,9 +96,8 @@ export const createSession = async (model: Model | Uint8Array, options: SessionO
       }),
       // What goes wrong is thrown.
       logSeverityLevel: 4,
-      ...(disabledOptimizers.length > 0 && {
-        extra: { optimization: { disable_specified_optimizers: disabledOptimizers.join(";") } },
-      }),
+      // A walk over the graph that only rewriting of quantised models needs: 0.5 s of a step of 40,000 nodes.
+      ...(options.optimization === "disabled" && { extra: { session: { disable_quant_qdq: "1" } } }),
     });
   } catch (error) {
     if (provider !== "cpu" && !/Node|node|graph/.test(String(error))) throw unavailable(provider, error);

@@ -245,7 +245,7 @@ describe("processes", () => {
   });
 
   test("a run killed at random moments ends with the same bytes as one that was not, but for the clock's", async () => {
-    const steps = 24;
+    const steps = 96;
     const straight = join(root, "straight");
     expect(await once(start(straight, steps), "exit")).toEqual([0, null]);
     let seed = 7;

@@ -11,7 +11,7 @@ import { portable } from "../../graphs/targets/portable.ts";
 import { fed, tolerances, unequalPixels } from "../../scripts/golden.ts";
 import { createSession } from "../../src/runtime.ts";
 import { readSafetensors } from "../../src/safetensors.ts";
-import { filledWith, relativeError } from "./run.ts";
+import { filledWith, relativeError, rewritingOf } from "./run.ts";
 
 const targets = {
   portable: { target: portable, tolerance: tolerances.direct },
@@ -67,7 +67,7 @@ test.each(cases)(
       weightDecay: Number(metadata.weightDecay),
       ...(name === "dynacl" && { ema: 0.99 }),
     });
-    const session = await createSession(compile(step, target));
+    const session = await createSession(compile(step, target), rewritingOf(target));
     const feeds = Object.fromEntries(
       session.inputNames.map((input): [string, Tensor] => {
         if (input === "input.lr") return [input, filledWith("float32", [], [Number(metadata.lr)])];

@@ -23,7 +23,7 @@ import {
   tolerances,
 } from "../../scripts/golden.ts";
 import { createSession } from "../../src/runtime.ts";
-import { evaluate, relativeError } from "./run.ts";
+import { evaluate, relativeError, rewritingOf } from "./run.ts";
 
 const targets: readonly { target: Target; tolerance: (typeof tolerances)[keyof typeof tolerances] }[] = [
   { target: portable, tolerance: tolerances.direct },
@@ -33,7 +33,7 @@ const targets: readonly { target: Target; tolerance: (typeof tolerances)[keyof t
 describe.each(targets)("$target.name", ({ target, tolerance }) => {
   test.each(goldenAttackSteps)("one step with %i attack steps", async (attackSteps) => {
     const { step, feeds } = await goldenStep(attackSteps);
-    const session = await createSession(compile(step, target), { threads: 1 });
+    const session = await createSession(compile(step, target), { threads: 1, ...rewritingOf(target) });
     const results = await session.run(feeds);
     await session.release();
     const errors = await goldenErrors(attackSteps, results);

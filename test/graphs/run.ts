@@ -7,6 +7,10 @@ import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { createSession, type Feeds, type SessionOptions } from "../../src/runtime.ts";
 
+/** How far the engine rewrites a target's graphs, as the driver asks for it. */
+export const rewritingOf = ({ optimization }: Target): SessionOptions =>
+  optimization === undefined ? {} : { optimization };
+
 /** Lowers values for a target, runs them on the CPU and returns them under their names. */
 export const evaluate = async <K extends string>(
   outputs: Readonly<Record<K, Value>>,
@@ -14,7 +18,7 @@ export const evaluate = async <K extends string>(
   target: Target = portable,
   options: SessionOptions = { threads: 1 },
 ): Promise<Record<K, Tensor>> => {
-  const session = await createSession(compile({ outputs }, target), options);
+  const session = await createSession(compile({ outputs }, target), { ...rewritingOf(target), ...options });
   try {
     const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name] as Tensor]));
     return (await session.run(used)) as Record<K, Tensor>;

@@ -15,17 +15,15 @@ export interface CpuOptions {
   readonly name?: string;
   /** Which way to compute a convolution of a shape; default: the fastest by the cost table. */
   readonly choose?: Choose;
-  /** Hide shapes from the engine's memory plan: less memory, but onnxruntime-node 1.30 takes ten times as long to load. */
-  readonly hiddenShapes?: boolean;
 }
 
-export const cpuTarget = ({ name = "cpu", choose, hiddenShapes = false }: CpuOptions = {}): Target => ({
+export const cpuTarget = ({ name = "cpu", choose }: CpuOptions = {}): Target => ({
   name,
   lowerings: new Map([...convolutions(choose), ...batchNorms, ...elementwise]),
   loops: "keep",
   // ONNX Runtime would keep what is computed anew to save memory, and takes longer to load: nothing runs faster for it.
   optimization: "disabled",
-  hiddenShapes,
+  hiddenShapes: true,
 });
 
 /** The faster target for attacks on a network: this one where most of its work is Winograd's, else the portable one. */
