@@ -62,6 +62,7 @@ const cudaTargets = Object.fromEntries(
 const targets: Readonly<Record<string, () => Target>> = {
   portable: () => portable,
   cpu: () => cpuTarget(),
+  "cpu-lean": () => cpuTarget({ name: "cpu-lean", hiddenShapes: true }),
   "cpu-direct": () => cpuTarget({ name: "cpu-direct", choose: directly }),
   webgpu: () => webgpu,
   ...cudaTargets,

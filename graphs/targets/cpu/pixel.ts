@@ -24,8 +24,8 @@ const CHUNK = 2 ** 18;
 const ROWS = 256;
 /**
  * Chunks of a value at most. Each costs about 60 nodes a convolution and its gradients, hence session creation time: a step
- * of width 64 at batch 128 takes 19.4, 17.3 and 15.7 s with 4, 8 and 16, and loads in 1.8, 2.5 and 4.5 s (Zen 4, 1 MiB of
- * L2 a core).
+ * of width 64 at batch 32 takes 4.4, 3.8 and 3.7 s with 4, 8 and 16, and loads in 1.4, 1.7 and 2.6 s; at batch 128 it peaks
+ * at 4.85 GB with 4 and at 3.85 GB with 8 (Zen 4, 1 MiB of L2 a core, `advcl bench`).
  */
 const MOST_CHUNKS = 8;
 
