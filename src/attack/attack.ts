@@ -15,9 +15,12 @@ export interface AttackedImage {
   readonly index: number;
 }
 
-/** Logits of x, and for a loss its value and gradient at x too. */
+/**
+ * Logits of x, and for a loss its value and gradient at x too. `ahead` are the images that come next should the answer change
+ * nothing: where there is room in the batch some of them, the first ones, are answered as well.
+ */
 export type Query =
-  | { readonly kind: "logits"; readonly x: Float32Array }
+  | { readonly kind: "logits"; readonly x: Float32Array; readonly ahead?: Iterator<Float32Array> }
   | { readonly kind: AttackLoss; readonly x: Float32Array; readonly label: number; readonly target: number };
 
 /** Views of a batch's results: to be read, not written. */
@@ -26,6 +29,8 @@ export interface Answer {
   /** Of a query for a loss; otherwise NaN and empty. */
   readonly loss: number;
   readonly gradient: Float32Array;
+  /** Of images that the query offered ahead. */
+  readonly ahead?: readonly { readonly x: Float32Array; readonly logits: Float32Array }[];
 }
 
 export interface AttackResult {

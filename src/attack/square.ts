@@ -1,6 +1,6 @@
 /** Square Attack (Andriushchenko, Croce, Flammarion & Hein, ECCV 2020): random search, logits only. */
 import type { Random } from "../data/random.ts";
-import { type AttackedImage, type Attempt, type Attempts, attackRandom, predictionOf } from "./attack.ts";
+import { type Answer, type AttackedImage, type Attempt, type Attempts, attackRandom, predictionOf } from "./attack.ts";
 import type { Ball } from "./ball.ts";
 
 export interface SquareOptions {
@@ -28,12 +28,12 @@ const leadOf = (logits: Float32Array, label: number): number => {
 
 const sign = (random: Random): number => (random.int(2) === 0 ? -1 : 1);
 
-/** Makes the next image to try from the best one so far. */
-type Proposal = (best: Float32Array, side: number) => Float32Array;
+/** Makes an image to try from the best one so far. */
+type Proposal = (best: Float32Array, side: number, random: Random) => Float32Array;
 
 /** Squares of one colour at ±eps; the start is in vertical stripes. */
-const linfSearch = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball, random: Random) => {
-  const start = (): Float32Array => {
+const linfSearch = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
+  const start = (random: Random): Float32Array => {
     const x = new Float32Array(clean.length);
     for (let channel = 0; channel < c; channel++)
       for (let column = 0; column < w; column++) {
@@ -45,7 +45,7 @@ const linfSearch = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball, rand
       }
     return ball.project(x, clean);
   };
-  const propose: Proposal = (best, side) => {
+  const propose: Proposal = (best, side, random) => {
     const x = Float32Array.from(best);
     const [top, left] = [random.int(h - side + 1), random.int(w - side + 1)];
     for (let channel = 0; channel < c; channel++) {
@@ -94,7 +94,7 @@ const pattern = (side: number, random: Random): Float64Array => {
 };
 
 /** Moves the perturbation's length from one window to another, within the ball. */
-const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball, random: Random) => {
+const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
   /** clean + eps · (direction), clipped. */
   const along = (direction: Float64Array): Float32Array => {
     const length = Math.max(Math.sqrt(direction.reduce((s, v) => s + v * v, 0)), 1e-12);
@@ -103,7 +103,7 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball, random
       x[i] = Math.min(Math.max((clean[i] as number) + (ball.eps * (direction[i] as number)) / length, 0), 1);
     return x;
   };
-  const start = (): Float32Array => {
+  const start = (random: Random): Float32Array => {
     const side = Math.max(Math.floor(Math.min(h, w) / 5), 2);
     const direction = new Float64Array(clean.length);
     for (let top = Math.floor((h % side) / 2); top + side <= h; top += side)
@@ -117,7 +117,7 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball, random
       }
     return along(direction);
   };
-  const propose: Proposal = (best, side) => {
+  const propose: Proposal = (best, side, random) => {
     const delta = Float64Array.from(best, (v, i) => v - (clean[i] as number));
     const unused = Math.max(ball.eps ** 2 - delta.reduce((s, v) => s + v * v, 0), 0);
     const [top, left] = [random.int(h - side + 1), random.int(w - side + 1)];
@@ -150,29 +150,43 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball, random
   return { start, propose, smallest: 3, odd: true };
 };
 
+/** @param randomAt random numbers of the start, 0, and of the k-th proposal, k + 1 */
 function* run(
   image: AttackedImage,
   ball: Ball,
   options: Required<Omit<SquareOptions, "seed" | "restarts">>,
-  random: Random,
+  randomAt: (k: number) => Random,
 ): Attempt {
   const { label, shape } = image;
   const [, h, w] = shape;
-  const search = (ball.norm === "linf" ? linfSearch : l2Search)(image, ball, random);
-  let best = search.start();
-  let { logits } = yield { kind: "logits", x: best };
+  const search = (ball.norm === "linf" ? linfSearch : l2Search)(image, ball);
+  let best = search.start(randomAt(0));
+  const { logits } = yield { kind: "logits", x: best };
   let queries = 1;
   let lead = leadOf(logits, label);
   let prediction = predictionOf(logits);
+  const proposals = function* (k: number): Generator<Float32Array, void> {
+    for (; k < options.queries; k++) {
+      let side = Math.max(Math.round(Math.sqrt(shareAt(k, options.queries, options.share) * h * w)), search.smallest);
+      if (search.odd && side % 2 === 0) side++;
+      yield search.propose(best, Math.min(side, h, w), randomAt(k + 1));
+    }
+  };
+  // Most proposals are not taken, so that those after them are asked ahead.
+  let tried: { x: Float32Array; logits: Float32Array }[] = [];
   for (let k = 0; k < options.queries && prediction === label; k++) {
-    let side = Math.max(Math.round(Math.sqrt(shareAt(k, options.queries, options.share) * h * w)), search.smallest);
-    if (search.odd && side % 2 === 0) side++;
-    const x = search.propose(best, Math.min(side, h, w));
-    ({ logits } = yield { kind: "logits", x });
+    if (tried.length === 0) {
+      const ahead = proposals(k);
+      const x = ahead.next().value as Float32Array;
+      const answer: Answer = yield { kind: "logits", x, ahead };
+      tried = [{ x, logits: answer.logits }, ...(answer.ahead ?? [])];
+    }
+    const { x, logits } = tried.shift() as { x: Float32Array; logits: Float32Array };
     queries++;
     const next = leadOf(logits, label);
     if (next >= lead && predictionOf(logits) === label) continue;
     [best, lead, prediction] = [x, next, predictionOf(logits)];
+    tried = [];
   }
   return { broken: prediction !== label, x: best, prediction, queries };
 }
@@ -180,7 +194,7 @@ function* run(
 export const squareAttack = (image: AttackedImage, ball: Ball, options: SquareOptions): Attempts => {
   const { queries = 5000, share = 0.8, restarts = 1, seed } = options;
   const attempts = Array.from({ length: restarts }, (_, round) =>
-    run(image, ball, { queries, share }, attackRandom(seed, image, "square", round)),
+    run(image, ball, { queries, share }, (k) => attackRandom(seed, image, `square/${round}`, k)),
   );
   return { attempts, queries: 0 };
 };

@@ -103,6 +103,31 @@ describe.each(Object.keys(attacks))("%s", (name) => {
   });
 });
 
+test("Square asks ahead where there is room: fewer runs of the model, the same image", async () => {
+  const classifier = convolutional();
+  const [one] = await labelled(asking(classifier), randomImages(1));
+  const attacked = async (batch: number) => {
+    const questions = asking(classifier, batch);
+    let runs = 0;
+    const counted: Questions = {
+      ...questions,
+      answer: (...asked) => {
+        runs++;
+        return questions.answer(...asked);
+      },
+      lanes: [],
+    };
+    // Too small a ball to be broken in.
+    const attempt = squareAttack(one!, ball("linf", 1e-4), { queries: 200, seed: 1 });
+    const [result] = await runAttacks([attempt], { ...counted, lanes: [counted] });
+    return { runs, result };
+  };
+  const [alone, roomy] = [await attacked(1), await attacked(8)];
+  expect(roomy.result).toEqual(alone.result);
+  expect(alone.runs).toBe(201);
+  expect(roomy.runs).toBeLessThan(150);
+});
+
 describe("a linear model, whose robustness is known", () => {
   // Class t overtakes y within eps exactly where z_t - z_y + eps·‖w_t - w_y‖₁ > 0, away from the box.
   const { classifier, matrix } = linearModel();
