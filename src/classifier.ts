@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { basename } from "node:path";
-import { readModel } from "../graphs/import/read.ts";
+import { readLogits } from "../graphs/import/logits.ts";
 import { classifier } from "../graphs/nn/classifier.ts";
 import { FrozenStore } from "../graphs/nn/frozen.ts";
 import { Scope } from "../graphs/nn/scope.ts";
@@ -118,13 +118,9 @@ const logitsOf = (file: FileModel, name: string, x: Value): Value => {
   file.inputs[0]?.dims.forEach((dim, axis) => {
     if (typeof dim === "string") dims[dim] = x.dim(axis);
   });
-  const { outputs } = readModel(file, { batch: x.dim(0), dims, bind: { [name]: x } });
-  const logits = Object.values(outputs).find(
-    ({ dtype, rank, shape }) => dtype === "float32" && rank === 2 && shape[0] === x.dim(0),
-  );
-  if (logits === undefined)
-    throw new RequestError("no output of the model is float32[batch,classes]; give a classifier");
-  return logits;
+  const read = readLogits(file, { batch: x.dim(0), dims, bind: { [name]: x } });
+  if (read === undefined) throw new RequestError("no output of the model is float32[batch,classes]; give a classifier");
+  return read.logits;
 };
 
 const ofRun = async (path: string, options: ClassifierOptions): Promise<LoadedClassifier> => {

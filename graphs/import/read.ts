@@ -1,7 +1,7 @@
 /**
  * ONNX files to the same Values that builders make, so that a model from elsewhere can be attacked, finetuned or used as
- * a teacher. Everything is refused here, by op and node, before anything runs: unknown ops, attributes that are not
- * supported, shapes that do not fit or are too large.
+ * a teacher. Everything that the outputs need is refused here, by op and node, before anything runs: unknown ops, attributes
+ * that are not supported, shapes that do not fit or are too large.
  */
 import { dtypeOfCode, isFloat } from "../onnx/dtype.ts";
 import { GraphError, InferenceError } from "../onnx/error.ts";
@@ -36,6 +36,8 @@ export interface ReadOptions {
    * Only floating-point initializers of rank 1 and more are asked about.
    */
   readonly parameter?: (name: string) => string | undefined;
+  /** Outputs to read, by default all; nodes that none of them needs are passed over. */
+  readonly outputs?: readonly string[];
 }
 
 export interface ReadModel {
@@ -89,7 +91,8 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
     values.set(given.name, value);
     inputs[given.name] = value;
   }
-  for (const node of model.nodes) {
+  const wanted = options.outputs ?? model.outputs;
+  for (const node of neededFor(wanted, model.nodes)) {
     const made = read(
       node,
       node.inputs.map((name) => values.get(name) as Value),
@@ -100,7 +103,7 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
     });
   }
   const outputs = Object.fromEntries(
-    model.outputs.map((name) => {
+    wanted.map((name) => {
       const value = values.get(name);
       if (value === undefined || value === absent)
         throw new GraphError("malformed", `nothing makes the output ${JSON.stringify(name)}`);
@@ -108,6 +111,17 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
     }),
   );
   return { inputs, outputs, parameters, weights, metadata: model.metadata };
+};
+
+/** The nodes that outputs are made of, in the file's order: each follows those that it reads. */
+const neededFor = (outputs: readonly string[], nodes: readonly FileNode[]): FileNode[] => {
+  const needed = new Set(outputs);
+  const kept = [...nodes].reverse().filter((node) => {
+    const counts = node.outputs.some((name) => name !== "" && needed.has(name));
+    if (counts) for (const name of node.inputs) needed.add(name);
+    return counts;
+  });
+  return kept.reverse();
 };
 
 const inputOf = ({ name, dtype, dims }: FileInput, { batch, dims: sizes = {}, bind = {} }: ReadOptions): Value => {

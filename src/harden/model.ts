@@ -1,6 +1,6 @@
 /** A classifier from a file as a program whose weights can be trained. */
 import { bind } from "../../graphs/deploy/rewrite.ts";
-import { readModel } from "../../graphs/import/read.ts";
+import { readLogits } from "../../graphs/import/logits.ts";
 import { trainableInitializers } from "../../graphs/import/trainable.ts";
 import type { Store } from "../../graphs/nn/scope.ts";
 import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
@@ -41,14 +41,14 @@ export const trainable = (
   images.dims.forEach((dim, axis) => {
     if (typeof dim === "string") dims[dim] = shape[axis] as number;
   });
-  const { outputs, parameters, weights } = readModel(file, {
+  const read = readLogits(file, {
     batch,
     dims,
     bind: { [images.name]: bound },
     parameter: (name) => (names.has(name) ? name : undefined),
   });
-  const logits = Object.values(outputs).find((v) => v.dtype === "float32" && v.rank === 2 && v.dim(0) === batch);
-  if (logits === undefined) throw new RequestError(`no output of ${path} is float32[batch,classes]; give a classifier`);
+  if (read === undefined) throw new RequestError(`no output of ${path} is float32[batch,classes]; give a classifier`);
+  const { logits, parameters, weights } = read;
   if (names.size === 0)
     throw new RequestError(`${path} holds no weights as initializers, so none can be trained; export it with them`);
   const along = (values: readonly number[] | undefined, otherwise: number): Value => {

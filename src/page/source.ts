@@ -1,7 +1,7 @@
 /** What the page shows: the classifier of a run or of an ONNX file, and images to try on it. */
 import { readFile, stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
-import { readModel } from "../../graphs/import/read.ts";
+import { readLogits } from "../../graphs/import/logits.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
 import { type FileModel, parseModel } from "../../graphs/onnx/parse.ts";
 import { imagesOf } from "../classifier.ts";
@@ -84,10 +84,10 @@ const ofFile = async ({ from, size }: PageRequest): Promise<Shown> => {
   }
   const { name } = imagesOf(file, from);
   const dims = size === undefined ? {} : { height: size, width: size, h: size, w: size, H: size, W: size };
-  const { inputs, outputs, metadata } = readModel(file, { batch: 1, dims });
+  const read = readLogits(file, { batch: 1, dims });
+  if (read === undefined) throw new RequestError(`no output of ${from} is float32[batch,classes]; give a classifier`);
+  const { inputs, logits, metadata } = read;
   const image = inputs[name] as Value;
-  const logits = outputs.logits ?? Object.values(outputs)[0];
-  if (logits === undefined) throw new RequestError(`${from} has no output; give a classifier`);
   const listed = metadata.classes;
   let classes: string[] | undefined;
   try {

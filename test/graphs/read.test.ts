@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, test } from "@jest/globals";
 import onnxProto from "onnx-proto";
 import { grad } from "../../graphs/autodiff/grad.ts";
+import { readLogits } from "../../graphs/import/logits.ts";
 import { readModel } from "../../graphs/import/read.ts";
 import { GraphError } from "../../graphs/onnx/error.ts";
 import { input, type Value } from "../../graphs/onnx/graph.ts";
@@ -120,6 +121,22 @@ const refusal = (bytes: Uint8Array): string => {
   }
   return "";
 };
+
+describe("what the outputs do not need", () => {
+  const dead = { opType: "Einsum", name: "aside", input: ["x"], output: ["z"] };
+  const kept = { opType: "Relu", input: ["x"], output: ["y"] };
+  test("is passed over, and refused once an output needs it", () => {
+    expect(readModel(fileOf([dead, kept])).outputs.y?.shape).toEqual([1, 2, 4, 4]);
+    expect(refusal(fileOf([dead, { ...kept, input: ["z"] }]))).toBe("Einsum at aside: the operator is not supported");
+  });
+  test("the logits are the first row of numbers an image; an output behind them may be anything", () => {
+    const flat = { opType: "Flatten", input: ["y"], output: ["logits"] };
+    const file = { ...parseModel(fileOf([kept, flat, dead])), outputs: ["y", "logits", "z"] };
+    expect(readLogits(file, { batch: 1 })?.logits.shape).toEqual([1, 32]);
+    expect(readLogits({ ...file, outputs: ["y"] }, { batch: 1 })).toBeUndefined();
+    expect(() => readLogits({ ...file, outputs: ["z", "logits"] }, { batch: 1 })).toThrow("Einsum at aside");
+  });
+});
 
 describe("what is refused", () => {
   const cases: [string, Uint8Array, string | RegExp][] = [
