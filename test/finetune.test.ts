@@ -125,6 +125,12 @@ describe("the schemes", () => {
     const longer = { epochs: 100, milestones: [75, 90], weightDecay: 5e-4, batch: 128, lr: 0.1, attackSteps: 10 };
     for (const scheme of ["pgd-at", "trades"])
       expect(await finetune.resolve(["--scheme", scheme])).toMatchObject({ ...longer, from: "none", width: 64 });
+    const held = ["--validation", "16"];
+    expect(await finetune.resolve(["--scheme", "trades", ...held])).toMatchObject({
+      chooseBy: "robust",
+      validationSteps: 10,
+    });
+    expect(await finetune.resolve(["--scheme", "standard", ...held])).toMatchObject({ chooseBy: "clean" });
     expect(await finetune.resolve(["--scheme", "standard"])).toMatchObject({ ...longer, from: "none", attackSteps: 0 });
     const { settings } = parse(readFileSync(join(folder, "slf", "config.yaml"), "utf8"));
     expect(settings).toMatchObject({ lr: 0.01, "weight-decay": 2e-4, milestones: [15, 20], batch: 16 });
@@ -257,6 +263,7 @@ describe("a wrong request gets one sentence and leaves nothing", () => {
     ["another network", "--scheme aff --from ENCODER --width 8", /--width is the encoder's own/],
     ["a large batch", "--scheme aff --from ENCODER --batch 64", /48 images to train on, fewer than a batch of 64/],
     ["all held out", "--scheme aff --from ENCODER --validation 48", /leaves none of the 48 training images/],
+    ["a choice among nothing", "--scheme trades --choose-by clean", /--choose-by is of --validation N/],
     ["no data", "--scheme slf --from ENCODER --dataset stl10", /dataset stl10 needs data/],
     ["no scheme", "--from ENCODER", /--scheme is missing/],
   ];

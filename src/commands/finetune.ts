@@ -145,15 +145,13 @@ const rows = {
   chooseBy: {
     type: "enum",
     values: ["robust", "clean"],
-    default: "robust",
-    help: "accuracy on the held-out images that chooses the epoch",
+    help: "accuracy on the held-out images that chooses the epoch (default robust; clean with standard)",
     group: "Data",
   },
   validationSteps: {
     type: "integer",
-    default: 10,
     min: 0,
-    help: "PGD steps on the held-out images",
+    help: "PGD steps on the held-out images (default 10)",
     group: "Data",
   },
   workers: {
@@ -213,7 +211,10 @@ const schemeDefaults = (name: Settings["scheme"]) => {
 
 const networkDefaults = { depth: "18", width: 64, stem: "auto" } as const;
 
-const complete = ({ scheme, from }: Partial<Settings>): Partial<Settings> => {
+const validationDefaults = (scheme: Settings["scheme"]) =>
+  ({ chooseBy: scheme === "standard" ? "clean" : "robust", validationSteps: 10 }) as const;
+
+const complete = ({ scheme, from, validation = 0 }: Partial<Settings>): Partial<Settings> => {
   if (scheme === undefined) return {};
   const { from: usual, ...defaults } = schemeDefaults(scheme);
   const start = from ?? usual;
@@ -221,6 +222,7 @@ const complete = ({ scheme, from }: Partial<Settings>): Partial<Settings> => {
     ...defaults,
     ...(start !== undefined && { from: start }),
     ...(start === "none" && networkDefaults),
+    ...(validation > 0 && validationDefaults(scheme)),
   };
 };
 
@@ -236,7 +238,20 @@ export const finetune = defineCommand({
   },
   complete,
   run: async (given, context) => {
-    const settings = { ...schemeDefaults(given.scheme), ...networkDefaults, ...defined(given) };
+    for (const [name, value] of Object.entries({
+      "choose-by": given.chooseBy,
+      "validation-steps": given.validationSteps,
+    }))
+      if (given.validation === 0 && value !== undefined)
+        throw new RequestError(
+          `--${name} is of --validation N, the number of images to hold out; give both or neither`,
+        );
+    const settings = {
+      ...schemeDefaults(given.scheme),
+      ...networkDefaults,
+      ...validationDefaults(given.scheme),
+      ...defined(given),
+    };
     const { scheme, seed, batch, epochs, eps, stepSize } = settings;
     const { objective, headOnly } = schemes[scheme] as Scheme;
     const origin = await originOf(given, context);
@@ -355,7 +370,7 @@ export const finetune = defineCommand({
       await writeReport(run.path);
       const percent = (share: number) => `${(100 * share).toFixed(2)} %`;
       context.print(
-        `${run.path}: ${trained.steps} steps, epoch ${trained.epoch}; accuracy on ${test.count} test images ${percent(accuracy)}` +
+        `${run.path}: ${trained.steps} steps, epoch ${trained.epoch}${validation === undefined ? "" : ` (the best on ${validation.count} held-out images)`}; accuracy on ${test.count} test images ${percent(accuracy)}` +
           (robustAccuracy === undefined ? "" : `, under PGD-20 ${percent(robustAccuracy)}`),
       );
       context.result({
@@ -435,7 +450,9 @@ const relabelled = async (
 const originOf = async (settings: Settings, context: Context): Promise<Origin | undefined> => {
   const { scheme, from, branch } = settings;
   if (from === undefined)
-    throw new RequestError(`${scheme} needs --from RUN, the folder of a pretrained encoder (or --from none for aff)`);
+    throw new RequestError(
+      `${scheme} needs --from RUN, the folder of a pretrained encoder${(schemes[scheme] as Scheme).headOnly ? "" : " (or --from none)"}`,
+    );
   if (from === "none") {
     if ((schemes[scheme] as Scheme).headOnly)
       throw new RequestError(
