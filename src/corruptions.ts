@@ -6,7 +6,7 @@ import type { Questions } from "./attack/questions.ts";
 import { openNpy } from "./data/npy.ts";
 import { byteResizer } from "./data/resize.ts";
 import { RequestError } from "./errors.ts";
-import type { EvaluationLog } from "./evaluation.ts";
+import type { EvaluationLog, EvaluationProgress } from "./evaluation.ts";
 import { fileError } from "./file-error.ts";
 
 export interface CorruptionOptions {
@@ -18,7 +18,7 @@ export interface CorruptionOptions {
   readonly limit: number | undefined;
   readonly log: EvaluationLog;
   readonly signal: AbortSignal;
-  readonly progress: (update: { stage: string; done: number; of: number; right: number; images: number }) => void;
+  readonly progress: (update: EvaluationProgress) => void;
 }
 
 export interface CorruptionFigures {
@@ -45,7 +45,7 @@ export const evaluateCorruptions = async (options: CorruptionOptions): Promise<C
   const labels = await labelFile.rows(0, count);
   await labelFile.close();
   const byCorruption: Record<string, number> = {};
-  for (const name of names) {
+  for (const [place, name] of names.entries()) {
     const file = await openNpy(join(folder, name));
     try {
       const [n, h = 0, w = 0, channels] = file.shape;
@@ -72,7 +72,9 @@ export const evaluateCorruptions = async (options: CorruptionOptions): Promise<C
           log.append(record);
         }
         right += record.notes?.right ?? 0;
-        progress({ stage, done: begin + members.length, of: chosen.length, right, images: members.length });
+        const done = begin + members.length;
+        const share = (place + done / chosen.length) / names.length;
+        progress({ stage, of: chosen.length, share, accuracy: right / done, images: members.length });
       }
       byCorruption[name.slice(0, -4)] = right / chosen.length;
     } finally {

@@ -82,6 +82,8 @@ export interface AttackFigures {
   readonly interval: readonly [low: number, high: number];
   readonly right: number;
   readonly count: number;
+  /** Images that it was tried on: those that were right before. */
+  readonly attacked: number;
   readonly queries: number;
   readonly parts?: readonly AttackFigures[];
 }
@@ -110,7 +112,19 @@ export interface EvaluationRequest {
   readonly settings: AttackSettings;
   readonly log: EvaluationLog;
   readonly signal: AbortSignal;
-  readonly progress: (update: { stage: string; done: number; of: number; right: number; images: number }) => void;
+  readonly progress: (update: EvaluationProgress) => void;
+}
+
+export interface EvaluationProgress {
+  readonly stage: string;
+  /** Images of the stage. */
+  readonly of: number;
+  /** Share of the whole work that is done, where no image breaks that still stands. */
+  readonly share: number;
+  /** Accuracy as it is known by now. */
+  readonly accuracy: number;
+  /** Images that the model has answered since the last update. */
+  readonly images: number;
 }
 
 const simpleAttacks = ["clean", "fgsm", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square", "autoattack"] as const;
@@ -140,6 +154,31 @@ export const checkClasses = (attacks: readonly AttackName[], classes: number): v
       throw new RequestError(
         `${attack} needs ${fewestClasses[attack]} classes (its loss compares that many logits), the model has ${classes}; leave it out of attacks`,
       );
+};
+
+/** Stages in their order. */
+const stagesOf = (attacks: readonly AttackName[]): string[] => {
+  const after = attacks.filter((attack) => attack !== "clean");
+  const parts = after.flatMap((attack) =>
+    attack === "autoattack" ? autoattackParts.map((part) => `autoattack/${part}`) : [attack],
+  );
+  return ["clean", ...(after.length > 0 ? ["inspection"] : []), ...parts];
+};
+
+/** Passes through the model that a stage makes for an image at most; one with a gradient counts as two. */
+const passesOf = (stage: string, { restarts, iterations, targets, queries }: AttackSettings): number => {
+  const attack = stage.replace("autoattack/", "");
+  const runs: Readonly<Record<string, number>> = {
+    clean: 1,
+    inspection: 4,
+    fgsm: 3,
+    "apgd-ce": 2 * (iterations + 1) * restarts,
+    "apgd-dlr": 2 * (iterations + 1) * restarts,
+    "apgd-t": 2 * (iterations + 1) * restarts * targets,
+    "fab-t": 3 * iterations * restarts * targets,
+    square: (queries + 1) * restarts,
+  };
+  return runs[attack] ?? (2 * Number(attack.slice("pgd".length)) + 1) * restarts;
 };
 
 class Interrupted extends Error {}
@@ -173,10 +212,14 @@ class Evaluation {
   private readonly warnings: string[] = [];
   /** What each stage found, by image. */
   private readonly outcomes = new Map<string, Map<number, ImageOutcome>>();
+  /** Passes that finished chunks count for, and the stages to come with those of an image. */
+  private spent = 0;
+  private readonly plan: readonly (readonly [stage: string, passes: number])[];
 
   constructor(request: EvaluationRequest) {
     this.request = request;
     this.around = ball(request.settings.norm, request.settings.eps);
+    this.plan = stagesOf(request.attacks).map((stage) => [stage, passesOf(stage, request.settings)]);
   }
 
   async run(): Promise<EvaluationResult> {
@@ -190,7 +233,7 @@ class Evaluation {
       if (attack === "clean") figures.push(this.figuresOf("clean", right, all));
       else if (attack === "autoattack") figures.push(await this.autoattack(right));
       else {
-        await this.stage(attack, right, (chunk) => this.attack(attack, chunk));
+        await this.stage(attack, right, (chunk, asked) => this.attack(attack, chunk, asked));
         figures.push(this.figuresOf(attack, this.survivors(attack, right), right));
       }
     }
@@ -203,7 +246,7 @@ class Evaluation {
     for (const part of autoattackParts) {
       const stage = `autoattack/${part}`;
       const before = left;
-      await this.stage(stage, before, (chunk) => this.attack(part, chunk));
+      await this.stage(stage, before, (chunk, asked) => this.attack(part, chunk, asked));
       left = this.survivors(stage, before);
       parts.push(this.figuresOf(part, left, before, stage));
       if (part === "square" && before.length - left.length >= Math.max(0.01 * this.request.images.count, 2))
@@ -212,16 +255,22 @@ class Evaluation {
         );
     }
     const last = parts.at(-1) as AttackFigures;
-    return { ...last, attack: "autoattack", queries: parts.reduce((n, p) => n + p.queries, 0), parts };
+    return {
+      ...last,
+      attack: "autoattack",
+      attacked: right.length,
+      queries: parts.reduce((n, p) => n + p.queries, 0),
+      parts,
+    };
   }
 
   /** Runs a stage over positions, chunk by chunk; those that the log holds are taken from it. */
   private async stage(
     name: string,
     positions: readonly number[],
-    run: (chunk: readonly number[]) => Promise<ChunkResult>,
+    run: (chunk: readonly number[], asked: (passes: number, images: number) => void) => Promise<ChunkResult>,
   ): Promise<void> {
-    const { log, questions, progress, signal } = this.request;
+    const { log, questions, signal } = this.request;
     const found = new Map<number, ImageOutcome>();
     this.outcomes.set(name, found);
     const notes: Record<string, number> = {};
@@ -230,7 +279,15 @@ class Evaluation {
       let record = log.finished.get(`${name}/${chunk}`);
       if (record === undefined) {
         if (signal.aborted) throw new Interrupted();
-        const { images, x, notes: noticed } = await run(members);
+        let passes = 0;
+        const {
+          images,
+          x,
+          notes: noticed,
+        } = await run(members, (more, answered) => {
+          passes += more;
+          this.report(name, positions, found, begin, Math.min(passes, members.length * this.passes(name)), answered);
+        });
         record = { stage: name, chunk, images, ...(noticed && { notes: noticed }) };
         await log.keep?.(record, x);
         log.append(record);
@@ -240,10 +297,39 @@ class Evaluation {
         );
       for (const outcome of record.images) found.set(outcome.i, outcome);
       for (const [note, count] of Object.entries(record.notes ?? {})) notes[note] = (notes[note] ?? 0) + count;
-      const right = [...found.values()].filter((o) => !o.broken).length;
-      progress({ stage: name, done: begin + members.length, of: positions.length, right, images: members.length });
+      this.spent += members.length * this.passes(name);
+      this.report(name, positions, found, begin + members.length, 0, members.length);
     }
     this.explain(name, notes, positions.length);
+  }
+
+  private passes(stage: string): number {
+    return this.plan.find(([name]) => name === stage)?.[1] ?? 0;
+  }
+
+  /** How far it is: `begin` images of the stage are done, with so many passes for the next. */
+  private report(
+    stage: string,
+    positions: readonly number[],
+    found: ReadonlyMap<number, ImageOutcome>,
+    begin: number,
+    passes: number,
+    images: number,
+  ): void {
+    const { count } = this.request.images;
+    const broken = [...found.values()].filter((o) => o.broken).length;
+    const standing = positions.length - broken;
+    const right =
+      stage === "clean" ? standing : this.survivors("clean", [...this.outcomes.get("clean")!.keys()]).length;
+    const inAutoattack = stage.startsWith("autoattack/");
+    const later = this.plan.slice(this.plan.findIndex(([name]) => name === stage) + 1);
+    const ahead = later.reduce(
+      (sum, [name, each]) => sum + each * (inAutoattack && name.startsWith("autoattack/") ? standing : right),
+      (positions.length - begin) * this.passes(stage),
+    );
+    const share = (this.spent + passes) / (this.spent + ahead);
+    const accuracy = stage === "clean" ? (begin - broken) / begin : standing / count;
+    this.request.progress({ stage, of: positions.length, share, accuracy, images });
   }
 
   private image(position: number): AttackedImage {
@@ -290,10 +376,13 @@ class Evaluation {
   private async attack(
     name: Exclude<AttackName, "clean" | "autoattack">,
     chunk: readonly number[],
+    asked: (passes: number, images: number) => void,
   ): Promise<ChunkResult> {
     const images = chunk.map((i) => this.image(i));
     const results =
-      name.startsWith("pgd") || name === "fgsm" ? await this.pgd(name, images) : await this.perImage(name, images);
+      name.startsWith("pgd") || name === "fgsm"
+        ? await this.pgd(name, images)
+        : await this.perImage(name, images, asked);
     const notes: Record<string, number> = { outside: 0, zero: 0, mistaken: 0 };
     const x = results.map((result) => result.x);
     // What an attack says is looked at again: an image it calls broken must be so, and allowed.
@@ -310,7 +399,7 @@ class Evaluation {
     return { images: outcomes, x, notes };
   }
 
-  private perImage(name: string, images: readonly AttackedImage[]) {
+  private perImage(name: string, images: readonly AttackedImage[], asked: (passes: number, images: number) => void) {
     const { settings, questions, signal } = this.request;
     const { seed, restarts, iterations, targets, queries } = settings;
     const start: Readonly<Record<string, (image: AttackedImage) => Attack>> = {
@@ -323,7 +412,8 @@ class Evaluation {
     return runAttacks(
       images.map((image) => start[name]!(image)),
       questions,
-      async () => {
+      async (kind, answered) => {
+        asked((kind === "logits" ? 1 : 2) * answered, answered);
         // Lets signals in: runs of the model block the event loop.
         await new Promise((done) => setImmediate(done));
         if (signal.aborted) throw new Interrupted();
@@ -375,7 +465,15 @@ class Evaluation {
     const found = this.outcomes.get(stage) as Map<number, ImageOutcome>;
     const queries = tried.reduce((n, i) => n + (found.get(i)?.queries ?? 0), 0);
     const accuracy = left.length / count;
-    return { attack, accuracy, interval: wilsonInterval(left.length, count), right: left.length, count, queries };
+    return {
+      attack,
+      accuracy,
+      interval: wilsonInterval(left.length, count),
+      right: left.length,
+      count,
+      attacked: tried.length,
+      queries,
+    };
   }
 
   private warn(message: string): void {

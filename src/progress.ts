@@ -17,7 +17,7 @@ export interface ProgressOptions {
   readonly epochs?: number;
   /** Steps done before, by the run that is resumed. */
   readonly done?: number;
-  /** What is counted (default `step`). */
+  /** What is counted (default `step`); `%` shows the share of the steps that are done instead of their number. */
   readonly unit?: string;
 }
 
@@ -101,11 +101,13 @@ export const progressLine = (
       const parts: string[] = [];
       if (progress.epoch !== undefined)
         parts.push(`epoch ${progress.epoch}${epochs === undefined ? "" : `/${epochs}`}`);
-      parts.push(`${unit} ${step}/${steps}`);
+      parts.push(unit === "%" ? `${Math.floor((100 * step) / steps)} %` : `${unit} ${step}/${steps}`);
       for (const [name, value] of Object.entries(progress.figures ?? {})) parts.push(`${name} ${value.toPrecision(4)}`);
       if (imagesPerSecond.value !== undefined) parts.push(`${printRate(imagesPerSecond.value)} images/s`);
       if (waiting.value !== undefined) parts.push(`data ${Math.round(100 * waiting.value)}%`);
-      if (secondsPerStep.value !== undefined && step < steps)
+      // A share of very little says nothing of the rest: it is mostly loading.
+      const telling = unit === "%" ? step >= 0.01 * steps : true;
+      if (secondsPerStep.value !== undefined && telling && step < steps)
         parts.push(`${printDuration(secondsPerStep.value * (steps - step))} left`);
       line = parts.join("  ");
       if (last - shownAt >= pause) show();

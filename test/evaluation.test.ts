@@ -18,6 +18,7 @@ import {
   type ChunkRecord,
   checkClasses,
   type EvaluationLog,
+  type EvaluationProgress,
   type EvaluationRequest,
   evaluateRobustness,
 } from "../src/evaluation.ts";
@@ -86,6 +87,22 @@ test("accuracy under AutoAttack is at most that under each of its parts, and eve
     if (row.brokenBy !== "clean") expect(row.brokenBy).toBe(broken?.[0] ?? null);
     for (const o of Object.values(row.attacks)) expect(o.norm).toBeLessThanOrEqual(settings.eps + 1e-6);
   }
+});
+
+test("progress never falls, ends at all, and comes from within a batch too", async () => {
+  const updates: EvaluationProgress[] = [];
+  const request = await requestFor(convolutional(), { progress: (update) => void updates.push(update) });
+  const result = (await evaluateRobustness(request))!;
+  updates.forEach(({ share }, i) => {
+    expect(share).toBeGreaterThanOrEqual(updates[i - 1]?.share ?? 0);
+  });
+  expect(updates.at(-1)).toMatchObject({
+    stage: "autoattack/square",
+    share: 1,
+    accuracy: result.figures.at(-1)?.accuracy,
+  });
+  expect(updates.length).toBeGreaterThan(2 * (request.log as ReturnType<typeof recording>).finished.size);
+  expect(result.figures.map(({ attacked }) => attacked)).toEqual([14, ...Array.from({ length: 7 }, () => 12)]);
 });
 
 test("a run that is cut off and resumed ends with the same rows", async () => {

@@ -29,6 +29,18 @@ describe("a progress line", () => {
     line.stop();
   };
 
+  test("shows a share, and the time left once that share says something", () => {
+    const stream = new Terminal();
+    let time = 0;
+    const line = progressLine({ steps: 1, unit: "%" }, { stream, interval: 0, now: () => time });
+    for (const step of [0.005, 0.255, 1]) {
+      time += 10_000;
+      line.update({ step });
+    }
+    expect(stream.text.split("\n")[0]).toBe("0 %");
+    expect(stream.text).toMatch(/\n25 % {2}.* left\n100 %\n$/);
+  });
+
   test("elsewhere than on a terminal is written every ten seconds and at the end", () => {
     const stream = new Terminal();
     steps(stream);

@@ -117,6 +117,7 @@ test("of an evaluation has bars, intervals and the picture itself", async () => 
     interval: [accuracy - 0.1, accuracy + 0.1],
     right: 1,
     count: 2,
+    attacked: 1,
     queries: 4,
   });
   const autoattack = { ...figures(0.25), parts: { "apgd-ce": figures(0.375) } };

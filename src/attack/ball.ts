@@ -99,3 +99,7 @@ const l2Ball = (eps: number): Ball => {
 };
 
 export const ball = (norm: Norm, eps: number): Ball => (norm === "linf" ? linfBall(eps) : l2Ball(eps));
+
+/** A radius as papers write it: of L-inf in 255ths of a pixel's range. */
+export const printRadius = (norm: Norm, eps: number): string =>
+  norm === "linf" ? `${Number((255 * eps).toFixed(2))}/255` : String(Number(eps.toFixed(4)));

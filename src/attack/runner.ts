@@ -65,17 +65,19 @@ const outcome = ({ ended, queries }: Course, counts: number): AttackResult => {
   };
 };
 
+type Rest = (kind: Query["kind"], images: number) => Promise<void> | void;
+
 /**
  * Runs attacks, in as many lanes as answer side by side. Each round of a lane answers the questions of one kind, the most asked one; where there is room, attempts begin before
  * those ahead of them have ended. What comes of them is used only if their turn comes, so that results are those of attempts
  * made one after the other.
- * @param rest called between two runs of the model; what it throws ends the attacks
+ * @param rest called after each run of the model with what was asked; what it throws ends the attacks
  * @returns results in the order of the attacks
  */
 export const runAttacks = async (
   attacks: readonly Attack[],
   questions: Questions,
-  rest: () => Promise<void> | void = () => {},
+  rest: Rest = () => {},
 ): Promise<AttackResult[]> => {
   const { lanes } = questions;
   const shares = lanes.map((_, lane) => Array.from(attacks.keys()).filter((at) => at % lanes.length === lane));
@@ -94,11 +96,7 @@ export const runAttacks = async (
   return results;
 };
 
-const runInLane = async (
-  attacks: readonly Attack[],
-  questions: Questions,
-  rest: () => Promise<void> | void,
-): Promise<AttackResult[]> => {
+const runInLane = async (attacks: readonly Attack[], questions: Questions, rest: Rest): Promise<AttackResult[]> => {
   const results = new Array<AttackResult | undefined>(attacks.length);
   const courses = new Map<number, Course>();
   let waiting: Waiting[] = [];
@@ -174,6 +172,6 @@ const runInLane = async (
       if (one.attempt > (courses.get(one.at)?.last ?? -1)) return;
       advance(one, { ...(answers[i] as Answer), ahead: more.filter(({ of }) => of === i) });
     });
-    await rest();
+    await rest(most, queries.length);
   }
 };

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { writeFileAtomic } from "../atomic.ts";
+import { printRadius } from "../attack/ball.ts";
 import { askModel, inLanes } from "../attack/questions.ts";
 import { type GridCell, writeAttackGrid } from "../attack-grid.ts";
 import { type LoadedClassifier, loadClassifier } from "../classifier.ts";
@@ -11,10 +12,10 @@ import { RequestError } from "../errors.ts";
 import {
   type AttackFigures,
   attackNames,
-  autoattackParts,
   checkClasses,
   type EvaluatedImages,
   type EvaluationLog,
+  type EvaluationProgress,
   type EvaluationResult,
   evaluateRobustness,
 } from "../evaluation.ts";
@@ -102,13 +103,19 @@ export const evaluate = defineCommand({
     const shown = firstRight(settings.grid);
     const disk = await openLog(settings, context, classifier, images, (i) => settings.saveAdversarial || shown.has(i));
     const log = disk === undefined ? memoryLog() : shown.watch(disk);
-    const stages = attacks.reduce((n, attack) => n + (attack === "autoattack" ? autoattackParts.length : 1), 1);
-    const line = context.progress({ steps: stages * Math.ceil(images.count / questions.batch), unit: "batch" });
-    let [step, last] = [0, ""];
-    const progress = (update: { stage: string; done: number; of: number; right: number; images: number }) => {
-      if (update.stage !== last) context.log(`${update.stage}: ${update.of} images`);
-      last = update.stage;
-      line.update({ step: ++step, images: update.images, figures: { right: update.right / update.done } });
+    context.log(
+      `${classifier.source}: ${classifier.classes} classes, ${images.count} ${settings.split} images of ${settings.dataset}, ` +
+        `${norm === "linf" ? "L-inf" : "L2"} radius ${printRadius(norm, eps)}, on ${engine.provider} (${engine.reason})`,
+    );
+    const follow = () => {
+      const line = context.progress({ steps: 1, unit: "%" });
+      let last = "";
+      const progress = ({ stage, of, share, accuracy, images: answered }: EvaluationProgress) => {
+        if (stage !== last) context.log(`${stage}: ${of} images`);
+        last = stage;
+        line.update({ step: share, images: answered, figures: { accuracy } });
+      };
+      return { line, progress };
     };
     const { signal } = context;
     try {
@@ -122,8 +129,19 @@ export const evaluate = defineCommand({
         queries,
         seed,
       };
-      const result = await evaluateRobustness({ questions, images, attacks, settings: attack, log, signal, progress });
+      const attacking = follow();
+      const result = await evaluateRobustness({
+        questions,
+        images,
+        attacks,
+        settings: attack,
+        log,
+        signal,
+        progress: attacking.progress,
+      });
+      attacking.line.stop();
       if (result === undefined) return;
+      const scoring = follow();
       const corruptions = !corrupted
         ? undefined
         : await evaluateCorruptions({
@@ -133,10 +151,10 @@ export const evaluate = defineCommand({
             limit: settings.limit,
             log,
             signal,
-            progress,
+            progress: scoring.progress,
           });
+      scoring.line.stop();
       if (corrupted && corruptions === undefined) return;
-      line.stop();
       for (const warning of result.warnings) warn(warning);
       context.print(table(result.figures, corruptions));
       const summary = {
@@ -242,11 +260,12 @@ const openLog = async (
 const rounded = (x: number): number => Number(x.toFixed(6));
 
 /** Figures as JSON keeps them. */
-const plain = ({ accuracy, interval, right, count, queries, parts }: AttackFigures): object => ({
+const plain = ({ accuracy, interval, right, count, attacked, queries, parts }: AttackFigures): object => ({
   accuracy: rounded(accuracy),
   interval: interval.map(rounded),
   right,
   count,
+  attacked,
   queries,
   ...(parts && { parts: Object.fromEntries(parts.map((p) => [p.attack, plain(p)])) }),
 });
@@ -254,14 +273,14 @@ const plain = ({ accuracy, interval, right, count, queries, parts }: AttackFigur
 const percent = (x: number): string => (100 * x).toFixed(2);
 
 const table = (figures: readonly AttackFigures[], corruptions: CorruptionFigures | undefined): string => {
-  const rows: string[][] = [["attack", "accuracy %", "95 % interval", "right", "queries/image"]];
+  const rows: string[][] = [["attack", "accuracy %", "95 % interval", "right", "queries/attacked image"]];
   const add = (name: string, f: AttackFigures) =>
     rows.push([
       name,
       percent(f.accuracy),
       f.interval.map(percent).join(" to "),
       `${f.right}/${f.count}`,
-      (f.queries / f.count).toFixed(1),
+      (f.queries / Math.max(1, f.attacked)).toFixed(1),
     ]);
   for (const f of figures) {
     for (const part of f.parts ?? []) add(`  + ${part.attack}`, part);

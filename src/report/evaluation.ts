@@ -1,5 +1,6 @@
 /** The report of an evaluation: accuracy under each attack with its interval, and pictures of what the attacks did. */
 import { z } from "zod";
+import { printRadius } from "../attack/ball.ts";
 import { barChart } from "./chart.ts";
 import { card, cards, escaped, html, table } from "./page.ts";
 
@@ -8,6 +9,7 @@ const figures = z.object({
   interval: z.tuple([z.number(), z.number()]),
   right: z.number(),
   count: z.number(),
+  attacked: z.number(),
   queries: z.number(),
 });
 const attackFigures = figures.extend({ parts: z.record(z.string(), figures).optional() });
@@ -15,7 +17,7 @@ export const evaluationSchema = z.object({
   model: z.string(),
   dataset: z.string(),
   count: z.number(),
-  norm: z.string(),
+  norm: z.enum(["linf", "l2"]),
   eps: z.number(),
   seed: z.number(),
   attacks: z.record(z.string(), attackFigures),
@@ -41,7 +43,7 @@ export const evaluationReport = (summary: z.infer<typeof evaluationSchema>, pict
   ]);
   return html({
     title: "Evaluation",
-    subtitle: `${model} on ${count} images of ${dataset}, ${norm === "linf" ? `L∞ radius ${Number((255 * eps).toFixed(2))}/255` : `L2 radius ${Number(eps.toFixed(4))}`}, seed ${seed}`,
+    subtitle: `${model} on ${count} images of ${dataset}, ${norm === "linf" ? "L∞" : "L2"} radius ${printRadius(norm, eps)}, seed ${seed}`,
     figures: entries.map(([name, { accuracy }]) => [name, `${percent(accuracy)} %`]),
     sections: [
       {
@@ -55,13 +57,13 @@ export const evaluationReport = (summary: z.infer<typeof evaluationSchema>, pict
               ),
             ),
             table(
-              ["attack", "accuracy, %", "95 % interval", "right", "queries an image"],
+              ["attack", "accuracy, %", "95 % interval", "right", "queries an attacked image"],
               rows.map(([name, f]) => [
                 name,
                 percent(f.accuracy),
                 f.interval.map(percent).join(" to "),
                 `${f.right} of ${f.count}`,
-                (f.queries / Math.max(1, f.count)).toFixed(1),
+                (f.queries / Math.max(1, f.attacked)).toFixed(1),
               ]),
             ),
           ]) + warnings.map((warning) => `<p class="note">${escaped(warning)}</p>`).join(""),
