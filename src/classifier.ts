@@ -48,6 +48,8 @@ export interface ClassifierOptions {
 export const loadClassifier = async (path: string, options: ClassifierOptions): Promise<LoadedClassifier> => {
   try {
     const entry = await stat(path);
+    if (!entry.isDirectory() && options.branch !== undefined)
+      throw new RequestError(`--branch is of a run, and ${path} is a file; leave it out`);
     return entry.isDirectory() ? await ofRun(path, options) : ofFile(await readFile(path), path, options);
   } catch (error) {
     throw fileError(error, "read", path);
@@ -61,7 +63,7 @@ const normalising = (build: Classifier, channels: number, { mean, std }: Classif
     const list = (values ?? []).length === 0 ? [otherwise] : (values as readonly number[]);
     if (list.length !== 1 && list.length !== channels)
       throw new RequestError(
-        `${name} has ${list.length} numbers but the images have ${channels} channels; give 1 or ${channels}`,
+        `--${name} has ${list.length} numbers but the images have ${channels} channels; give 1 or ${channels}`,
       );
     return constant(float32([1, list.length, 1, 1], list));
   };
@@ -130,6 +132,8 @@ const ofRun = async (path: string, options: ClassifierOptions): Promise<LoadedCl
     throw new RequestError(
       `the run in ${path} holds an encoder without a classifier; finetune it first (advcl finetune)`,
     );
+  if (options.branch !== undefined && network.branches === undefined)
+    throw new RequestError(`the run in ${path} has batch norm of only one kind; leave --branch out`);
   const branch = options.branch ?? network.evaluatedBranch;
   if (network.branches !== undefined && !network.branches.includes(branch))
     throw new RequestError(`the encoder has no batch-norm branch ${branch}; it has ${network.branches.join(", ")}`);

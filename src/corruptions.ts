@@ -9,8 +9,14 @@ import { RequestError } from "./errors.ts";
 import type { EvaluationLog, EvaluationProgress } from "./evaluation.ts";
 import { fileError } from "./file-error.ts";
 
-export interface CorruptionOptions {
+/** The .npy files of a folder. */
+export interface Corruptions {
   readonly folder: string;
+  readonly names: readonly string[];
+  readonly labels: Uint8Array;
+}
+
+export interface CorruptionOptions extends Corruptions {
   readonly questions: Questions;
   /** Side of the model's images. */
   readonly size: number;
@@ -30,9 +36,8 @@ export interface CorruptionFigures {
 /** Images of one severity in the published files. */
 const SEVERITY = 10_000;
 
-/** Scores every corruption of a folder; undefined where the signal came before the end. */
-export const evaluateCorruptions = async (options: CorruptionOptions): Promise<CorruptionFigures | undefined> => {
-  const { folder, questions, size, limit, log, signal, progress } = options;
+/** What there is to score. Throws a RequestError where the folder is no such folder. */
+export const findCorruptions = async (folder: string): Promise<Corruptions> => {
   let names: string[];
   try {
     names = (await readdir(folder)).filter((name) => name.endsWith(".npy") && name !== "labels.npy").sort();
@@ -40,10 +45,16 @@ export const evaluateCorruptions = async (options: CorruptionOptions): Promise<C
     throw fileError(error, "read", folder);
   }
   if (names.length === 0) throw new RequestError(`${folder} holds no .npy files; give the folder of CIFAR-10-C`);
-  const labelFile = await openNpy(join(folder, "labels.npy"));
-  const count = labelFile.shape[0] as number;
-  const labels = await labelFile.rows(0, count);
-  await labelFile.close();
+  const file = await openNpy(join(folder, "labels.npy"));
+  const labels = await file.rows(0, file.shape[0] as number);
+  await file.close();
+  return { folder, names, labels };
+};
+
+/** Scores every corruption of a folder; undefined where the signal came before the end. */
+export const evaluateCorruptions = async (options: CorruptionOptions): Promise<CorruptionFigures | undefined> => {
+  const { folder, names, labels, questions, size, limit, log, signal, progress } = options;
+  const count = labels.length;
   const byCorruption: Record<string, number> = {};
   for (const [place, name] of names.entries()) {
     const file = await openNpy(join(folder, name));

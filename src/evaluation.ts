@@ -139,7 +139,7 @@ export const attackNames = (names: readonly string[]): AttackName[] => {
   for (const name of names)
     if (!(simpleAttacks as readonly string[]).includes(name) && !/^pgd[1-9]\d{0,4}$/.test(name))
       throw new RequestError(
-        `attacks names ${JSON.stringify(name)}; there are ${simpleAttacks.join(", ")} and pgdN (pgd20)`,
+        `--attacks names ${JSON.stringify(name)}; there are ${simpleAttacks.join(", ")} and pgdN (pgd20)`,
       );
   return [...new Set(names)] as AttackName[];
 };
@@ -357,7 +357,7 @@ class Evaluation {
       const images = chunk.map((i) => this.image(i));
       const asked = images.map(({ clean }): Query => ({ kind: "logits", x: clean }));
       const [first, second] = [await questions.answer(asked), await questions.answer(asked)];
-      const notes: Record<string, number> = { random: 0, probabilities: 0, zero: 0 };
+      const notes: Record<string, number> = { random: 0, probabilities: 0, zero: 0, infinite: 0 };
       const gradients = await questions.answer(
         images.map(({ clean, label }) => ({ kind: "ce", x: clean, label, target: label })),
       );
@@ -366,7 +366,9 @@ class Evaluation {
         if (logits.some((v, c) => Math.abs(v - (second[k]!.logits[c] as number)) > REPEATABLE * scale)) notes.random!++;
         const sum = logits.reduce((a, b) => a + b, 0);
         if (logits.every((v) => v >= 0 && v <= 1) && Math.abs(sum - 1) < 1e-3) notes.probabilities!++;
-        if (isZero(gradients[k]!.gradient)) notes.zero!++;
+        const { gradient } = gradients[k]!;
+        if (isZero(gradient)) notes.zero!++;
+        if (![...logits, ...gradient].every(Number.isFinite)) notes.infinite!++;
       });
       const outcomes = chunk.map((i, k) => ({ i, broken: false, prediction: images[k]!.label, norm: 0, queries: 3 }));
       return { images: outcomes, x: [], notes };
@@ -390,11 +392,12 @@ class Evaluation {
     const outcomes = results.map((result, k): ImageOutcome => {
       const { clean, label } = images[k]!;
       const norm = this.around.distance(result.x, clean);
-      if (norm > this.around.eps * (1 + 1e-4) + 1e-6 || result.x.some((v) => !(v >= 0 && v <= 1))) notes.outside!++;
+      const inside = norm <= this.around.eps * (1 + 1e-4) + 1e-6 && result.x.every((v) => v >= 0 && v <= 1);
+      if (!inside) notes.outside!++;
       if (result.zeroGradient) notes.zero!++;
       if (result.broken && predictionOf(again[k]!.logits) === label) notes.mistaken!++;
-      const { broken, prediction, queries, zeroGradient: zero } = result;
-      return { i: chunk[k]!, broken, prediction, norm, queries, ...(zero && { zero }) };
+      const { prediction, queries, zeroGradient: zero } = result;
+      return { i: chunk[k]!, broken: result.broken && inside, prediction, norm, queries, ...(zero && { zero }) };
     });
     return { images: outcomes, x, notes };
   }
@@ -481,7 +484,7 @@ class Evaluation {
   }
 
   private explain(stage: string, notes: Readonly<Record<string, number>>, count: number): void {
-    const { random = 0, probabilities = 0, zero = 0, outside = 0, mistaken = 0 } = notes;
+    const { random = 0, probabilities = 0, zero = 0, infinite = 0, outside = 0, mistaken = 0 } = notes;
     const share = (n: number) => `${n} of ${count} images`;
     if (random > 0)
       this.warn(
@@ -490,7 +493,11 @@ class Evaluation {
     if (probabilities > 0 && probabilities === count)
       this.warn("the model seems to return probabilities: attacks need the logits before the softmax");
     if (zero > 0) this.warn(`${stage}: the gradient is zero for ${share(zero)}: it may be masked`);
-    if (outside > 0) this.warn(`${stage}: ${share(outside)} left the ball or the box`);
+    if (infinite > 0)
+      this.warn(
+        `the model's logits or gradients are not finite for ${share(infinite)}: gradient attacks cannot judge it`,
+      );
+    if (outside > 0) this.warn(`${stage}: ${share(outside)} left the ball or the box and do not count as broken`);
     if (mistaken > 0) this.warn(`${stage}: ${share(mistaken)} were called broken but are right when asked again`);
   }
 

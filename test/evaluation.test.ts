@@ -6,7 +6,7 @@ import { PassThrough } from "node:stream";
 import { afterAll, describe, expect, test } from "@jest/globals";
 import { input, type Value } from "../graphs/onnx/graph.ts";
 import { buildModel } from "../graphs/onnx/write.ts";
-import { add, averagePool, mul, randomNormalLike, slice, softmax } from "../graphs/ops/index.ts";
+import { add, averagePool, div, log, mul, randomNormalLike, round, slice, softmax } from "../graphs/ops/index.ts";
 import type { Classifier } from "../graphs/steps/evaluate.ts";
 import { lower } from "../graphs/targets/lower.ts";
 import { portable } from "../graphs/targets/portable.ts";
@@ -142,6 +142,25 @@ describe("models that gradient attacks cannot judge are flagged", () => {
     const warnings = await warningsOf((x) => mul(base(x), 1e6));
     expect(warnings.some((w) => /gradient is zero/.test(w))).toBe(true);
   });
+  test("pixels that are rounded have no gradient: only Square can break them", async () => {
+    const base = convolutional();
+    const rounding = (x: Value) => base(div(round(mul(x, 32)), 32));
+    const attacks = ["clean", "fgsm", "pgd5", "autoattack"] as const;
+    const more = { attacks, settings: { ...settings, eps: 0.1, queries: 100 } };
+    const { figures, warnings } = (await evaluateRobustness(await requestFor(rounding, more)))!;
+    expect(figures.map(({ right }) => right).slice(0, 2)).toEqual([12, 12]);
+    expect(warnings).toContainEqual(expect.stringMatching(/gradient is zero for 12 of 12/));
+    expect(warnings).toContainEqual(expect.stringMatching(/Square, which needs no gradients, broke/));
+  });
+  test("logits that are not finite: what leaves the ball is not broken", async () => {
+    const base = convolutional();
+    const infinite = (x: Value) => log(softmax(mul(base(x), 1e6)));
+    const request = await requestFor(infinite, { attacks: ["clean", "pgd5"] });
+    const { figures, warnings } = (await evaluateRobustness(request))!;
+    expect(warnings).toContainEqual(expect.stringMatching(/not finite for 4 of 4/));
+    expect(warnings).toContainEqual(expect.stringMatching(/left the ball or the box and do not count as broken/));
+    expect(figures[1]?.right).toBe(12);
+  });
   test("random logits", async () => {
     const base = convolutional();
     const noisy = (x: Value) => add(base(x), mul(randomNormalLike(base(x), { mean: 0, scale: 0.3 } as object), 1));
@@ -273,6 +292,10 @@ describe("the command", () => {
     write();
     await expect(run("--attacks", "pdg20")).rejects.toThrow("pgdN");
     await expect(run("--attacks", "corruptions")).rejects.toThrow("--corruptions-data");
+    await expect(run("--corruptions-data", join(folder, "nowhere"))).rejects.toThrow("does not exist");
+    await expect(run("--save-adversarial")).rejects.toThrow("--save-adversarial needs --out");
+    await expect(run("--branch", "pgd")).rejects.toThrow("--branch is of a run");
+    await expect(run("--target", "gpu")).rejects.toThrow("must be portable");
     await expect(run("--model", join(folder, "nothing.onnx"))).rejects.toThrow("does not exist");
     const text = join(folder, "text.onnx");
     writeFileSync(text, "not a model");

@@ -1,10 +1,10 @@
 /** Programs that an evaluation runs: logits, a loss with its input gradient for each image, PGD as a whole. */
 import { type PgdOptions, pgd } from "../attacks/pgd.ts";
-import { grad } from "../autodiff/grad.ts";
+import { maybeGrad } from "../autodiff/grad.ts";
 import { crossEntropy } from "../losses/cross-entropy.ts";
 import { dlr, margin, targetedDlr } from "../losses/margin.ts";
 import { input, type Value } from "../onnx/graph.ts";
-import { identity, reduceSum } from "../ops/index.ts";
+import { identity, mul, reduceSum } from "../ops/index.ts";
 
 /** Images [B,C,H,W] in [0, 1] to logits [B,classes]. */
 export type Classifier = (x: Value) => Value;
@@ -45,9 +45,11 @@ export const gradientStep = (
   const logits = classifier(x);
   const label = classes(size, "label");
   const each = attackLosses[loss](logits, label, isTargeted(loss) ? classes(size, "target") : label);
-  const [gradient] = grad(reduceSum(each, { keepdims: 0 }), [x]) as [Value];
-  return { logits: identity(logits), loss: identity(each), gradient };
+  return { logits: identity(logits), loss: identity(each), gradient: inputGradient(each, x) ?? mul(x, 0) };
 };
+
+/** Each image's gradient; undefined where the pixels reach the loss only through ops without one, such as Round. */
+const inputGradient = (each: Value, x: Value): Value | undefined => maybeGrad(reduceSum(each, { keepdims: 0 }), [x])[0];
 
 /** `input.clean`, `input.start`, `input.label` to the attacked images `x` and their `logits`: PGD on the cross-entropy. */
 export const pgdStep = (
@@ -56,7 +58,10 @@ export const pgdStep = (
   options: PgdOptions,
 ): Record<"x" | "logits", Value> => {
   const label = classes(size, "label");
-  const attack = pgd(options, (x) => attackLosses.ce(classifier(x), label));
-  const x = attack(images(size, "clean"), images(size, "start"));
+  const loss = (x: Value) => attackLosses.ce(classifier(x), label);
+  const start = images(size, "start");
+  // Without a gradient no step leads anywhere.
+  const steps = inputGradient(loss(start), start) === undefined ? 0 : options.steps;
+  const x = pgd({ ...options, steps }, loss)(images(size, "clean"), start);
   return { x, logits: identity(classifier(x)) };
 };

@@ -5,9 +5,9 @@ import { askModel, inLanes } from "../attack/questions.ts";
 import { type GridCell, writeAttackGrid } from "../attack-grid.ts";
 import { type LoadedClassifier, loadClassifier } from "../classifier.ts";
 import { type Context, defineCommand } from "../command.ts";
-import { type CorruptionFigures, evaluateCorruptions } from "../corruptions.ts";
+import { type CorruptionFigures, evaluateCorruptions, findCorruptions } from "../corruptions.ts";
 import { type Dataset, datasetNames, loadDataset, splits } from "../data/dataset.ts";
-import { chooseEngine, type Engine } from "../engine.ts";
+import { chooseEngine, type Engine, targetNames } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import {
   type AttackFigures,
@@ -61,7 +61,12 @@ export const evaluate = defineCommand({
     targets: { type: "integer", default: 9, min: 1, help: "classes that targeted attacks aim at", group: "Attack" },
     queries: { type: "integer", default: 5000, min: 1, help: "of the Square attack", group: "Attack" },
     batch: { type: "integer", default: 128, min: 1, help: "images a run of the model", group: "Computing" },
-    target: { type: "string", help: "how graphs are lowered (default: for the provider)", group: "Computing" },
+    target: {
+      type: "enum",
+      values: targetNames,
+      help: "how graphs are lowered (default: for the provider)",
+      group: "Computing",
+    },
     saveAdversarial: { type: "boolean", default: false, help: "keep all adversarial images (--out)", group: "Results" },
     grid: {
       type: "integer",
@@ -77,10 +82,15 @@ export const evaluate = defineCommand({
     const { warn } = context;
     const corrupted = settings.attacks.includes("corruptions") || settings.corruptionsData !== undefined;
     if (corrupted && settings.corruptionsData === undefined)
-      throw new RequestError("corruptions needs --corruptions-data: the folder of CIFAR-10-C's .npy files");
+      throw new RequestError("corruptions needs --corruptions-data, the folder of CIFAR-10-C's .npy files");
     const attacks = attackNames(settings.attacks.filter((name) => name !== "corruptions"));
     const { mean, std, size, branch } = settings;
-    if (std.some((s) => s <= 0)) throw new RequestError("std must be above 0");
+    if (std.some((s) => s <= 0)) throw new RequestError("--std must be above 0");
+    if (settings.saveAdversarial && settings.out === undefined)
+      throw new RequestError("--save-adversarial needs --out, the folder to write to");
+    if (settings.resume && settings.out === undefined)
+      throw new RequestError("--resume needs --out, the folder of the evaluation to go on with");
+    const corruptions = corrupted ? await findCorruptions(settings.corruptionsData as string) : undefined;
     const classifier = await loadClassifier(settings.model, { mean, std, size, branch, warn });
     checkClasses(attacks, classifier.classes);
     const images = await loadImages(settings, classifier);
@@ -142,21 +152,22 @@ export const evaluate = defineCommand({
       attacking.line.stop();
       if (result === undefined) return;
       const scoring = follow();
-      const corruptions = !corrupted
-        ? undefined
-        : await evaluateCorruptions({
-            folder: settings.corruptionsData as string,
-            questions,
-            size: classifier.image[1],
-            limit: settings.limit,
-            log,
-            signal,
-            progress: scoring.progress,
-          });
+      const corruptionFigures =
+        corruptions === undefined
+          ? undefined
+          : await evaluateCorruptions({
+              ...corruptions,
+              questions,
+              size: classifier.image[1],
+              limit: settings.limit,
+              log,
+              signal,
+              progress: scoring.progress,
+            });
       scoring.line.stop();
-      if (corrupted && corruptions === undefined) return;
+      if (corrupted && corruptionFigures === undefined) return;
       for (const warning of result.warnings) warn(warning);
-      context.print(table(result.figures, corruptions));
+      context.print(table(result.figures, corruptionFigures));
       const summary = {
         model: classifier.source,
         digest: classifier.digest,
@@ -166,7 +177,7 @@ export const evaluate = defineCommand({
         eps,
         seed,
         attacks: Object.fromEntries(result.figures.map((f) => [f.attack, plain(f)])),
-        ...(corruptions && { corruptions }),
+        ...(corruptionFigures && { corruptions: corruptionFigures }),
         warnings: result.warnings,
       };
       if (disk !== undefined && settings.out !== undefined) {
