@@ -128,6 +128,7 @@ export const evaluate = defineCommand({
       return { line, progress };
     };
     const { signal } = context;
+    const stopped = () => context.log(settings.out === undefined ? "stopped" : "stopped; go on with --resume");
     try {
       const attack = {
         norm,
@@ -150,7 +151,7 @@ export const evaluate = defineCommand({
         progress: attacking.progress,
       });
       attacking.line.stop();
-      if (result === undefined) return;
+      if (result === undefined) return stopped();
       const scoring = follow();
       const corruptionFigures =
         corruptions === undefined
@@ -165,7 +166,7 @@ export const evaluate = defineCommand({
               progress: scoring.progress,
             });
       scoring.line.stop();
-      if (corrupted && corruptionFigures === undefined) return;
+      if (corrupted && corruptionFigures === undefined) return stopped();
       for (const warning of result.warnings) warn(warning);
       context.print(table(result.figures, corruptionFigures));
       const summary = {
