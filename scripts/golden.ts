@@ -100,13 +100,14 @@ const groupOf = (name: string, attackSteps: GoldenAttackSteps): GoldenError["gro
   return name.startsWith("grad.") ? "gradient" : "after";
 };
 
-const relativeError = (ours: Float32Array, truth: Float32Array): number => {
+/** ‖ours - truth‖ / ‖truth‖. */
+export const relativeError = (ours: Float32Array, truth: Float32Array): number => {
   let [difference, norm] = [0, 0];
   truth.forEach((v, i) => {
     difference += ((ours[i] as number) - v) ** 2;
     norm += v ** 2;
   });
-  return Math.sqrt(difference / norm);
+  return Math.sqrt(difference / Math.max(norm, 1e-24));
 };
 
 /** How far each result of a golden step is from the golden one. `head_proj.0.bias` has no true gradient. */
