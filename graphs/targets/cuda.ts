@@ -84,8 +84,8 @@ const MOST_FRAME = 1.6;
 /**
  * All taps in one product, where no stride leaves pixels out. With x and dy in frames of one width, one after the other, tap
  * (r,c) of all images is dw[o,i] = Σ_f dy[o,f] · x[i, f + r·width + c]: so copies of dy moved by whole rows times copies of x
- * moved by columns give every tap, [kh·o, kw·i]. Each operand is written and read 3 times for 3×3, instead of the slices
- * for 9 taps (8 passes over both operands instead of 18); where x has few channels it alone is moved.
+ * moved by columns give every tap, [kh·o, kw·i]. For 3×3 that is 9 passes over each operand (3 read and 3 written by the
+ * copies, 3 read by the product), where slices and products of 9 taps took 18. Where x has few channels it alone is moved.
  * @param x [i, images · frame]
  * @param dy [o, images · frame], zero where the frame is not image
  */
