@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { linf } from "../graphs/attacks/threat-model.ts";
 import { constant, type Value } from "../graphs/onnx/graph.ts";
-import { float32, type Tensor, zeros } from "../graphs/onnx/tensor.ts";
+import { float32, zeros } from "../graphs/onnx/tensor.ts";
 import { gemm, reshape } from "../graphs/ops/index.ts";
 import { type AttackLoss, attackLosses, gradientStep, pgdStep } from "../graphs/steps/evaluate.ts";
 import { paperSettings, pretrainStep } from "../graphs/steps/pretrain.ts";
@@ -24,6 +24,7 @@ import { benchFeeds, median } from "../src/bench.ts";
 import { chooseEngine } from "../src/engine.ts";
 import { createRunner } from "../src/runner.ts";
 import { createSession, type Feeds, type Session } from "../src/runtime.ts";
+import { relativeError } from "./golden.ts";
 
 const step = pretrainStep({
   ...paperSettings,
@@ -55,18 +56,10 @@ const trained = async (provider: "cpu" | "webgpu") => {
   return { results, secondLoss: Number(again["metric.loss"]?.data[0]) };
 };
 
-const relative = (ours: Tensor, truth: Tensor): number => {
-  let [difference, norm] = [0, 0];
-  (truth.data as Float32Array).forEach((v, i) => {
-    difference += (v - ((ours.data as Float32Array)[i] as number)) ** 2;
-    norm += v ** 2;
-  });
-  return Math.sqrt(difference / Math.max(norm, 1e-24));
-};
-
 const cpu = await trained("cpu");
 const gpu = await trained("webgpu");
-const error = (name: string) => relative(gpu.results[name] as Tensor, cpu.results[name] as Tensor);
+const error = (name: string) =>
+  relativeError(gpu.results[name]?.data as Float32Array, cpu.results[name]?.data as Float32Array);
 const gradients = Object.keys(cpu.results).filter((name) => name.startsWith("grad."));
 
 const fallbacks: Record<string, number> = {};

@@ -71,6 +71,7 @@ def main():
     p.add_argument("--targets", default="portable,cpu")
     p.add_argument("--provider", default="cpu")
     p.add_argument("--node", default="node")
+    p.add_argument("--worst", type=int, default=3, help="tensors furthest from the truth that are named, with their lengths")
     a = p.parse_args()
     ref = reference(a.reference)
     torch.set_num_threads(a.threads)
@@ -100,9 +101,13 @@ def main():
         summary[name] = dict(zip(groups, cells))
         print(f"{name:24}" + "".join(f"{m:>12.1e} /{w:>11.1e} " for m, w in cells))
     print("median over tensors / worst tensor; relative L2, for attacked images the share of unequal pixels")
-    for name, errors in rows.items():
-        worst = [max((k for k in errors if k.startswith(g)), key=errors.get) for g in ("grad.", "after.")]
-        print(f"{name}: worst of all {', '.join(worst)}")
+    norms = {k: float(v.norm()) for k, v in truth.items()}
+    for g in ("grad.", "after."):
+        largest = max(v for k, v in norms.items() if k.startswith(g))
+        for name, errors in rows.items():
+            for k in sorted((k for k in errors if k.startswith(g)), key=errors.get, reverse=True)[:a.worst]:
+                print(f"{name}: {k} off by {errors[k]:.1e}, {errors[k] * norms[k]:.1e} in length; itself {norms[k]:.1e}, "
+                      f"the largest {g}* {largest:.1e}")
     for name, why in failures.items():
         print(f"{name} failed: {why}")
     print(json.dumps({**summary, **{name: {"error": why} for name, why in failures.items()}}))

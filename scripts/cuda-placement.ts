@@ -1,6 +1,7 @@
 /**
- * Where ONNX Runtime's CUDA provider would run each node of a step, asked of the provider itself on a machine without a GPU:
- * libraries of CUDA that do nothing let it start, place the nodes and load the step; only running it would need a GPU.
+ * Where ONNX Runtime's CUDA provider would run each node of pretraining, finetuning, attacks and evaluation, asked of the
+ * provider itself on a machine without a GPU: libraries of CUDA that do nothing let it start, place the nodes and load the
+ * step; only running it would need a GPU.
  *
  *   python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
  *     --platform manylinux_2_27_x86_64 onnxruntime-gpu==1.30.0
@@ -12,17 +13,22 @@
  * 1 where anything is left to the CPU.
  */
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { parseArgs } from "node:util";
 import { unzipSync } from "fflate";
-import { input } from "../graphs/onnx/graph.ts";
+import { head } from "../graphs/nn/classifier.ts";
+import { resnet } from "../graphs/nn/resnet.ts";
+import { Scope, Store } from "../graphs/nn/scope.ts";
+import { input, type Value } from "../graphs/onnx/graph.ts";
 import { buildModel, type Model } from "../graphs/onnx/write.ts";
 import { cast, mul, reduceMean } from "../graphs/ops/index.ts";
+import { type AttackLoss, attackLosses, gradientStep } from "../graphs/steps/evaluate.ts";
+import { classifierStep, finetuneStep } from "../graphs/steps/finetune.ts";
 import { manySteps } from "../graphs/steps/many.ts";
-import { pretrainStep } from "../graphs/steps/pretrain.ts";
-import { compile } from "../graphs/steps/step.ts";
+import { advclBranches, pretrainStep } from "../graphs/steps/pretrain.ts";
+import { compile, type Step } from "../graphs/steps/step.ts";
 import { nativeFolder } from "../src/devices.ts";
 import { targetNamed, targetNames } from "../src/engine.ts";
 import { packageRoot } from "../src/version.ts";
@@ -48,7 +54,7 @@ const shell = (command: string, args: readonly string[]): string => {
 };
 
 /** A copy of onnxruntime-node with the provider's libraries in place of its own. */
-const modules = join(packageRoot, "node_modules");
+const modules = realpathSync(join(packageRoot, "node_modules"));
 for (const name of ["onnxruntime-node", "onnxruntime-common"])
   cpSync(join(modules, name), join(folder, "node_modules", name), { recursive: true });
 const binding = join(folder, "node_modules", relative(modules, nativeFolder()));
@@ -194,14 +200,39 @@ const control = placementOf(buildModel({ y: mul(cast(mean, { to: "float32" }), x
 if (control.onCpu.ReduceMean !== 1 || control.copies !== 2)
   throw new Error(`the control is not seen to use the CPU: ${JSON.stringify(control)}`);
 
+const pretraining = pretrainStep({ ...goldenOptions, trace: false });
+const classifier = { ...goldenOptions, classes: 10, branch: "pgd", branches: advclBranches };
+const finetuning = { ...classifier, beta: 6, momentum: 0.9, weightDecay: 1e-4 };
+const judged = classifierStep({ ...classifier, attackSteps: 2 });
+const images = { batch: goldenOptions.batch, image: [3, goldenOptions.size, goldenOptions.size] } as const;
+const network = (x: Value): Value => {
+  const scope = new Scope(new Store(), { mode: "eval", branches: ["pgd"] });
+  return head(10)(scope, resnet(classifier)(scope, x));
+};
+const programs: Readonly<Record<string, Pick<Step, "outputs">>> = {
+  pretraining,
+  "pretraining, 2 steps a run": manySteps(pretraining, 2),
+  ...Object.fromEntries(
+    (["clean", "pgd", "trades"] as const).map((objective) => [
+      `finetuning by ${objective}`,
+      finetuneStep({ ...finetuning, objective }),
+    ]),
+  ),
+  "evaluation under pgd": judged,
+  ...Object.fromEntries(
+    (Object.keys(attackLosses) as AttackLoss[]).map((loss) => [
+      `gradient of ${loss}`,
+      { outputs: gradientStep(network, images, loss) },
+    ]),
+  ),
+};
 const summary: Record<string, Placement> = {};
 for (const target of flags.targets.split(","))
-  for (const steps of [1, 2]) {
-    const step = pretrainStep({ ...goldenOptions, trace: false });
-    const placement = placementOf(compile(steps === 1 ? step : manySteps(step, steps), targetNamed(target)));
-    console.log(`${target}, ${steps} a run: ${JSON.stringify(placement)}`);
+  for (const [name, program] of Object.entries(programs)) {
+    const placement = placementOf(compile(program, targetNamed(target)));
+    console.log(`${target}, ${name}: ${JSON.stringify(placement)}`);
     if (placement.copies > 0 || Object.keys(placement.onCpu).length > 0) process.exitCode = 1;
-    summary[`${target} × ${steps}`] = placement;
+    summary[`${target}, ${name}`] = placement;
   }
 rmSync(folder, { recursive: true });
 console.log(JSON.stringify(summary));

@@ -86,6 +86,20 @@ export const goldenStep = async (
   return { step, feeds };
 };
 
+/** What a golden step starts from, with other images in the place of those that the attack starts at. */
+export const startingAt = (
+  feeds: Readonly<Record<string, Tensor>>,
+  images: { readonly cl: Tensor; readonly ce: Tensor },
+): Readonly<Record<string, Tensor>> => {
+  const clean = feeds["input.clean"]?.data as Float32Array;
+  const start = ({ shape, data }: Tensor) =>
+    float32(
+      shape,
+      clean.map((v, i) => (data[i] as number) - v),
+    );
+  return { ...feeds, "input.start_cl": start(images.cl), "input.start_ce": start(images.ce) };
+};
+
 /** One figure of a golden step: a relative L2 error, or a share of unequal pixels. */
 export interface GoldenError {
   readonly name: string;
@@ -100,22 +114,24 @@ const groupOf = (name: string, attackSteps: GoldenAttackSteps): GoldenError["gro
   return name.startsWith("grad.") ? "gradient" : "after";
 };
 
-const relativeError = (ours: Float32Array, truth: Float32Array): number => {
+/** ‖ours - truth‖ / ‖truth‖. */
+export const relativeError = (ours: Float32Array, truth: Float32Array): number => {
   let [difference, norm] = [0, 0];
   truth.forEach((v, i) => {
     difference += ((ours[i] as number) - v) ** 2;
     norm += v ** 2;
   });
-  return Math.sqrt(difference / norm);
+  return Math.sqrt(difference / Math.max(norm, 1e-24));
 };
 
-/** How far each result of a golden step is from the golden one. `head_proj.0.bias` has no true gradient. */
-export const goldenErrors = async (
+/** How far each result of a golden step is from the true one. `head_proj.0.bias` has no true gradient. */
+export const errorsFrom = (
+  truth: ReadonlyMap<string, Tensor>,
   attackSteps: GoldenAttackSteps,
   results: Readonly<Record<string, Tensor>>,
-): Promise<GoldenError[]> => {
+): GoldenError[] => {
   const errors: GoldenError[] = [];
-  for (const [name, { data }] of await golden(`pretrain_steps${attackSteps}`)) {
+  for (const [name, { data }] of truth) {
     if (name === "grad.head_proj.0.bias") continue;
     const ours = name.startsWith("after.")
       ? (results[name.replace("after.", "next.param.")] ?? results[name.replace("after.", "next.state.")])
@@ -127,6 +143,11 @@ export const goldenErrors = async (
   }
   return errors;
 };
+
+export const goldenErrors = async (
+  attackSteps: GoldenAttackSteps,
+  results: Readonly<Record<string, Tensor>>,
+): Promise<GoldenError[]> => errorsFrom(await golden(`pretrain_steps${attackSteps}`), attackSteps, results);
 
 export const medianGradient = (errors: readonly GoldenError[]): number => {
   const gradients = errors

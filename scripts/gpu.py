@@ -12,7 +12,8 @@ A call ends after --budget seconds (nine minutes, for machines that are lent for
 stopped. Exit code 0: everything is there; 1: something is missing or failed, and the file says what. CUDA's libraries are found in
 torch's own packages, nothing is fetched, and the first run of each step, in which cuDNN chooses its algorithms, is not counted.
 
-A machine without a GPU shows that every stage runs, on its CPU and with tiny networks; its figures mean nothing:
+A machine without a GPU shows that every stage runs, on its CPU and with tiny networks; its figures mean nothing. Those of WebGPU run on
+the software driver that Debian's chromium brings, where it is:
 
   python scripts/gpu.py --reference advcl_torch.py --data cifar-10-batches-bin --dry
 
@@ -37,10 +38,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TF32_OFF = {"NVIDIA_TF32_OVERRIDE": "0"}
 # The largest error of a loss at which a target may be chosen: float16 and TF32 keep ten bits.
 LOSS_ERROR = 1e-2
+SOFTWARE_VULKAN = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
 # What --dry sets: a CPU in the GPU's place and networks that it gets through in a few minutes.
 DRY = {"device": "cpu", "provider": "cpu", "width": 4, "batch": 4, "parity_width": 4, "parity_batch": 4, "warm_up": 1, "rounds": 1,
        "reps": 1, "golden_attack_steps": "0", "steps_a_run": "1,2",
-       "targets": "cuda,cuda-convolution-turned,cuda-float16,cuda-convolution-turned-float16", "webgpu": False, "budget": 3600.0, "timeout": 900.0,
+       "targets": "cuda,cuda-convolution-turned,cuda-float16,cuda-convolution-turned-float16", "budget": 3600.0, "timeout": 900.0,
        "out": Path("artifacts/gpu-dry.json")}
 
 
@@ -117,6 +119,8 @@ class Machine:
         folders = [str(home / "lib"), *sorted(glob.glob(str(home.parent / "nvidia" / "*" / "lib")))]
         known = os.environ.get("LD_LIBRARY_PATH")
         self.env = {**os.environ, "LD_LIBRARY_PATH": ":".join(folders + ([known] if known else []))}
+        if a.dry and SOFTWARE_VULKAN.exists():
+            self.env.setdefault("VK_DRIVER_FILES", str(SOFTWARE_VULKAN))
 
     def run(self, command, env=None):
         """What a command printed, or what went wrong with it."""
@@ -161,14 +165,22 @@ class Machine:
             return {"error": got.get("error", "the reference printed no time")}
         return {"secondsMin": float(found[1]), "secondsMedian": float(found[2])}
 
-    def golden(self, target, provider, env=None):
-        """The golden steps on a target: errors by group, and what passes its tolerance."""
-        got = self.run([self.a.node, str(ROOT / "dist/scripts/golden-step.js"), "--provider", provider, "--target", target, "--threads",
-                        str(self.a.threads), "--attack-steps", self.a.golden_attack_steps], env)
+    def script(self, name, target, provider, *args, env=None):
+        """Results of a script that ends with a JSON object, whether what it found is right or wrong."""
+        got = self.run([self.a.node, str(ROOT / f"dist/scripts/{name}.js"), "--provider", provider, "--target", target, "--threads",
+                        str(self.a.threads), *args], env)
         lines = got.get("stdout", "").strip().splitlines()
         if lines and lines[-1].startswith("{"):
             return json.loads(lines[-1])
-        return {"error": got.get("error", "golden-step.js printed no result")}
+        return {"error": got.get("error", f"{name}.js printed no result")}
+
+    def golden(self, target, provider, env=None):
+        """The golden steps on a target: errors by group, and what passes its tolerance."""
+        return self.script("golden-step", target, provider, "--attack-steps", self.a.golden_attack_steps, env=env)
+
+    def ops(self, target, provider, env=None):
+        """Every op and its gradient beside the CPU's."""
+        return self.script("check-ops", target, provider, env=env)
 
     def parity(self, targets, provider, env):
         """Errors of `advcl step` against PyTorch in float64, by target."""
@@ -297,7 +309,8 @@ def main():
         named = lambda half: next((r for name, r in speed.items() if ("float16" in name) == half), {})
         profiles = kept("profile")
         left = {t: r["onCpu"] for t, r in profiles.items()}
-        wrong = {t: [w for s in r["steps"].values() for w in s["wrong"]] for t, r in kept("golden").items()}
+        wrong = {t: [w for part in ("steps", "atGolden") for s in r[part].values() for w in s["wrong"]] for t, r in kept("golden").items()}
+        wrong_ops = {t: r["wrong"] for t, r in kept("ops").items()}
         figures = {
             "float32 (TF32) at least 1.5 times as fast as PyTorch's official mode": (named(False).get("torch official"), lambda x: x >= 1.5),
             "float32 (TF32) at least as fast as PyTorch hoisted, channels last":
@@ -307,6 +320,7 @@ def main():
             "at least 75 % of the time in convolutions and matrix products":
                 (min((r["products"] for r in profiles.values()), default=None), lambda x: x >= 0.75),
             "no node on the CPU": (left or None, lambda x: not any(x.values())),
+            "every op equal to the CPU's, TF32 off": (wrong_ops or None, lambda x: not any(x.values())),
             "golden steps within their tolerances, TF32 off": (wrong or None, lambda x: not any(x.values())),
         }
         on_gpu = a.device != "cpu" and a.provider != "cpu"
@@ -323,6 +337,7 @@ def main():
         "libraries": lambda: native_libraries(m),
         "doctor": lambda: m.advcl("doctor"),
         # The provider has no switch for TF32 from Node; the libraries have one.
+        "ops": lambda: report.each("ops", singles, lambda target: m.ops(target, a.provider, TF32_OFF)),
         "golden": lambda: report.each("golden", ends(singles), lambda target: m.golden(target, a.provider, TF32_OFF)),
         "parity TF32 off": lambda: m.parity(ends(singles), a.provider, TF32_OFF),
         "parity as it is": lambda: m.parity(targets, a.provider, None),
@@ -335,6 +350,7 @@ def main():
         "throughput": throughput,
         "shapes": lambda: report.each("shapes", ends(singles) + ends(halves), m.shapes),
         "fastest way by shape": fastest,
+        "webgpu ops": lambda: webgpu(lambda: m.ops("webgpu", "webgpu")),
         "webgpu golden": lambda: webgpu(lambda: m.golden("webgpu", "webgpu")),
         "webgpu parity": lambda: webgpu(lambda: m.parity(["webgpu"], "webgpu", None)),
         "webgpu": lambda: webgpu(lambda: m.bench("webgpu", provider="webgpu", batch=min(a.batch, 64), shares=True)),
@@ -347,7 +363,7 @@ def main():
     if unknown:
         p.error(f"no stages {', '.join(unknown)}; there are {', '.join(stages)}")
     # Failed entries inside these stages are measured again; the others are whole or not.
-    partial = {"golden", "ways", "steps a run", "profile", "throughput", "shapes", "fastest way by shape", "goals", "chosen"}
+    partial = {"ops", "golden", "ways", "steps a run", "profile", "throughput", "shapes", "fastest way by shape", "goals", "chosen"}
     report.keep("arguments", {k: str(v) if isinstance(v, Path) else v for k, v in vars(a).items()})
     report.keep("started", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     for name in wanted:

@@ -9,21 +9,31 @@ const hasGpu = existsSync("/dev/dri") && readdirSync("/dev/dri").some((name) => 
 const driver = process.env.VK_DRIVER_FILES ?? (!hasGpu && existsSync(software) ? software : undefined);
 const here = driver !== undefined || hasGpu;
 
-(here ? test : test.skip)(
-  `a step equals the CPU's and stays on the GPU${here ? "" : " (skipped: no WebGPU driver here)"}`,
-  () => {
-    const { stdout, stderr, status } = spawnSync("node", [built("scripts/check-webgpu.js")], {
-      encoding: "utf8",
-      env: { ...process.env, ...(driver !== undefined && { VK_DRIVER_FILES: driver }) },
-    });
-    if (status !== 0) throw new Error(stderr);
-    const { loss, firstGradient, gradientMedian, secondLoss, fallbacks } = JSON.parse(
-      stdout.trim().split("\n").at(-1) as string,
-    );
-    expect(loss).toBeLessThan(1e-4);
-    expect(firstGradient).toBeLessThan(1e-3);
-    expect(gradientMedian).toBeLessThan(1e-2);
-    expect(Math.abs(secondLoss.webgpu / secondLoss.cpu - 1)).toBeLessThan(1e-2);
-    expect(fallbacks).toEqual({});
-  },
-);
+const onWebGpu = (name: string, run: () => void) =>
+  (here ? test : test.skip)(`${name}${here ? "" : " (skipped: no WebGPU driver here)"}`, run);
+
+/** The JSON object that a script ends with. */
+const resultOf = (script: string, args: readonly string[] = []) => {
+  const { stdout, stderr } = spawnSync("node", [built(`scripts/${script}.js`), ...args], {
+    encoding: "utf8",
+    env: { ...process.env, ...(driver !== undefined && { VK_DRIVER_FILES: driver }) },
+  });
+  const last = stdout.trim().split("\n").at(-1) as string;
+  if (!last.startsWith("{")) throw new Error(stderr);
+  return JSON.parse(last);
+};
+
+onWebGpu("a step equals the CPU's and stays on the GPU", () => {
+  const { loss, firstGradient, gradientMedian, secondLoss, fallbacks } = resultOf("check-webgpu");
+  expect(loss).toBeLessThan(1e-4);
+  expect(firstGradient).toBeLessThan(1e-3);
+  expect(gradientMedian).toBeLessThan(1e-2);
+  expect(Math.abs(secondLoss.webgpu / secondLoss.cpu - 1)).toBeLessThan(1e-2);
+  expect(fallbacks).toEqual({});
+});
+
+onWebGpu("every op and its gradient equal the CPU's", () => {
+  const { compared, wrong } = resultOf("check-ops", ["--provider", "webgpu"]);
+  expect(compared).toBeGreaterThan(0);
+  expect(wrong).toEqual({});
+});

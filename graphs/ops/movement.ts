@@ -174,7 +174,8 @@ const sliceOp: Op<[x: Value, starts: Value, ends: Value, axes: Value, steps: Val
     { inputs: [{ shape: [5, 6] }, fixedInts([0]), fixedInts([5]), fixedInts([0]), fixedInts([3])], step: 1 },
   ],
 });
-const rangesOf = (x: Value, [starts, ends, axes, steps]: readonly (Value | undefined)[]): Required<Range>[] => {
+/** Ranges of a Slice with nothing left open; an end of -1 is before the first element. */
+export const rangesOf = (x: Value, [starts, ends, axes, steps]: readonly (Value | undefined)[]): Required<Range>[] => {
   const from = constantInts(starts as Value, "starts");
   const to = constantInts(ends as Value, "ends");
   const along = isAbsent(axes) ? from.map((_, i) => i) : constantInts(axes as Value, "axes");

@@ -1,23 +1,31 @@
 /**
  * ONNX Runtime on WebGPU. Besides what GPUs share, exceptions are the ops that its provider leaves to the CPU (each would
- * bring its operands over the bus), as read from profiles of onnxruntime-node 1.30; scripts/check-webgpu.ts counts them anew.
+ * bring its operands over the bus), as read from profiles of onnxruntime-node 1.30, and those that it computes wrongly for
+ * some shapes. scripts/check-webgpu.ts counts the former anew, and compares every op with the CPU.
  */
-import type { Value } from "../onnx/graph.ts";
+import { absent, isAbsent, type Type, type Value } from "../onnx/graph.ts";
 import {
   add,
+  alongChannels,
+  type ConvAttributes,
   cast,
+  conv,
+  convTranspose,
   exp,
   greater,
   less,
   log,
   logSoftmax,
   type OpDefinition,
+  pad,
   type Reduction,
+  rangesOf,
   reduceLogSumExp,
   reduceMax,
   reduceSum,
   reshape,
   sign,
+  slice,
   sub,
   sum,
 } from "../ops/index.ts";
@@ -52,6 +60,50 @@ const logSoftmaxByReduction: Lowering = ({ inputs: [x], attributes }) => {
 /** Sum of several values as a chain of additions: the variadic op has no kernel. */
 const sumByAdditions: Lowering = ({ inputs }) => [inputs.map((x) => x.plain).reduce((a, b) => add(a, b))];
 
+/**
+ * Channels of zeros up to a multiple of 4, where the provider reads channels by threes (a multiple of 3 but not of 4, filters
+ * a multiple of 4) and looks for all but the first three at a quarter of their place: onnxruntime's issue 29651. The
+ * gradient of weights is such a convolution in a batch of 6, 9, 15, … images.
+ */
+const convInFours: Lowering = ({ inputs, attributes }) => {
+  const [x, w, bias] = inputs.map(({ plain }) => plain) as [Value, Value, Value];
+  const { group = 1 } = attributes as ConvAttributes;
+  const channels = x.dim(1);
+  if (group !== 1 || channels === 3 || channels % 3 !== 0 || channels % 4 === 0 || w.dim(0) % 4 !== 0) return undefined;
+  const [wide, filters] = [x, w].map((v) => pad(v, { begin: {}, end: { 1: 4 - (channels % 4) } })) as [Value, Value];
+  return [conv.outputs(wide, filters, bias, attributes)[0] as Value];
+};
+
+/** A second channel of zeros, where each group gives one from several: there the provider's results are wrong. */
+const convTransposeInPairs: Lowering = ({ inputs, attributes, types: [y] }) => {
+  const [x, w, bias] = inputs.map(({ plain }) => plain) as [Value, Value, Value];
+  const { group = 1 } = attributes as ConvAttributes;
+  if (group === 1 || w.dim(1) !== 1 || w.dim(0) === group) return undefined;
+  const { shape } = y as Type;
+  const pairs = convTranspose(x, pad(w, { begin: {}, end: { 1: 1 } }), absent, attributes);
+  const split = reshape(pairs, [x.dim(0), group, 2, ...shape.slice(2)]);
+  const first = reshape(slice(split, [{ axis: 2, start: 0, end: 1 }]), shape);
+  return [isAbsent(bias) ? first : add(first, alongChannels(bias, 4))];
+};
+
+/** The end of the operand is cut off where a backward slice begins before it: the provider begins at the end all the same. */
+const sliceFromTheEnd: Lowering = ({ inputs }) => {
+  const [x, ...parts] = inputs.map(({ plain }) => plain) as [Value, ...Value[]];
+  const ranges = rangesOf(x, parts);
+  const late = ranges.filter(({ axis, start, step }) => step < 0 && start < x.dim(axis) - 1);
+  if (late.length === 0) return undefined;
+  const cut = slice(
+    x,
+    late.map(({ axis, start }) => ({ axis, start: 0, end: start + 1 })),
+  );
+  return [
+    slice(
+      cut,
+      ranges.map((range) => (range.step < 0 ? { ...range, start: -1, end: range.end - cut.dim(range.axis) } : range)),
+    ),
+  ];
+};
+
 export const webgpu: Target = {
   name: "webgpu",
   lowerings: new Map<OpDefinition, Lowering>([
@@ -60,6 +112,9 @@ export const webgpu: Target = {
     [sign.definition, signByComparison],
     [logSoftmax.definition, logSoftmaxByReduction],
     [sum.definition, sumByAdditions],
+    [conv.definition, convInFours],
+    [convTranspose.definition, convTransposeInPairs],
+    [slice.definition, sliceFromTheEnd],
   ]),
   // A Loop runs on the CPU, its body on the GPU, its carried values over the bus.
   loops: "unroll",

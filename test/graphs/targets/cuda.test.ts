@@ -51,6 +51,9 @@ describe.each<readonly [string, CudaOptions]>([
 
 const shapes = [
   { images: [3, 4, 6, 6], filters: [5, 4, 3, 3], pads: [1, 1, 1, 1], strides: [1, 1] },
+  { images: [3, 4, 8, 9], filters: [5, 4, 3, 3], pads: [1, 1, 1, 1], strides: [1, 1] },
+  { images: [2, 2, 9, 8], filters: [7, 2, 3, 3], pads: [1, 1, 1, 1], strides: [1, 1] },
+  { images: [2, 4, 9, 8], filters: [5, 4, 2, 3], pads: [1, 0, 0, 1], strides: [1, 1] },
   { images: [3, 4, 7, 6], filters: [5, 4, 3, 3], pads: [1, 1, 1, 1], strides: [2, 2] },
   { images: [2, 4, 6, 6], filters: [5, 4, 1, 1], pads: [0, 0, 0, 0], strides: [2, 2] },
   { images: [2, 3, 5, 6], filters: [4, 3, 3, 3], pads: [0, 0, 0, 0], strides: [1, 1] },

@@ -1,12 +1,30 @@
 /** The exceptions of the WebGPU target equal the portable lowerings; they are standard ONNX, so the CPU can run them. */
 import { expect, test } from "@jest/globals";
-import { input } from "../../../graphs/onnx/graph.ts";
-import { logSoftmax, loop, mul, reduceLogSumExp, sign, sum } from "../../../graphs/ops/index.ts";
+import { input, inputName } from "../../../graphs/onnx/graph.ts";
+import {
+  conv,
+  convTranspose,
+  logSoftmax,
+  loop,
+  mul,
+  reduceLogSumExp,
+  sign,
+  slice,
+  sum,
+} from "../../../graphs/ops/index.ts";
 import { webgpu } from "../../../graphs/targets/webgpu.ts";
-import { evaluate, filledWith } from "../run.ts";
+import { evaluate, filledWith, randomNumbers, randomTensor } from "../run.ts";
 
 const x = input("x", { dtype: "float32", shape: [2, 4] });
-const feeds = { x: filledWith("float32", [2, 4], [-2, -1e-30, 0, 3, 1, -1, 50, 0.5]) };
+const images = input("images", { dtype: "float32", shape: [2, 6, 4, 4] });
+const filters = input("filters", { dtype: "float32", shape: [4, 6, 3, 3] });
+const spread = input("spread", { dtype: "float32", shape: [6, 1, 3, 3] });
+const bias = input("bias", { dtype: "float32", shape: [3] });
+const random = randomNumbers(2);
+const feeds = {
+  ...Object.fromEntries([images, filters, spread, bias].map((v) => [inputName(v), randomTensor(random, v.shape)])),
+  x: filledWith("float32", [2, 4], [-2, -1e-30, 0, 3, 1, -1, 50, 0.5]),
+};
 const built = {
   sign: sign(x),
   logSoftmax: logSoftmax(x),
@@ -14,6 +32,13 @@ const built = {
   logSumExp: reduceLogSumExp(mul(x, 100), {}),
   logSumExpOfColumns: reduceLogSumExp(x, { axes: [0], keepdims: 0 }),
   sum: sum([x, mul(x, 2), mul(x, x)], {}),
+  convolution: conv(images, filters, { pads: [1, 1, 1, 1] }),
+  transposedConvolution: convTranspose(images, spread, bias, { group: 3, strides: [2, 2] }),
+  backwardSlice: slice(x, [
+    { axis: 1, start: 2, end: -(2 ** 31 - 1), step: -2 },
+    { axis: 0, start: -1, end: 0, step: -1 },
+  ]),
+  backwardSliceWithEnd: slice(x, [{ axis: 1, start: -2, end: 0, step: -1 }]),
   looped: loop(3, [x], (_, [v]) => [mul(v as typeof x, 2)])[0] as typeof x,
 };
 
