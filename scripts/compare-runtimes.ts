@@ -65,7 +65,7 @@ const load = (split: "train" | "test", limit: number) =>
     limit,
   });
 const images = await load("test", Number(flags.images));
-const calibration = await load("train", 128);
+const calibration = await load("train", 256); // as many as `advcl export` takes
 const image = floatImages(images, 0, images.count);
 
 interface Row {

@@ -19,8 +19,8 @@ import {
   ordered,
   type Value,
 } from "../onnx/graph.ts";
-import { float32, type Tensor, tensor } from "../onnx/tensor.ts";
-import { conv, flatten, gemm, globalAveragePool, reduceMean } from "../ops/index.ts";
+import { float32, type Tensor, tensor, zeros } from "../onnx/tensor.ts";
+import { add, conv, flatten, gemm, globalAveragePool, reduceMean, sub } from "../ops/index.ts";
 import { dequantizeLinear, quantizeLinear } from "./ops.ts";
 import { rewrite } from "./rewrite.ts";
 
@@ -111,11 +111,18 @@ const quantizedWeight = (weight: Value): { readonly value: Value; readonly scale
   return { value, scales };
 };
 
-const quantizedBias = (bias: Value, inputScale: number, scales: Float32Array): Value => {
+const quantizedBias = (
+  bias: Value,
+  inputScale: number,
+  scales: Float32Array,
+  shift: Float32Array | undefined,
+): Value => {
   const source = constantOf(bias)?.data as Float32Array;
   const product = scales.map((scale) => scale * inputScale);
   const largest = 2 ** 31 - 1;
-  const integers = Int32Array.from(source, (b, c) => max(-largest, min(largest, round(b / (product[c] as number)))));
+  const integers = Int32Array.from(source, (b, c) =>
+    max(-largest, min(largest, round((b + (shift?.[c] ?? 0)) / (product[c] as number)))),
+  );
   const zero = constant(tensor("int32", [source.length], new Int32Array(source.length)));
   return dequantizeLinear(
     called(bias, "quantized", tensor("int32", [source.length], integers)),
@@ -132,10 +139,14 @@ export const affineOf = ({ low, high }: Range): { readonly scale: number; readon
   return { scale, zero: max(-128, min(127, round(-128 - from / scale))) };
 };
 
+/** What makes the quantised form of a weighted op, given its inputs and the scale of the first. */
+type MakeWeighted = (node: Node, inputs: readonly Value[], inputScale: number) => Value;
+
 /** The graph with every value of `quantizedValues` quantised by its range, and the weights of the ops that read them. */
-export const quantized = <K extends string>(
+const quantizedBy = <K extends string>(
   outputs: Readonly<Record<K, Value>>,
   ranges: ReadonlyMap<Value, Range>,
+  make: MakeWeighted,
 ): Record<K, Value> => {
   const scaleOf = new Map<Value, number>();
   // What integer ops read in place of a value of the new graph.
@@ -160,7 +171,7 @@ export const quantized = <K extends string>(
       const inputScale = scaleOf.get(inputs[0] as Value);
       const results =
         isWeighted(node) && integer && inputScale !== undefined
-          ? [weighted(node, inputs, inputScale)]
+          ? [make(node, inputs, inputScale)]
           : isSpatialMean(node)
             ? [flatten(globalAveragePool(inputs[0] as Value))]
             : apply(node.definition, inputs, node.attributes);
@@ -169,10 +180,45 @@ export const quantized = <K extends string>(
   });
 };
 
-/** A convolution or matrix product of a quantised value with quantised weights. */
-const weighted = (node: Node, [x, weight, bias]: readonly Value[], inputScale: number): Value => {
+/** A convolution or matrix product of a quantised value with quantised weights; `shift` is added to its bias. */
+const weighted = (
+  node: Node,
+  [x, weight, bias]: readonly Value[],
+  inputScale: number,
+  shift?: Float32Array | undefined,
+): Value => {
   const { value, scales } = quantizedWeight(weight as Value);
   const inputs = [x as Value, value];
-  if (bias !== undefined && !isAbsent(bias)) inputs.push(quantizedBias(bias, inputScale, scales));
+  const held = bias !== undefined && !isAbsent(bias) ? bias : undefined;
+  const base = held ?? (shift && constant(zeros("float32", [scales.length])));
+  if (base !== undefined) inputs.push(quantizedBias(base, inputScale, scales, shift));
   return apply(node.definition, inputs, node.attributes)[0] as Value;
+};
+
+/** The quantised graph. `shifts` are added to the biases of weighted ops: what `meanShifts` gives on calibration images. */
+export const quantized = <K extends string>(
+  outputs: Readonly<Record<K, Value>>,
+  ranges: ReadonlyMap<Value, Range>,
+  shifts: ReadonlyMap<Node, Float32Array> = new Map(),
+): Record<K, Value> =>
+  quantizedBy(outputs, ranges, (node, inputs, scale) => weighted(node, inputs, scale, shifts.get(node)));
+
+/**
+ * How far the mean of each output channel of each weighted op is from where it is without quantisation, as a graph over the
+ * float graph's inputs: rounding weights moves means, and so does noise before an activation. Ops after it see it corrected,
+ * so that each shift is that of its own op alone (bias correction, Nagel et al. 2019).
+ */
+export const meanShifts = (
+  outputs: Readonly<Record<string, Value>>,
+  ranges: ReadonlyMap<Value, Range>,
+): ReadonlyMap<Node, Value> => {
+  const shifts = new Map<Node, Value>();
+  quantizedBy(outputs, ranges, (node, inputs, scale) => {
+    const y = weighted(node, inputs, scale);
+    const axes = Array.from({ length: y.rank }, (_, axis) => axis).filter((axis) => axis !== 1);
+    const shift = reduceMean(sub(node.outputs[0] as Value, y), { axes, keepdims: 1 });
+    shifts.set(node, shift);
+    return add(y, shift);
+  });
+  return shifts;
 };

@@ -201,7 +201,7 @@ const spelled = (
   const spelling = reader === undefined ? { inputs, attributes: given } : reader(inputs, given, context);
   const operands = spelling.inputs.map((value) => folded(value));
   const needed = minInputs > 0 ? minInputs : operands.length;
-  if (operands.slice(0, needed).some((value) => isAbsent(value)))
+  if (operands.length < needed || operands.slice(0, needed).some((value) => isAbsent(value)))
     throw new InferenceError("malformed", "an input that it needs is left out");
   return apply(definition, operands, spelling.attributes);
 };

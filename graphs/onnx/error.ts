@@ -26,7 +26,10 @@ export function check(condition: unknown, code: GraphErrorCode, message: string)
   if (!condition) throw new InferenceError(code, message);
 }
 
-/** Any fault of a graph: discriminated by `code`, with the op, the path of the layer and the types of the op's inputs. */
+/**
+ * Any fault of a graph: discriminated by `code`, with the op, the path of the layer and the types of the op's inputs. Names come from
+ * files, so that control characters in them are replaced: a message is one line.
+ */
 export class GraphError extends Error {
   override readonly name = "GraphError";
   readonly code: GraphErrorCode;
@@ -41,7 +44,12 @@ export class GraphError extends Error {
     const { op = "", path = "", types = [] } = where;
     const place = op === "" ? "" : `${op}${path === "" ? "" : ` at ${path}`}: `;
     const given = types.length === 0 ? "" : ` (${types.map(typeName).join(", ")})`;
-    super(`${code === "internal" ? "internal: " : ""}${place}${message}${given}`);
+    super(
+      `${code === "internal" ? "internal: " : ""}${place}${message}${given}`.replace(
+        /[\p{Cc}\p{Zl}\p{Zp}]/gu,
+        "\ufffd",
+      ),
+    );
     this.code = code;
     this.op = op;
     this.path = path;

@@ -58,7 +58,7 @@ export interface GradcheckCase<A> {
 
 export interface OpSpec<I extends readonly Value[], A> {
   readonly attributes?: { readonly [K in keyof A]-?: AttributeKind };
-  /** Smallest number of inputs where the last ones may be left out. */
+  /** Smallest number of inputs, where the last ones may be left out or `infer` would not miss them. */
   readonly minInputs?: number;
   readonly infer: (inputs: I, attributes: A) => Type | readonly Type[];
   /** A rule, "zero" (piecewise constant), or why there is none: three different facts. */

@@ -41,6 +41,7 @@ type Epsilon = { epsilon?: number; momentum?: number; training_mode?: number };
 export const batchNormalization: Op<[x: Value, scale: Value, bias: Value, mean: Value, variance: Value], Epsilon> =
   defineOp<[x: Value, scale: Value, bias: Value, mean: Value, variance: Value], Epsilon>("BatchNormalization", {
     attributes: { epsilon: "float", momentum: "float", training_mode: "int" },
+    minInputs: 5,
     infer: ([x, ...parts], { training_mode = 0 }) => {
       check(training_mode === 0, "unsupported", "training_mode 1 is not supported; use batchNormTraining");
       for (const part of parts)

@@ -17,6 +17,8 @@ export interface HardenOptions extends AttackOptions, SgdOptions {
   readonly objective: "pgd" | "trades";
   /** Weight of the closeness in TRADES. */
   readonly beta: number;
+  /** The largest norm of all gradients together; 0 or left out, they are as they are. */
+  readonly clip?: number;
   readonly batch: number;
   readonly image: readonly [channels: number, height: number, width: number];
 }
@@ -44,7 +46,7 @@ export const hardenStep = (options: HardenOptions, classify: (store: Store) => (
     reduceMean(cast(equal(guesses(guess), label), { to: "float32" }), { keepdims: 0 });
   const measured =
     objective === "trades" ? trades(natural, attacked, label, beta) : { loss: crossEntropy(attacked, label) };
-  const { outputs } = update(store, measured.loss, sgd(options));
+  const { outputs } = update(store, measured.loss, sgd(options), undefined, options.clip);
   const metrics = { ...measured, accuracy: right(natural), robustAccuracy: right(attacked) };
   return {
     store,

@@ -1,8 +1,9 @@
 /** A step: one program that reads a batch and the parameters and returns the next parameters, as named values. */
 import { maybeGrad } from "../autodiff/grad.ts";
 import type { Slot, Store } from "../nn/scope.ts";
-import { depthsOf, type Value, visibleNodesOf } from "../onnx/graph.ts";
+import { depthsOf, named, scalar, type Value, visibleNodesOf } from "../onnx/graph.ts";
 import { buildModel, type Model, type ModelOptions } from "../onnx/write.ts";
+import { add, div, min, mul, reduceSum, sqrt } from "../ops/index.ts";
 import { AVERAGE, type MovingAverage, moveAverage } from "../optim/ema.ts";
 import { type OptimizerOptions, optimizerOf } from "../optim/optimizer.ts";
 import type { Optimizer } from "../optim/sgd.ts";
@@ -19,12 +20,16 @@ export interface Step {
   readonly gradients?: ReadonlyMap<string, Value>;
 }
 
-/** Minimises `loss` over every parameter of the store with an optimizer: the gradients, and what is next of everything. */
+/**
+ * Minimises `loss` over every parameter of the store with an optimizer: the gradients, and what is next of
+ * everything. Gradients whose norm, all together, is above `clip` (where it is given and not 0) are scaled down to it.
+ */
 export const update = (
   store: Store,
   loss: Value,
   optimizer: Optimizer,
   trainable: (path: string) => boolean = () => true,
+  clip?: number,
 ): { readonly gradients: ReadonlyMap<string, Value>; readonly outputs: Record<string, Value> } => {
   const slots = [...store.parameters.values()].filter(({ path }) => trainable(path));
   const lr = store.input("lr", { dtype: "float32", shape: [] });
@@ -34,11 +39,26 @@ export const update = (
     slots.map((slot) => slot.value),
   ).flatMap((gradient, i) => (gradient === undefined ? [] : [{ slot: slots[i] as Slot, gradient }]));
   const outputs: Record<string, Value> = {};
-  for (const { slot, gradient } of lastLayersLast(found))
-    outputs[`next.param.${slot.path}`] = optimizer(store, slot, gradient, lr);
+  const scale = !clip
+    ? undefined
+    : clipScale(
+        found.map(({ gradient }) => gradient),
+        clip,
+      );
+  for (const { slot, gradient } of lastLayersLast(found)) {
+    const clipped = scale === undefined ? gradient : mul(gradient, scale);
+    outputs[`next.param.${slot.path}`] = optimizer(store, slot, clipped, lr);
+  }
   const gradients = new Map(found.map(({ slot, gradient }) => [slot.path, gradient]));
   return { gradients, outputs: { ...outputs, ...nextStates(store) } };
 };
+
+/** min(1, clip / ‖gradients‖), as torch.nn.utils.clip_grad_norm_ scales them. */
+const clipScale = (gradients: readonly Value[], clip: number): Value =>
+  named("clip", () => {
+    const squares = gradients.map((g) => reduceSum(mul(g, g), { keepdims: 0 }));
+    return min(div(scalar(clip), add(sqrt(squares.reduce((sum, square) => add(sum, square))), 1e-6)), scalar(1));
+  });
 
 /**
  * Gradients in the reverse of the order in which a backward pass reaches them. ONNX Runtime runs what the last outputs

@@ -71,6 +71,13 @@ export const harden = defineCommand({
       help: "learning rate, falling to nothing along a cosine",
       group: "Optimisation",
     },
+    clip: {
+      type: "number",
+      default: 3,
+      min: 0,
+      help: "largest norm of a step's gradients together, to which longer ones are scaled; 0 for none",
+      group: "Optimisation",
+    },
     momentum: { type: "number", default: 0.9, min: 0, max: 1, help: "of SGD", group: "Optimisation" },
     weightDecay: { type: "number", default: 2e-4, min: 0, help: "on every weight that moves", group: "Optimisation" },
     saveEvery: { type: "integer", default: 1, min: 1, help: "epochs between checkpoints", group: "Run" },
@@ -78,7 +85,7 @@ export const harden = defineCommand({
   },
   runFolder: (out) => `${out}.run`,
   run: async (settings, context) => {
-    const { from, out, eps, stepSize, seed, epochs } = settings;
+    const { from, out, eps, stepSize, seed, epochs, lr, beta } = settings;
     const { trained: training, test, original, batch } = await prepare(settings, context);
     const engine = await chooseEngine(settings);
     const bytes = await readFile(from);
@@ -111,6 +118,11 @@ export const harden = defineCommand({
       throw new RequestError(`${from} is not the file that the run in ${run.path} began with; give that one`);
     const before = resumed?.before ?? (await measure(original.build, test, pgd, seed, engine, original.fixedBatch));
     context.print(`before: ${said(before)}`);
+    const chance = chanceOf(test);
+    if (before.accuracy <= chance)
+      context.warn(
+        `${from} is no better than chance on the test images (${percent(chance)}): check --mean and --std, and that the classes of ${settings.dataset} are in the model's order`,
+      );
     const steps = epochs * loader.stepsPerEpoch;
     const trained = await train({
       step,
@@ -122,8 +134,7 @@ export const harden = defineCommand({
       epochs,
       batch,
       record: { digest, before: { ...before } },
-      rate: (epoch, at) =>
-        0.5 * settings.lr * (1 + Math.cos((Math.PI * ((epoch - 1) * loader.stepsPerEpoch + at)) / steps)),
+      rate: (epoch, at) => 0.5 * lr * (1 + Math.cos((Math.PI * ((epoch - 1) * loader.stepsPerEpoch + at)) / steps)),
       scalars: (epoch, at) => ({
         strength: Math.min(1, ((epoch - 1) * loader.stepsPerEpoch + at + 1) / Math.max(1, settings.ramp * steps)),
       }),
@@ -148,6 +159,14 @@ export const harden = defineCommand({
       original.fixedBatch,
     );
     context.print(`after:  ${said(after)}`);
+    if (after.accuracy <= chance)
+      context.warn(
+        `${out} is no better than chance (${percent(chance)}): the training went too far; lower --lr (it was ${lr}) or --beta (${beta}), and harden ${from} again`,
+      );
+    else if (after.robustAccuracy <= before.robustAccuracy)
+      context.warn(
+        `${out} is not more robust than ${from}: give more --epochs or images, or raise --lr (it was ${lr}) or --beta (${beta})`,
+      );
     context.print(`${out}: ${from} hardened by ${settings.objective}, ${done} steps`);
     context.result({ out, steps: done, weights: model.weights.size, before, after });
   },
@@ -159,7 +178,17 @@ interface Measured {
 }
 
 const said = ({ accuracy, robustAccuracy }: Measured): string =>
-  `accuracy ${(100 * accuracy).toFixed(2)} %, under PGD ${(100 * robustAccuracy).toFixed(2)} %`;
+  `accuracy ${percent(accuracy)}, under PGD ${percent(robustAccuracy)}`;
+
+const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
+
+/** What a model that sees nothing may reach on these images: the share of their largest class, and two standard deviations. */
+const chanceOf = ({ labels, count, classes }: Dataset): number => {
+  const counts = new Array<number>(classes.length).fill(0);
+  for (const label of labels?.subarray(0, count) ?? []) counts[label] = (counts[label] ?? 0) + 1;
+  const share = Math.max(...counts) / count;
+  return share + 2 * Math.sqrt((share * (1 - share)) / count);
+};
 
 const measure = async (
   build: Parameters<typeof attackImages>[0],

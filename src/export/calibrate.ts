@@ -1,6 +1,6 @@
-/** Ranges of the values that are quantised, from what they are on calibration images. */
-import { affineOf, quantizedValues, type Range } from "../../graphs/deploy/quantize.ts";
-import type { Value } from "../../graphs/onnx/graph.ts";
+/** What quantisation needs to know of a graph, from what its values are on calibration images. */
+import { affineOf, meanShifts, quantizedValues, type Range } from "../../graphs/deploy/quantize.ts";
+import type { Node, Value } from "../../graphs/onnx/graph.ts";
 import { buildModel } from "../../graphs/onnx/write.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
@@ -35,19 +35,25 @@ const histogramOf = (low: number, high: number, pieces: readonly Float32Array[])
   return { low, high, counts };
 };
 
-/** Mean squared error of quantising to a range: clipped values by their distance, the others by a step's variance. */
+/**
+ * Between 2, which clips the few largest values of a tensor, and these move some images' scores a lot, and a maximum's, which makes
+ * the step coarse for all.
+ */
+const exponent = 3;
+
+/** Mean of |error|^exponent of quantising to a range: of clipped values their distance, of the others spread evenly over a step. */
 const errorOf = ({ low, high, counts }: Histogram, range: Range): number => {
-  const { scale } = affineOf(range);
+  const within = (affineOf(range).scale / 2) ** exponent / (exponent + 1);
   let error = 0;
   for (let i = 0; i < bins; i++) {
     const x = low + ((i + 0.5) / bins) * (high - low);
     const beyond = max(range.low - x, x - range.high, 0);
-    error += (counts[i] as number) * (beyond * beyond + (beyond === 0 ? (scale * scale) / 12 : 0));
+    error += (counts[i] as number) * (beyond === 0 ? within : beyond ** exponent);
   }
   return error;
 };
 
-/** The range that loses least in the squared mean, among shares of the range seen. */
+/** The range that loses least, among shares of the range seen. */
 const bestRange = (histogram: Histogram): Range => {
   let best: Range = histogram;
   let least = Number.POSITIVE_INFINITY;
@@ -59,41 +65,73 @@ const bestRange = (histogram: Histogram): Range => {
   return { low: best.low, high: best.high };
 };
 
-/**
- * Runs the float graph on images of a dataset, in batches of the size that the graph is built for, and finds the range
- * of each value that quantisation rounds.
- */
+/** What quantisation needs to know of a graph. */
+export interface Calibration {
+  /** Of each value that is rounded. */
+  readonly ranges: ReadonlyMap<Value, Range>;
+  /** What is added to the bias of each weighted op. */
+  readonly shifts: ReadonlyMap<Node, Float32Array>;
+}
+
+/** Computes values of a graph on the images of a dataset, in batches of the size that the graph is built for. */
+const run = async (
+  values: readonly Value[],
+  image: Value,
+  images: Dataset,
+  options: SessionOptions,
+  take: (index: number, data: Float32Array) => void,
+): Promise<void> => {
+  const named = Object.fromEntries(values.map((value, i) => [`value_${i}`, value]));
+  const session = await createSession(buildModel(lower(named, portable), [image]), options);
+  try {
+    const batch = image.dim(0);
+    for (let start = 0; start + batch <= images.count; start += batch) {
+      const results = await session.run({ image: floatImages(images, start, start + batch) });
+      values.forEach((_, i) => {
+        take(i, results[`value_${i}`]?.data as Float32Array);
+      });
+    }
+  } finally {
+    await session.release();
+  }
+};
+
+/** Finds the range of each value that quantisation rounds, and then how far it moves the mean of each channel. */
 export const calibrate = async (
   outputs: Readonly<Record<string, Value>>,
   image: Value,
   images: Dataset,
   options: SessionOptions = {},
-): Promise<Map<Value, Range>> => {
+): Promise<Calibration> => {
   const values = quantizedValues(outputs);
-  const named = Object.fromEntries(values.map((value, i) => [`value_${i}`, value]));
-  const session = await createSession(buildModel(lower(named, portable), [image]), options);
-  try {
-    const batch = image.dim(0);
-    const pieces = values.map((): Float32Array[] => []);
-    for (let start = 0; start + batch <= images.count; start += batch) {
-      const results = await session.run({ image: floatImages(images, start, start + batch) });
-      values.forEach((_, i) => {
-        (pieces[i] as Float32Array[]).push(results[`value_${i}`]?.data as Float32Array);
-      });
-    }
-    return new Map(
-      values.map((value, i) => {
-        const seen = pieces[i] as Float32Array[];
-        let [low, high] = [0, 0];
-        for (const piece of seen)
-          for (const x of piece) {
-            if (x < low) low = x;
-            if (x > high) high = x;
-          }
-        return [value, bestRange(histogramOf(low, high, seen))];
-      }),
-    );
-  } finally {
-    await session.release();
-  }
+  const pieces = values.map((): Float32Array[] => []);
+  await run(values, image, images, options, (i, data) => {
+    (pieces[i] as Float32Array[]).push(data);
+  });
+  const ranges = new Map(
+    values.map((value, i) => {
+      const seen = pieces[i] as Float32Array[];
+      let [low, high] = [0, 0];
+      for (const piece of seen)
+        for (const x of piece) {
+          if (x < low) low = x;
+          if (x > high) high = x;
+        }
+      return [value, bestRange(histogramOf(low, high, seen))];
+    }),
+  );
+  const moved = [...meanShifts(outputs, ranges)];
+  const sums = moved.map(([, shift]) => new Float32Array(shift.size));
+  const batches = floor(images.count / image.dim(0));
+  await run(
+    moved.map(([, shift]) => shift),
+    image,
+    images,
+    options,
+    (i, data) => {
+      const sum = sums[i] as Float32Array;
+      for (let c = 0; c < sum.length; c++) sum[c] = (sum[c] as number) + (data[c] as number) / batches;
+    },
+  );
+  return { ranges, shifts: new Map(moved.map(([node], i) => [node, sums[i] as Float32Array])) };
 };

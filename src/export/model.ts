@@ -70,7 +70,8 @@ export const exportModel = async (
   if (precision === "int8") {
     if (calibration === undefined)
       throw new RequestError("int8 is calibrated on images: give --dataset and --data, or another --precision");
-    chosen = quantized(chosen, await calibrate(chosen, image, calibration, session));
+    const { ranges, shifts } = await calibrate(chosen, image, calibration, session);
+    chosen = quantized(chosen, ranges, shifts);
   }
   if (preprocess) chosen = bind(chosen, new Map([[image, photograph(batch, size).image]]));
   return buildModel(lower(chosen, portable), [], {

@@ -161,6 +161,7 @@ export const importWeights = (tensors: ReadonlyMap<string, Tensor>, options: Imp
     if (value === undefined) wrong.push(`${name} is missing`);
     else if (value.shape.join() !== shape.join() || value.dtype !== "float32")
       wrong.push(`${name} is ${typeName(value)} and should be ${typeName({ dtype: "float32", shape })}`);
+    else if (!value.data.every(Number.isFinite)) wrong.push(`${name} holds numbers that are not finite`);
     else weights.set(name, value);
   }
   for (const name of given.keys()) if (!expected.has(name)) wrong.push(`${name} is not of this network`);

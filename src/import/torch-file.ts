@@ -146,7 +146,8 @@ export const readTorchFile = async (path: string): Promise<Map<string, Tensor>> 
       unpicklingTypeOfDictionary: "Map",
     }).parse(members[pickle] as Uint8Array);
     const [largest] = dictionaries(top);
-    if (largest === undefined) throw new Error("it holds no dictionary of tensors");
+    if (largest === undefined)
+      throw new Error("it holds no dictionary of tensors (save the model's state_dict(), not the model)");
     return largest;
   } catch (error) {
     throw new RequestError(`${path} is not a PyTorch checkpoint that can be read: ${(error as Error).message}`, {

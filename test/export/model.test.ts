@@ -2,14 +2,19 @@ import { describe, expect, test } from "@jest/globals";
 import onnxProto from "onnx-proto";
 import { halved } from "../../graphs/deploy/half.ts";
 import { deployedWeights } from "../../graphs/deploy/network.ts";
+import { quantized } from "../../graphs/deploy/quantize.ts";
 import { fromFloat16, toFloat16 } from "../../graphs/onnx/float16.ts";
-import { constant, input } from "../../graphs/onnx/graph.ts";
+import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
 import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
+import { buildModel } from "../../graphs/onnx/write.ts";
 import { gemm } from "../../graphs/ops/index.ts";
+import { lower } from "../../graphs/targets/lower.ts";
+import { portable } from "../../graphs/targets/portable.ts";
 import { loadDataset } from "../../src/data/dataset.ts";
 import { argMaxRows } from "../../src/export/accuracy.ts";
+import { calibrate } from "../../src/export/calibrate.ts";
 import { floatImages, photoImages } from "../../src/export/images.ts";
-import { type ExportOptions, exportModel } from "../../src/export/model.ts";
+import { type ExportOptions, exportModel, floatGraph } from "../../src/export/model.ts";
 import { runReference } from "../../src/export/reference.ts";
 import { deployedOptions, sourceOf } from "../../src/export/source.ts";
 import { runInWeb } from "../../src/export/web.ts";
@@ -179,6 +184,34 @@ describe("an exported model", () => {
     const top = argMaxRows({ ...expected, data: got } as Tensor);
     const same = argMaxRows(expected).filter((c, i) => c === top[i]).length;
     expect(same).toBeGreaterThanOrEqual(precision === "int8" ? 13 : 16);
+  });
+
+  test("in int8 shifts biases so that quantisation leaves the mean of each score where it was", async () => {
+    const { network, weights } = await goldenNetwork();
+    const options = { ...deployedOptions(sourceOf(network, weights, "auto", "golden"), "classifier", "golden") };
+    const images = await shapes(64);
+    const { image, outputs } = floatGraph({ ...options, batch: 32 }, weights, 1);
+    const logits = { logits: outputs.logits as Value };
+    const { ranges, shifts } = await calibrate(logits, image, images);
+    const meansOf = async (graph: typeof logits): Promise<number[]> => {
+      const sums = new Array<number>(10).fill(0);
+      const { bytes } = buildModel(lower(graph, portable), [image]);
+      for (const start of [0, 32]) {
+        const { data } = (await run(bytes, floatImages(images, start, start + 32))).logits as Tensor;
+        (data as Float32Array).forEach((v, i) => {
+          sums[i % 10] = (sums[i % 10] as number) + v / 64;
+        });
+      }
+      return sums;
+    };
+    const [exact, plainly, corrected] = [
+      await meansOf(logits),
+      await meansOf(quantized(logits, ranges)),
+      await meansOf(quantized(logits, ranges, shifts)),
+    ];
+    const error = relativeError(Float32Array.from(corrected), Float32Array.from(exact));
+    expect(error).toBeLessThan(0.25 * relativeError(Float32Array.from(plainly), Float32Array.from(exact)));
+    expect(error).toBeLessThan(0.01);
   });
 
   test("in int8 is a file that reference evaluators read, and no sum of two products overflows 16 bits", async () => {

@@ -191,6 +191,16 @@ describe("what is refused", () => {
       fileOf([{ opType: "Relu", input: ["x"], output: ["z"] }]),
       /nothing makes the output "y"/,
     ],
+    [
+      "a batch norm of images alone",
+      fileOf([{ opType: "BatchNormalization", name: "b", input: ["x"], output: ["y"] }]),
+      /^BatchNormalization at b: an input that it needs is left out/,
+    ],
+    [
+      "names of more than a line",
+      fileOf([{ opType: "Einsum", name: "a\nb\u2028c", input: ["x"], output: ["y"] }]),
+      "Einsum at a\ufffdb\ufffdc: the operator is not supported",
+    ],
     ["missing inputs", fileOf([{ opType: "Conv", name: "c", input: ["x"], output: ["y"] }]), /^Conv at c: /],
     [
       "external data",

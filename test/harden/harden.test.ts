@@ -16,7 +16,7 @@ import { trainable } from "../../src/harden/model.ts";
 import { patchWeights } from "../../src/harden/patch.ts";
 import { createSession } from "../../src/runtime.ts";
 import { built } from "../built.ts";
-import { evaluate, randomNumbers, randomTensor } from "../graphs/run.ts";
+import { evaluate, randomNumbers, randomTensor, relativeError } from "../graphs/run.ts";
 import { killedAfter } from "../killed.ts";
 import { Sink } from "../sink.ts";
 
@@ -108,6 +108,49 @@ test("the strength of a step scales its attack: at a half it is that of half the
   expect(whole).toBeGreaterThan(half);
 });
 
+test("clipping scales a step's gradients together to the largest norm, and leaves shorter ones", async () => {
+  const model = trainable(await readFile(small), small, 4, [3, 32, 32], { mean: undefined, std: undefined });
+  const clean = randomTensor(randomNumbers(5), [4, 3, 32, 32], 0, 1);
+  const given = { clean, start: zeros("float32", [4, 3, 32, 32]), lr: float32([], [1]), strength: float32([], [0]) };
+  const label = tensor("int32", [4], Int32Array.of(1, 2, 3, 4));
+  const moved = async (clip: number): Promise<Float64Array> => {
+    const attack = {
+      attackSteps: 1,
+      eps: 0,
+      stepSize: 0,
+      objective: "pgd",
+      beta: 1,
+      momentum: 0,
+      weightDecay: 0,
+    } as const;
+    const { outputs, store } = hardenStep({ ...attack, batch: 4, image: [3, 32, 32], clip }, model.classify);
+    const feeds: Record<string, Tensor> = {};
+    for (const { path, type } of store.states.values()) feeds[`state.${path}`] = zeros("float32", type.shape);
+    for (const [name, value] of model.weights) feeds[`param.${name}`] = value;
+    for (const [name, value] of Object.entries({ ...given, label })) feeds[`input.${name}`] = value;
+    const results = await evaluate(outputs, feeds);
+    return Float64Array.from(
+      [...model.weights].flatMap(([name, { data }]) => {
+        const next = results[`next.param.${name}`]?.data as Float32Array;
+        return Array.from(data as Float32Array, (v, i) => v - (next[i] as number));
+      }),
+    );
+  };
+  const norm = (values: Float64Array): number => Math.hypot(...values);
+  const whole = await moved(0);
+  const clipped = await moved(0.25);
+  expect(norm(whole)).toBeGreaterThan(0.5);
+  expect(norm(clipped)).toBeCloseTo(0.25, 4);
+  const scale = 0.25 / norm(whole);
+  expect(
+    relativeError(
+      clipped,
+      whole.map((v) => v * scale),
+    ),
+  ).toBeLessThan(1e-4);
+  expect(await moved(1e6)).toEqual(whole);
+});
+
 describe("advcl harden", () => {
   test.each(["trades", "pgd-at"])(
     "by %s makes a classifier from elsewhere more robust and keeps its names, inputs and outputs",
@@ -115,7 +158,7 @@ describe("advcl harden", () => {
       const out = join(folder, `${objective}.onnx`);
       const data = ["--dataset", "shapes", "--limit", "384", "--test-limit", "60", "--no-augment"];
       const attack = ["--eps", "8/255", "--step-size", "4/255", "--attack-steps", "3", "--test-steps", "5"];
-      const budget = ["--epochs", "2", "--batch", "32"];
+      const budget = ["--epochs", "2", "--batch", "32", "--lr", "0.03"]; // a high rate for 24 steps
       const result = await run("--out", out, "--objective", objective, ...data, ...attack, ...budget);
       expect(result.before.accuracy).toBeGreaterThan(0.9);
       expect(result.before.robustAccuracy).toBeLessThan(0.5);
@@ -137,6 +180,16 @@ describe("advcl harden", () => {
       await session.release();
     },
   );
+
+  test("says in one sentence that a model is no better than chance, before and after", async () => {
+    const args = ["--dataset", "shapes", "--test-limit", "60", "--test-steps", "1", "--attack-steps", "1"];
+    const budget = ["--limit", "128", "--batch", "32", "--epochs", "1"];
+    const wild = await run("--out", join(folder, "wild.onnx"), ...args, ...budget, "--lr", "30");
+    expect(wild.stderr).toMatch(/wild\.onnx is no better than chance \(\d+\.\d\d %\).*lower --lr \(it was 30\)/);
+    expect(wild.stderr.match(/no better than chance/g)).toHaveLength(1);
+    const blind = await run("--out", join(folder, "blind.onnx"), ...args, ...budget, "--mean", "50,50,50");
+    expect(blind.stderr).toMatch(/small\.onnx is no better than chance on the test images .*--mean and --std/);
+  });
 
   test("killed and resumed it writes the same bytes", async () => {
     const args = [

@@ -101,6 +101,13 @@ describe("weights from elsewhere", () => {
     );
   });
 
+  test("numbers that are not finite are refused by the tensor that holds them", () => {
+    const bad = new Map(weights).set("bn1.bn_list.0.bias", float32([2], [1, Number.NaN]));
+    expect(() => importWeights(bad, { source })).toThrow(
+      /\(1 of \d+ tensors\): bn1\.bn_list\.0\.bias holds numbers that are not finite/,
+    );
+  });
+
   test("a network with other blocks is refused by what it has", () => {
     const short = new Map([...weights].filter(([name]) => !name.startsWith("layer3.1")));
     expect(() => importWeights(short, { source })).toThrow(/its stages have 2, 2, 1, 2 basic blocks/);
