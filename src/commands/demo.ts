@@ -22,7 +22,7 @@ const rows = {
   teacherEpochs: { type: "integer", default: 4, min: 1, help: "of the teacher", group: "Budget" },
   epochs: { type: "integer", default: 8, min: 1, help: "of AdvCL", group: "Budget" },
   batch: { type: "integer", default: 16, min: 2, help: "images a step of pretraining", group: "Budget" },
-  finetuneEpochs: { type: "integer", default: 5, min: 1, help: "of each finetuning", group: "Budget" },
+  finetuneEpochs: { type: "integer", default: 8, min: 1, help: "of each finetuning", group: "Budget" },
   finetuneBatch: { type: "integer", default: 32, min: 2, help: "images a step of finetuning", group: "Budget" },
   attackSteps: { type: "integer", default: 4, min: 0, help: "PGD steps in AdvCL, ALF and AFF", group: "Budget" },
   attacks: {
@@ -60,7 +60,7 @@ const partsOf = (settings: Settings): Part[] => {
   const labels = at("clusters.safetensors");
   const training = { ...common, limit, workers, target };
   const pretraining = { preset: "quick", ...training, width, size, batch };
-  const finetuning = { ...training, testLimit, epochs: finetuneEpochs, batch: finetuneBatch, lr: 0.05 };
+  const finetuning = { ...training, testLimit, epochs: finetuneEpochs, batch: finetuneBatch, lr: 0.1 };
   const milestones = scaledMilestones(finetuneEpochs);
   const trained = (part: Omit<Part, "flags">, settings: object, ...more: readonly string[]): Part => ({
     ...part,
