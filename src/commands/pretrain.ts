@@ -159,7 +159,7 @@ export const pretrain = defineCommand({
       batch: 16,
       limit: 1024,
       epochs: 4,
-      lr: 0.01,
+      lr: 0.02,
       attackSteps: 2,
       knnEvery: 1,
     },
