@@ -111,6 +111,10 @@ export const imagesOf = (file: FileModel, path: string): FileInput => {
     throw new RequestError(
       `the input ${only.name} of ${path} is ${only.dtype}[${only.dims.map((d) => d ?? "?").join(",")}]; a classifier takes float32[batch,channels,height,width]`,
     );
+  if (only.dims.includes(0))
+    throw new RequestError(
+      `the input ${only.name} of ${path} is declared as [${only.dims.join(",")}], which holds no image; declare the batch as dynamic or at least 1`,
+    );
   return only;
 };
 

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { PassThrough } from "node:stream";
 import { afterAll, describe, expect, test } from "@jest/globals";
 import { input, type Value } from "../graphs/onnx/graph.ts";
+import { parseModel } from "../graphs/onnx/parse.ts";
 import { buildModel } from "../graphs/onnx/write.ts";
 import { add, averagePool, div, log, mul, randomNormalLike, round, slice, softmax } from "../graphs/ops/index.ts";
 import type { Classifier } from "../graphs/steps/evaluate.ts";
@@ -12,6 +13,7 @@ import { lower } from "../graphs/targets/lower.ts";
 import { portable } from "../graphs/targets/portable.ts";
 import { predictionOf } from "../src/attack/attack.ts";
 import { askModel, type Questions } from "../src/attack/questions.ts";
+import { imagesOf } from "../src/classifier.ts";
 import { evaluate } from "../src/commands/evaluate.ts";
 import {
   attackNames,
@@ -300,6 +302,9 @@ describe("the command", () => {
     const text = join(folder, "text.onnx");
     writeFileSync(text, "not a model");
     await expect(run("--model", text)).rejects.toThrow(`cannot read ${text}: this is not an ONNX model`);
+    const file = parseModel(readFileSync(model));
+    const empty = { ...file, inputs: [{ name: "pixels", dtype: "float32" as const, dims: [0, 3, 32, 32] }] };
+    expect(() => imagesOf(empty, "empty.onnx")).toThrow("[0,3,32,32], which holds no image");
   });
 });
 
