@@ -7,6 +7,9 @@ import type { Engine } from "./engine.ts";
 import { imageBatch } from "./knn.ts";
 import { weightFeeds } from "./network.ts";
 
+/** An accuracy as commands print it. */
+export const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
+
 export interface Accuracies extends Record<string, number> {
   readonly accuracy: number;
 }

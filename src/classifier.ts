@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { readLogits } from "../graphs/import/logits.ts";
+import type { ReadModel, ReadOptions } from "../graphs/import/read.ts";
 import { classifier } from "../graphs/nn/classifier.ts";
 import { FrozenStore } from "../graphs/nn/frozen.ts";
 import { Scope } from "../graphs/nn/scope.ts";
@@ -79,7 +80,7 @@ const ofFile = (bytes: Uint8Array, path: string, options: ClassifierOptions): Lo
   if (channels === undefined || sides.some((side) => side === undefined))
     throw new RequestError(`${path} leaves the size of its images open; give --size`);
   const image = [channels, sides[0], sides[1]] as [number, number, number];
-  const build: Classifier = (x) => logitsOf(file, images.name, x);
+  const build: Classifier = (x) => readClassifier(file, path, { batch: x.dim(0), bind: { [images.name]: x } }).logits;
   const trial = build(input("images", { dtype: "float32", shape: [batch ?? 1, ...image] }));
   return {
     source: basename(path),
@@ -118,15 +119,15 @@ export const imagesOf = (file: FileModel, path: string): FileInput => {
   return only;
 };
 
-/** The first output that is a row of logits an image. */
-const logitsOf = (file: FileModel, name: string, x: Value): Value => {
-  const dims: Record<string, number> = {};
-  file.inputs[0]?.dims.forEach((dim, axis) => {
-    if (typeof dim === "string") dims[dim] = x.dim(axis);
-  });
-  const read = readLogits(file, { batch: x.dim(0), dims, bind: { [name]: x } });
-  if (read === undefined) throw new RequestError("no output of the model is float32[batch,classes]; give a classifier");
-  return read.logits;
+/** A file read up to its first output that is a row of logits an image. */
+export const readClassifier = (
+  file: FileModel,
+  path: string,
+  options: ReadOptions & { readonly batch: number },
+): ReadModel & { readonly logits: Value } => {
+  const read = readLogits(file, options);
+  if (read === undefined) throw new RequestError(`no output of ${path} is float32[batch,classes]; give a classifier`);
+  return read;
 };
 
 const ofRun = async (path: string, options: ClassifierOptions): Promise<LoadedClassifier> => {

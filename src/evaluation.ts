@@ -274,6 +274,16 @@ class Evaluation {
     const found = new Map<number, ImageOutcome>();
     this.outcomes.set(name, found);
     const notes: Record<string, number> = {};
+    const each = this.passes(name);
+    let outlook = this.outlook(name, positions, found, 0);
+    const report = (passes: number, images: number) =>
+      this.request.progress({
+        stage: name,
+        of: positions.length,
+        share: (this.spent + passes) / (this.spent + outlook.ahead),
+        accuracy: outlook.accuracy,
+        images,
+      });
     for (let begin = 0, chunk = 0; begin < positions.length; begin += questions.batch, chunk++) {
       const members = positions.slice(begin, begin + questions.batch);
       let record = log.finished.get(`${name}/${chunk}`);
@@ -286,7 +296,7 @@ class Evaluation {
           notes: noticed,
         } = await run(members, (more, answered) => {
           passes += more;
-          this.report(name, positions, found, begin, Math.min(passes, members.length * this.passes(name)), answered);
+          report(Math.min(passes, members.length * each), answered);
         });
         record = { stage: name, chunk, images, ...(noticed && { notes: noticed }) };
         await log.keep?.(record, x);
@@ -297,8 +307,9 @@ class Evaluation {
         );
       for (const outcome of record.images) found.set(outcome.i, outcome);
       for (const [note, count] of Object.entries(record.notes ?? {})) notes[note] = (notes[note] ?? 0) + count;
-      this.spent += members.length * this.passes(name);
-      this.report(name, positions, found, begin + members.length, 0, members.length);
+      this.spent += members.length * each;
+      outlook = this.outlook(name, positions, found, begin + members.length);
+      report(0, members.length);
     }
     this.explain(name, notes, positions.length);
   }
@@ -307,15 +318,13 @@ class Evaluation {
     return this.plan.find(([name]) => name === stage)?.[1] ?? 0;
   }
 
-  /** How far it is: `begin` images of the stage are done, with so many passes for the next. */
-  private report(
+  /** The passes still to come, where no image breaks that still stands, and the accuracy by now: `done` images of the stage are. */
+  private outlook(
     stage: string,
     positions: readonly number[],
     found: ReadonlyMap<number, ImageOutcome>,
-    begin: number,
-    passes: number,
-    images: number,
-  ): void {
+    done: number,
+  ): { readonly ahead: number; readonly accuracy: number } {
     const { count } = this.request.images;
     const broken = [...found.values()].filter((o) => o.broken).length;
     const standing = positions.length - broken;
@@ -325,11 +334,9 @@ class Evaluation {
     const later = this.plan.slice(this.plan.findIndex(([name]) => name === stage) + 1);
     const ahead = later.reduce(
       (sum, [name, each]) => sum + each * (inAutoattack && name.startsWith("autoattack/") ? standing : right),
-      (positions.length - begin) * this.passes(stage),
+      (positions.length - done) * this.passes(stage),
     );
-    const share = (this.spent + passes) / (this.spent + ahead);
-    const accuracy = stage === "clean" ? (begin - broken) / begin : standing / count;
-    this.request.progress({ stage, of: positions.length, share, accuracy, images });
+    return { ahead, accuracy: stage === "clean" ? (done - broken) / done : standing / count };
   }
 
   private image(position: number): AttackedImage {

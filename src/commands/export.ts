@@ -4,6 +4,7 @@ import { bind } from "../../graphs/deploy/rewrite.ts";
 import { toFloat16 } from "../../graphs/onnx/float16.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import { percent } from "../accuracy.ts";
 import { writeFileAtomic, writeFolderAtomic } from "../atomic.ts";
 import { type CommandSettings, type Context, defineCommand } from "../command.ts";
 import { type Dataset, type DatasetName, datasetNames, loadDataset } from "../data/dataset.ts";
@@ -199,7 +200,6 @@ const writers: Readonly<Record<Settings["format"], Write>> = {
   "ort-training": writeTraining,
 };
 
-const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
 const megabytes = ({ length }: Uint8Array): string => `${(length / 1e6).toFixed(1)} MB`;
 
 const halvedImages = (images: Tensor): Tensor =>

@@ -4,7 +4,7 @@ import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { finetuneStep, type Objective } from "../../graphs/steps/finetune.ts";
-import { createJudge } from "../accuracy.ts";
+import { createJudge, percent } from "../accuracy.ts";
 import { writeFileAtomic } from "../atomic.ts";
 import { latestCheckpoint } from "../checkpoint.ts";
 import { type CommandSettings, type Context, defineCommand } from "../command.ts";
@@ -368,7 +368,6 @@ export const finetune = defineCommand({
       const accuracies = { accuracy, ...(robustAccuracy !== undefined && { robustAccuracy }) };
       await writeFileAtomic(join(run.path, resultsFile), `${JSON.stringify(accuracies)}\n`);
       await writeReport(run.path);
-      const percent = (share: number) => `${(100 * share).toFixed(2)} %`;
       context.print(
         `${run.path}: ${trained.steps} steps, epoch ${trained.epoch}${validation === undefined ? "" : ` (the best on ${validation.count} held-out images)`}; accuracy on ${test.count} test images ${percent(accuracy)}` +
           (robustAccuracy === undefined ? "" : `, under PGD-20 ${percent(robustAccuracy)}`),

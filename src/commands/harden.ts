@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { hardenStep } from "../../graphs/steps/harden.ts";
+import { percent } from "../accuracy.ts";
 import { writeFileAtomic } from "../atomic.ts";
 import { loadClassifier } from "../classifier.ts";
 import { type Context, defineCommand } from "../command.ts";
@@ -179,8 +180,6 @@ interface Measured {
 
 const said = ({ accuracy, robustAccuracy }: Measured): string =>
   `accuracy ${percent(accuracy)}, under PGD ${percent(robustAccuracy)}`;
-
-const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
 
 /** What a model that sees nothing may reach on these images: the share of their largest class, and two standard deviations. */
 const chanceOf = ({ labels, count, classes }: Dataset): number => {

@@ -1,12 +1,12 @@
 /** A classifier from a file as a program whose weights can be trained. */
 import { bind } from "../../graphs/deploy/rewrite.ts";
-import { readLogits } from "../../graphs/import/logits.ts";
 import { trainableInitializers } from "../../graphs/import/trainable.ts";
 import type { Store } from "../../graphs/nn/scope.ts";
 import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
 import { type FileModel, parseModel } from "../../graphs/onnx/parse.ts";
 import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { div, sub } from "../../graphs/ops/index.ts";
+import { imagesOf, readClassifier } from "../classifier.ts";
 import { RequestError } from "../errors.ts";
 
 export interface Trainable {
@@ -32,23 +32,12 @@ export const trainable = (
 ): Trainable => {
   const file = parseModel(bytes);
   const names = trainableInitializers(file);
-  const [images, ...others] = file.inputs;
-  if (images === undefined || others.length > 0)
-    throw new RequestError(`${path} has ${file.inputs.length} inputs; a classifier has one, the images`);
-  const shape = [batch, ...image];
-  const bound = input("images", { dtype: "float32", shape });
-  const dims: Record<string, number> = {};
-  images.dims.forEach((dim, axis) => {
-    if (typeof dim === "string") dims[dim] = shape[axis] as number;
-  });
-  const read = readLogits(file, {
+  const bound = input("images", { dtype: "float32", shape: [batch, ...image] });
+  const { logits, parameters, weights } = readClassifier(file, path, {
     batch,
-    dims,
-    bind: { [images.name]: bound },
+    bind: { [imagesOf(file, path).name]: bound },
     parameter: (name) => (names.has(name) ? name : undefined),
   });
-  if (read === undefined) throw new RequestError(`no output of ${path} is float32[batch,classes]; give a classifier`);
-  const { logits, parameters, weights } = read;
   if (names.size === 0)
     throw new RequestError(`${path} holds no weights as initializers, so none can be trained; export it with them`);
   const along = (values: readonly number[] | undefined, otherwise: number): Value => {

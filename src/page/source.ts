@@ -1,10 +1,9 @@
 /** What the page shows: the classifier of a run or of an ONNX file, and images to try on it. */
 import { readFile, stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
-import { readLogits } from "../../graphs/import/logits.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
 import { type FileModel, parseModel } from "../../graphs/onnx/parse.ts";
-import { imagesOf } from "../classifier.ts";
+import { imagesOf, readClassifier } from "../classifier.ts";
 import { type Dataset, type DatasetName, loadDataset } from "../data/dataset.ts";
 import { RequestError } from "../errors.ts";
 import { classNames } from "../export/metadata.ts";
@@ -84,9 +83,7 @@ const ofFile = async ({ from, size }: PageRequest): Promise<Shown> => {
   }
   const { name } = imagesOf(file, from);
   const dims = size === undefined ? {} : { height: size, width: size, h: size, w: size, H: size, W: size };
-  const read = readLogits(file, { batch: 1, dims });
-  if (read === undefined) throw new RequestError(`no output of ${from} is float32[batch,classes]; give a classifier`);
-  const { inputs, logits, metadata } = read;
+  const { inputs, logits, metadata } = readClassifier(file, from, { batch: 1, dims });
   const image = inputs[name] as Value;
   const listed = metadata.classes;
   let classes: string[] | undefined;
