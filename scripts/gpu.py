@@ -39,10 +39,13 @@ TF32_OFF = {"NVIDIA_TF32_OVERRIDE": "0"}
 # The largest error of a loss at which a target may be chosen: float16 and TF32 keep ten bits.
 LOSS_ERROR = 1e-2
 SOFTWARE_VULKAN = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
+# The ways of the CUDA target, as its names spell them; "" is the one that a name leaves out (graphs/targets/cuda/index.ts).
+AXES = (("", "convolution"), ("", "turned"), ("", "dots", "composed"))
 # What --dry sets: a CPU in the GPU's place and networks that it gets through in a few minutes.
 DRY = {"device": "cpu", "provider": "cpu", "width": 4, "batch": 4, "parity_width": 4, "parity_batch": 4, "warm_up": 1, "rounds": 1,
        "reps": 1, "golden_attack_steps": "0", "steps_a_run": "1,2",
-       "targets": "cuda,cuda-convolution-turned,cuda-float16,cuda-convolution-turned-float16", "budget": 3600.0, "timeout": 900.0,
+       "targets": "cuda-composed,cuda-convolution-composed,cuda-turned-composed,cuda-composed-float16,cuda-turned-composed-float16",
+       "budget": 3600.0, "timeout": 900.0,
        "out": Path("artifacts/gpu-dry.json")}
 
 
@@ -95,6 +98,38 @@ def cause(done):
     said = (done.stderr.strip() or done.stdout.strip())[-2000:]
     ended = f"killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"exit code {done.returncode}"
     return f"{ended}: {said}" if said else f"{ended}, without a word"
+
+
+def named(ways, half):
+    """`cuda-turned-float16`: a target by its way on each axis."""
+    return "-".join(["cuda", *filter(None, ways), *(["float16"] if half else [])])
+
+
+def ways_of(target):
+    parts = target.split("-")[1:]
+    return tuple(next((p for p in parts if p in axis), "") for axis in AXES)
+
+
+def is_half(target):
+    return target.endswith("float16")
+
+
+def one_change(half):
+    """The target that says nothing, and those that differ from it in one way."""
+    base = tuple(axis[0] for axis in AXES)
+    changes = [base[:i] + (way,) + base[i + 1:] for i, axis in enumerate(AXES) for way in axis[1:]]
+    return [named(ways, half) for ways in (base, *changes)]
+
+
+def together(seconds):
+    """The target with every way that alone is faster than the first of `seconds`, the fastest of each axis."""
+    first = next(iter(seconds))
+    base = ways_of(first)
+    best = list(base)
+    for i in range(len(AXES)):
+        alone = {t: s for t, s in seconds.items() if all((w == b) or k == i for k, (w, b) in enumerate(zip(ways_of(t), base)))}
+        best[i] = ways_of(min(alone, key=alone.get))[i]
+    return named(best, is_half(first))
 
 
 def shape(s):
@@ -236,18 +271,18 @@ def main():
     p.add_argument("--rounds", type=int, default=3, help="of throughput, each contender once a round")
     p.add_argument("--reps", type=int, default=5, help="steps of a measurement")
     p.add_argument("--threads", type=int, default=os.cpu_count())
-    p.add_argument("--targets", help="comma-separated; default: every way of the CUDA target")
+    p.add_argument("--targets", help="comma-separated; default: the CUDA target and every single change of its ways")
     p.add_argument("--steps-a-run", default="1,2,4")
     p.add_argument("--webgpu", action=argparse.BooleanOptionalAction, default=True, help="also the WebGPU provider (needs Vulkan)")
     if "--dry" in sys.argv:
         p.set_defaults(**DRY)
     a = p.parse_args()
-    ways = ["cuda", "cuda-turned", "cuda-convolution", "cuda-convolution-turned"]
-    targets = a.targets.split(",") if a.targets else [w + s for s in ("", "-float16") for w in ways]
-    singles = [t for t in targets if not t.endswith("float16")] or targets
-    # The first and the last of a precision hold every way between them.
-    ends = lambda of: list(dict.fromkeys([of[0], of[-1]])) if of else []
-    halves = [t for t in targets if t.endswith("float16")]
+    targets = a.targets.split(",") if a.targets else one_change(False) + one_change(True)
+    precisions = [of for half in (False, True) if (of := [t for t in targets if is_half(t) == half])]
+    singles = precisions[0]
+    # Two targets hold both ways of each gradient of a convolution.
+    convolutions = [named(ways, is_half(of[0])) for of in precisions
+                    for ways in (ways_of(of[0]), (AXES[0][1], AXES[1][1], ways_of(of[0])[2]))]
     report = Report(a.out, a.resume)
     m = Machine(a)
 
@@ -277,16 +312,24 @@ def main():
                   for name in medians if name.startswith("advcl")}
         return {"secondsMedian": medians, "imagesPerSecond": {n: a.batch / s for n, s in medians.items()}, "times as fast as": ratios}
 
+    def measured(*stages):
+        return {t: r["secondsMedian"] for stage in stages for t, r in report.values.get(stage, {}).items() if not failed(r)}
+
+    def combined():
+        """For each precision all ways together that are faster alone, where that is not one of the targets."""
+        seconds = measured("ways")
+        found = [together(of) for half in (False, True) if (of := {t: s for t, s in seconds.items() if is_half(t) == half})]
+        return [t for t in found if t not in targets]
+
     def chosen():
         """The fastest target of each precision among those that ran and whose loss is right."""
-        parity = report.values.get("parity as it is", {})
-        wrong = {t: row for t in targets if isinstance(row := parity.get(f"advcl {t}"), dict)
+        wrong = {t: row for stage in ("parity as it is", "parity of ways together") for t in [*targets, *combined()]
+                 if isinstance(row := report.values.get(stage, {}).get(f"advcl {t}"), dict)
                  and (failed(row) or not row["metric."][1] <= LOSS_ERROR)}
-        seconds = {t: r["secondsMedian"] for t, r in report.values.get("ways", {}).items() if not failed(r) and t not in wrong}
+        seconds = {t: s for t, s in measured("ways", "ways together").items() if t not in wrong}
         if wrong:
             report.keep("not chosen for their losses", wrong)
-        halves = [[t for t in seconds if t.endswith("float16") == half] for half in (False, True)]
-        found = [min(of, key=seconds.get) for of in halves if of]
+        found = [min(of, key=seconds.get) for half in (False, True) if (of := [t for t in seconds if is_half(t) == half])]
         if not found:
             raise RuntimeError("no target ran with the right loss")
         return found
@@ -298,7 +341,7 @@ def main():
     def fastest():
         """The fastest way of each convolution, and how much the step's own choice loses there."""
         rows = {t: r for t, r in report.values.get("shapes", {}).items() if not failed(r)}
-        of = lambda half: {t: r for t, r in rows.items() if t.endswith("float16") == half}
+        of = lambda half: {t: r for t, r in rows.items() if is_half(t) == half}
         return {name: {key: min(times, key=lambda t: times[t][key]) for key in next(iter(times.values()))}
                 for name, times in (("float32", of(False)), ("float16", of(True))) if times}
 
@@ -306,17 +349,17 @@ def main():
         """Each goal with its figure. A CPU in the GPU's place meets none: its figures are shown, and that they do not count."""
         kept = lambda name: {k: v for k, v in report.values.get(name, {}).items() if not failed(v)}
         speed = kept("throughput").get("times as fast as", {})
-        named = lambda half: next((r for name, r in speed.items() if ("float16" in name) == half), {})
+        times = lambda half: next((r for name, r in speed.items() if ("float16" in name) == half), {})
         profiles = kept("profile")
         left = {t: r["onCpu"] for t, r in profiles.items()}
         wrong = {t: [w for part in ("steps", "atGolden") for s in r[part].values() for w in s["wrong"]] for t, r in kept("golden").items()}
         wrong_ops = {t: r["wrong"] for t, r in kept("ops").items()}
         figures = {
-            "float32 (TF32) at least 1.5 times as fast as PyTorch's official mode": (named(False).get("torch official"), lambda x: x >= 1.5),
+            "float32 (TF32) at least 1.5 times as fast as PyTorch's official mode": (times(False).get("torch official"), lambda x: x >= 1.5),
             "float32 (TF32) at least as fast as PyTorch hoisted, channels last":
-                (named(False).get("torch hoisted, channels last"), lambda x: x >= 1),
+                (times(False).get("torch hoisted, channels last"), lambda x: x >= 1),
             "float16 at least as fast as PyTorch hoisted, channels last, bf16":
-                (named(True).get("torch hoisted, channels last, bf16"), lambda x: x >= 1),
+                (times(True).get("torch hoisted, channels last, bf16"), lambda x: x >= 1),
             "at least 75 % of the time in convolutions and matrix products":
                 (min((r["products"] for r in profiles.values()), default=None), lambda x: x >= 0.75),
             "no node on the CPU": (left or None, lambda x: not any(x.values())),
@@ -338,17 +381,19 @@ def main():
         "doctor": lambda: m.advcl("doctor"),
         # The provider has no switch for TF32 from Node; the libraries have one.
         "ops": lambda: report.each("ops", singles, lambda target: m.ops(target, a.provider, TF32_OFF)),
-        "golden": lambda: report.each("golden", ends(singles), lambda target: m.golden(target, a.provider, TF32_OFF)),
-        "parity TF32 off": lambda: m.parity(ends(singles), a.provider, TF32_OFF),
+        "golden": lambda: report.each("golden", singles, lambda target: m.golden(target, a.provider, TF32_OFF)),
+        "parity TF32 off": lambda: m.parity(singles, a.provider, TF32_OFF),
         "parity as it is": lambda: m.parity(targets, a.provider, None),
         "ways": lambda: report.each("ways", targets, m.bench),
+        "ways together": lambda: report.each("ways together", combined(), m.bench),
+        "parity of ways together": lambda: m.parity(combined(), a.provider, None) if combined() else {},
         "TF32 off": lambda: m.bench(targets[0], env=TF32_OFF),
         "chosen": chosen,
         "steps a run": lambda: report.each("steps a run", [f"{t} × {n}" for t in report.values["chosen"] for n in a.steps_a_run.split(",")],
                                            lambda key: m.bench(key.partition(" × ")[0], int(key.partition(" × ")[2]))),
         "profile": lambda: report.each("profile", report.values["chosen"], profile),
         "throughput": throughput,
-        "shapes": lambda: report.each("shapes", ends(singles) + ends(halves), m.shapes),
+        "shapes": lambda: report.each("shapes", convolutions, m.shapes),
         "fastest way by shape": fastest,
         "webgpu ops": lambda: webgpu(lambda: m.ops("webgpu", "webgpu")),
         "webgpu golden": lambda: webgpu(lambda: m.golden("webgpu", "webgpu")),
@@ -363,7 +408,7 @@ def main():
     if unknown:
         p.error(f"no stages {', '.join(unknown)}; there are {', '.join(stages)}")
     # Failed entries inside these stages are measured again; the others are whole or not.
-    partial = {"ops", "golden", "ways", "steps a run", "profile", "throughput", "shapes", "fastest way by shape", "goals", "chosen"}
+    partial = {"ops", "golden", "ways", "ways together", "steps a run", "profile", "throughput", "shapes", "fastest way by shape", "goals", "chosen"}
     report.keep("arguments", {k: str(v) if isinstance(v, Path) else v for k, v in vars(a).items()})
     report.keep("started", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     for name in wanted:

@@ -278,7 +278,7 @@ const printHelp = (
   const common = Object.entries(rows).filter(([, { group }]) => group === "Common settings");
   for (const [key, row] of [...own, ...common]) {
     const negatable = row.type === "boolean" && row.default === true;
-    const values = row.type === "enum" ? row.values.join("|") : placeholders[row.type];
+    const values = row.type === "enum" ? (row.pattern ?? row.values.join("|")) : placeholders[row.type];
     const flag = negatable ? `--no-${kebabCase(key)}` : `${flagOf(key)} ${values}`.trimEnd();
     const also = row.aliases?.length ? [`also ${row.aliases.map((alias) => `--${alias}`).join(", ")}`] : [];
     const notes = [negatable ? "" : printDefault(row), ...also].filter((note) => note !== "");

@@ -6,11 +6,12 @@ import { conv } from "../graphs/ops/index.ts";
 import { compile, type Step } from "../graphs/steps/step.ts";
 import { cpuTarget, cpuTargetFor } from "../graphs/targets/cpu/index.ts";
 import { directly } from "../graphs/targets/cpu/ways.ts";
-import { cudaTarget, cudaWays } from "../graphs/targets/cuda.ts";
+import { type CudaOptions, cudaTarget, cudaWays } from "../graphs/targets/cuda/index.ts";
 import type { Target } from "../graphs/targets/lower.ts";
 import { portable } from "../graphs/targets/portable.ts";
 import { webgpu } from "../graphs/targets/webgpu.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
+import { RequestError } from "./errors.ts";
 import { createSession, type Provider, type Session, type SessionOptions, unavailable } from "./runtime.ts";
 import { sessionThread } from "./session-thread.ts";
 
@@ -45,18 +46,17 @@ export interface Lane {
   close(): Promise<void>;
 }
 
-/** `cuda`, `cuda-convolution`, `cuda-turned-float16` and so on: each combination of the ways that scripts/gpu.py measures. */
+/** `cuda`, `cuda-convolution`, `cuda-turned-float16` and so on: each combination of ways, named by those that are not the first. */
 const cudaTargets = Object.fromEntries(
-  cudaWays.gradWeight.flatMap((gradWeight) =>
-    cudaWays.gradInput.flatMap((gradInput) =>
-      cudaWays.precision.map((precision) => {
-        const others = [gradWeight, gradInput, precision].filter(
-          (way, i) => way !== [...Object.values(cudaWays)][i]?.[0],
-        );
-        return [["cuda", ...others].join("-"), () => cudaTarget({ gradWeight, gradInput, precision })] as const;
-      }),
-    ),
-  ),
+  Object.entries(cudaWays)
+    .reduce<CudaOptions[]>(
+      (combined, [part, ways]) => combined.flatMap((options) => ways.map((way) => ({ ...options, [part]: way }))),
+      [{}],
+    )
+    .map((options) => {
+      const others = Object.entries(options).filter(([part, way]) => way !== cudaWays[part as keyof CudaOptions][0]);
+      return [["cuda", ...others.map(([, way]) => way)].join("-"), () => cudaTarget(options)] as const;
+    }),
 );
 
 const targets: Readonly<Record<string, () => Target>> = {
@@ -69,6 +69,16 @@ const targets: Readonly<Record<string, () => Target>> = {
 };
 export const targetNames = Object.keys(targets);
 export const targetNamed = (name: string): Target => (targets[name] as () => Target)();
+
+/** The setting of commands that names a target. */
+export const targetRow = {
+  type: "enum",
+  values: targetNames,
+  pattern: `portable|cpu|cpu-lean|cpu-direct|webgpu|cuda${Object.values(cudaWays)
+    .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)
+    .join("")}`,
+  help: "lowering of the graph; left out, that of the provider",
+} as const;
 
 /**
  * Loads and runs one small convolution: a provider that is not there, or that lacks what convolutions need (CUDA's looks for
@@ -126,6 +136,11 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
   const options: SessionOptions = { provider: chosen, threads };
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
   const target = targetNamed(named ?? chosen);
+  if (target.provider !== undefined && target.provider !== chosen)
+    throw new RequestError(
+      `--target ${named} is computed rightly by --provider ${target.provider} alone, and this is ${chosen}; ` +
+        `take a target with "composed" in its name, or leave --target out`,
+    );
   const evaluation = (outputs: Step["outputs"]): Model => {
     const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs)) : target;
     // Weights are constants here and the engine rewrites the graph, for which it must know shapes.

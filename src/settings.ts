@@ -35,7 +35,11 @@ export type SettingRow =
   | RowOf<"string", string>
   | RowOf<"path", string>
   | RowOf<"strings", readonly string[]>
-  | (RowOf<"enum", string> & { readonly values: readonly string[] });
+  | (RowOf<"enum", string> & {
+      readonly values: readonly string[];
+      /** How they are made up, for help and messages, where they are many. */
+      readonly pattern?: string;
+    });
 
 /** Settings by key in camelCase; flags and files spell them in kebab-case. */
 export type SettingRows = Readonly<Record<string, SettingRow>>;
@@ -96,6 +100,7 @@ export const expectation = (row: SettingRow): string => {
     case "strings":
       return "texts separated by commas";
     case "enum":
+      if (row.pattern !== undefined) return `of the form ${row.pattern}`;
       return row.values.length === 1 ? row.values[0]! : `${row.values.slice(0, -1).join(", ")} or ${row.values.at(-1)}`;
   }
 };

@@ -95,6 +95,11 @@ describe("a wrong request gets one sentence and exit code 2, and leaves nothing"
     ["a batch larger than the data", `${tiny} --no-clusters --batch 128`, /64 images, fewer than a batch of 128/],
     ["an unknown setting", `${tiny} --atack-steps 3`, /no setting --atack-steps; did you mean --attack-steps\?/],
     ["a provider that is not there", `${tiny} --no-clusters --provider cuda`, /provider cuda is not available/],
+    [
+      "a target of another provider",
+      `${tiny} --no-clusters --provider cpu --target cuda-float16`,
+      /--target cuda-float16 is computed rightly by --provider cuda alone/,
+    ],
     ["an impossible value", `${tiny} --no-clusters --eps 2`, /eps/],
   ];
   test.each(cases)("%s", (_, args, message) => {

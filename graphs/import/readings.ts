@@ -1,5 +1,5 @@
 /** Ops of files that this project spells with others: activations, norms, shape queries, what older opsets meant. */
-import type { DType } from "../onnx/dtype.ts";
+import { type DType, dtypes } from "../onnx/dtype.ts";
 import { check } from "../onnx/error.ts";
 import {
   type AttributeKind,
@@ -139,8 +139,9 @@ export const readings: Readonly<Record<string, Reading>> = {
       const held = (value as Tensor | undefined) ?? filled("float32", [1], 0);
       check(held.data.length === 1, "attribute", "the value must have one element");
       const one = constant({ ...held, shape: [] });
-      const [number] = held.data;
-      return sizeOf(dims) > LARGEST_FOLDED ? expand(one, dims) : constant(filled(held.dtype, dims, number as number));
+      if (sizeOf(dims) > LARGEST_FOLDED) return expand(one, dims);
+      const data = new dtypes[held.dtype].array(sizeOf(dims)).fill(held.data[0] as never);
+      return constant({ dtype: held.dtype, shape: dims, data });
     },
   },
   Shape: {

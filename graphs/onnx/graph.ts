@@ -4,6 +4,7 @@
  */
 import { type DType, dtypes } from "./dtype.ts";
 import { GraphError, InferenceError } from "./error.ts";
+import { toFloat16 } from "./float16.ts";
 import { sizeOf, type Tensor, tensor } from "./tensor.ts";
 
 export interface Type {
@@ -37,6 +38,8 @@ export interface Definition {
   infer(inputs: readonly Value[], attributes: Attributes): readonly Type[];
   /** How the op is spelled in a file, where that differs from how it is held here. */
   readonly write?: (inputs: readonly Value[], attributes: Attributes) => Spelling;
+  /** The last opset that has the op in this form; a file that holds it is written in that opset. */
+  readonly lastOpset?: number;
 }
 
 export interface Spelling {
@@ -214,7 +217,8 @@ export const ints = (values: readonly number[]): Value =>
 /** A host tensor with the same value everywhere. */
 export const filled = (dtype: DType, shape: readonly number[], value: number | bigint): Tensor => {
   const data = new dtypes[dtype].array(sizeOf(shape));
-  if (data instanceof BigInt64Array || data instanceof BigUint64Array) data.fill(BigInt(value));
+  if (dtype === "float16") data.fill(toFloat16([Number(value)])[0] as never);
+  else if (data instanceof BigInt64Array || data instanceof BigUint64Array) data.fill(BigInt(value));
   else data.fill(Number(value));
   return { dtype, shape, data };
 };

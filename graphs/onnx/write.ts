@@ -94,11 +94,16 @@ export const buildModel = (
   const { opset = OPSET, hiddenShapes = false } = options;
   const writer = new Writer(opset, hiddenShapes);
   const graph = writer.graph(options.name ?? "advcl", Object.entries(outputs), inputs, options.dynamic ?? {});
+  if (options.opset !== undefined && writer.version < opset)
+    throw new GraphError(
+      "internal",
+      `a node has a form that ends with opset ${writer.version}; ${opset} was asked for`,
+    );
   const bytes = onnx.ModelProto.encode(
     onnx.ModelProto.create({
       irVersion: IR_VERSION,
       producerName: "advcl",
-      opsetImport: [...writer.domains].map((domain) => ({ domain, version: domain === "" ? opset : 1 })),
+      opsetImport: [...writer.domains].map((domain) => ({ domain, version: domain === "" ? writer.version : 1 })),
       metadataProps: Object.entries(options.metadata ?? {}).map(([key, value]) => ({ key, value })),
       graph,
     }),
@@ -119,6 +124,8 @@ class Writer {
   readonly modelInputs: Value[] = [];
   private readonly names = new Map<Value, string>();
   private readonly used = new Map<string, number>();
+  /** Version of the standard ops that the file is in: the wanted one, or the last that has the form of each node. */
+  version: number;
   private readonly opset: number;
   private readonly hidesShapes: boolean;
   /** Shapes that only a run tells, each an initializer of the model and what a Compress makes of it. */
@@ -126,6 +133,7 @@ class Writer {
 
   constructor(opset: number, hidesShapes: boolean) {
     this.opset = opset;
+    this.version = opset;
     this.hidesShapes = hidesShapes;
   }
 
@@ -217,6 +225,7 @@ class Writer {
         path,
       });
     this.domains.add(definition.domain);
+    this.version = Math.min(this.version, definition.lastOpset ?? this.opset);
     const { inputs, attributes } = this.written(definition.write?.(node.inputs, node.attributes) ?? node, definition);
     const name = this.unique(`${path === "" ? "" : `${path}/`}${definition.name}`);
     this.nodes.set(name, node);

@@ -43,6 +43,8 @@ export interface Target {
   readonly lowerings: ReadonlyMap<OpDefinition, Lowering>;
   /** Whether a Loop stays one, or is written out. */
   readonly loops: "keep" | "unroll";
+  /** The only provider of ONNX Runtime that computes what this target emits; any does where it is left out. */
+  readonly provider?: string;
   /** How far the engine may rewrite the lowered graph, where that is not the driver's usual choice. */
   readonly optimization?: "disabled" | "basic" | "extended" | "all";
   /** Whether shapes are hidden from the engine's memory plan (ModelOptions). */

@@ -11,7 +11,7 @@ import { availableCores } from "../cores.ts";
 import { loadDataset } from "../data/dataset.ts";
 import { createLoader } from "../data/loader.ts";
 import { advclView, uniformStart, weakView } from "../data/view.ts";
-import { chooseEngine, targetNames } from "../engine.ts";
+import { chooseEngine, targetRow } from "../engine.ts";
 import { depthNames, stemNames, stemOf } from "../network.ts";
 import { type Profile, readProfile } from "../profile.ts";
 import { createRunner } from "../runner.ts";
@@ -26,7 +26,7 @@ export const bench = defineCommand({
       default: "step",
       help: "what is measured; lowerings: every way of the CPU target, or the one way of --target",
     },
-    target: { type: "enum", values: targetNames, help: "lowering of the graph; left out, that of the provider" },
+    target: targetRow,
     batch: { type: "integer", default: 64, min: 2, help: "images a step" },
     size: { type: "integer", default: 32, min: 8, max: 512, help: "side of the images" },
     depth: { type: "enum", values: depthNames, default: "18", help: "layers of the ResNet" },

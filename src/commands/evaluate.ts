@@ -7,7 +7,7 @@ import { type LoadedClassifier, loadClassifier } from "../classifier.ts";
 import { type Context, defineCommand } from "../command.ts";
 import { type CorruptionFigures, evaluateCorruptions, findCorruptions } from "../corruptions.ts";
 import { type Dataset, datasetNames, loadDataset, splits } from "../data/dataset.ts";
-import { chooseEngine, type Engine, targetNames } from "../engine.ts";
+import { chooseEngine, type Engine, targetRow } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import {
   type AttackFigures,
@@ -61,12 +61,7 @@ export const evaluate = defineCommand({
     targets: { type: "integer", default: 9, min: 1, help: "classes that targeted attacks aim at", group: "Attack" },
     queries: { type: "integer", default: 5000, min: 1, help: "of the Square attack", group: "Attack" },
     batch: { type: "integer", default: 128, min: 1, help: "images a run of the model", group: "Computing" },
-    target: {
-      type: "enum",
-      values: targetNames,
-      help: "how graphs are lowered (default: for the provider)",
-      group: "Computing",
-    },
+    target: { ...targetRow, group: "Computing" },
     saveAdversarial: { type: "boolean", default: false, help: "keep all adversarial images (--out)", group: "Results" },
     grid: {
       type: "integer",

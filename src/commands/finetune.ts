@@ -14,7 +14,7 @@ import { createLoader } from "../data/loader.ts";
 import { checkPseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
 import { random } from "../data/random.ts";
 import { normalStart, uniformStart, weakView } from "../data/view.ts";
-import { chooseEngine, targetNames } from "../engine.ts";
+import { chooseEngine, targetRow } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import {
   chosenWeightsOf,
@@ -190,13 +190,7 @@ const rows = {
     group: "Optimisation",
   },
   evaluate: { type: "boolean", default: false, help: "also test accuracy under PGD-20 at the end", group: "Run" },
-  target: {
-    type: "enum",
-    values: targetNames,
-    help: "lowering of the graph; left out, that of the provider",
-    group: "Run",
-    changeable: true,
-  },
+  target: { ...targetRow, group: "Run", changeable: true },
   saveEvery: { type: "integer", default: 1, min: 1, help: "epochs between checkpoints", group: "Run" },
   resume: { type: "boolean", default: false, help: "go on with the run in --out", group: "Run" },
 } as const satisfies SettingRows;

@@ -7,7 +7,7 @@ import { availableCores } from "../cores.ts";
 import { type Dataset, datasetNames, loadDataset } from "../data/dataset.ts";
 import { createLoader } from "../data/loader.ts";
 import { checkPseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
-import { chooseEngine, type Engine, targetNames } from "../engine.ts";
+import { chooseEngine, type Engine, targetRow } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import { createExtractor, knnAccuracy } from "../knn.ts";
 import { feeds, rateOf, teacherState } from "../methods.ts";
@@ -125,13 +125,7 @@ export const pretrain = defineCommand({
       group: "Optimisation",
     },
     warmupFrom: { type: "number", default: 0.01, min: 0, help: "rate before the warm-up", group: "Optimisation" },
-    target: {
-      type: "enum",
-      values: targetNames,
-      help: "lowering of the graph; left out, that of the provider",
-      group: "Run",
-      changeable: true,
-    },
+    target: { ...targetRow, group: "Run", changeable: true },
     stepsPerRun: {
       type: "integer",
       default: 1,

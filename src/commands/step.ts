@@ -2,7 +2,7 @@ import { headName } from "../../graphs/nn/head.ts";
 import { float32, type Tensor, typeName, zeros } from "../../graphs/onnx/tensor.ts";
 import { advclBranches, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { defineCommand } from "../command.ts";
-import { chooseEngine, targetNames } from "../engine.ts";
+import { chooseEngine, targetRow } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import { depthNames, type Network, stemNames, stemOf } from "../network.ts";
 import { readSafetensors, writeSafetensors } from "../safetensors.ts";
@@ -24,7 +24,7 @@ export const step = defineCommand({
       help: "safetensors with clean, view1, view2, start_cl, start_ce and label_KKK",
     },
     out: { type: "path", required: true, help: "safetensors to write the results to" },
-    target: { type: "enum", values: targetNames, help: "lowering of the graph; left out, that of the provider" },
+    target: targetRow,
     depth: { type: "enum", values: depthNames, default: "18", help: "layers of the ResNet" },
     width: { type: "integer", default: 64, min: 1, max: 1024, help: "channels of the first stage" },
     stem: { type: "enum", values: stemNames, default: "auto", help: "auto: ImageNet's for images over 64" },

@@ -4,11 +4,13 @@ import { grad, maybeGrad } from "../../graphs/autodiff/grad.ts";
 import { batchNorm, conv2d } from "../../graphs/nn/layer.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { GraphError } from "../../graphs/onnx/error.ts";
-import { constant, input, named, type Value } from "../../graphs/onnx/graph.ts";
+import { toFloat16 } from "../../graphs/onnx/float16.ts";
+import { apply, constant, input, named, type Value } from "../../graphs/onnx/graph.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
-import { buildModel } from "../../graphs/onnx/write.ts";
+import { buildModel, OPSET } from "../../graphs/onnx/write.ts";
 import {
   add,
+  cast,
   conv,
   exp,
   loop,
@@ -211,6 +213,31 @@ test("a model lists what it takes and gives, and dedupes small constants", () =>
   const model = buildModel({ y: add(mul(x, 2), 2), same: x, fixed: constant(float32([1], [7])) });
   expect(model.inputs).toEqual({ x: { dtype: "float32", shape: [2, 3] } });
   expect(Object.keys(model.outputs)).toEqual(["y", "same", "fixed"]);
+});
+
+test("a node of a form that ended sets the opset of the file, in a body too", () => {
+  const x = x23();
+  const older = {
+    name: "Relu",
+    domain: "",
+    attributes: {},
+    lastOpset: 13,
+    infer: ([v]: readonly Value[]) => [v as Value],
+  };
+  const inside = loop(2, [x], (_, [v]) => [apply(older, [v as Value], {})[0] as Value])[0] as Value;
+  const opsetOf = (y: Value) =>
+    Number(
+      onnxProto.onnx.ModelProto.decode(buildModel({ y }).bytes).opsetImport?.find(({ domain }) => !domain)?.version,
+    );
+  expect([opsetOf(relu(x)), opsetOf(apply(older, [x], {})[0] as Value), opsetOf(inside)]).toEqual([OPSET, 13, 13]);
+  expect(failure(() => buildModel({ y: inside }, [], { opset: 19 })).message).toMatch(/opset 13; 19 was asked for/);
+});
+
+test("a number becomes a scalar of float16 where the other operand is", async () => {
+  const x = input("x", { dtype: "float16", shape: [3] });
+  const y = cast(add(mul(x, 2), 0.5), { to: "float32" });
+  const feeds = { x: { dtype: "float16", shape: [3], data: toFloat16([1, -0.25, 3]) } } as const;
+  expect([...((await evaluate({ y }, feeds)).y.data as Float32Array)]).toEqual([2.5, 0, 6.5]);
 });
 
 test("hidden shapes reach every Reshape through a node, in bodies too, and change no number", async () => {

@@ -2,8 +2,11 @@
 import { type DType, dtypes } from "../../graphs/onnx/dtype.ts";
 import { inputName, isInput, ordered, type Value } from "../../graphs/onnx/graph.ts";
 import { sizeOf, type Tensor } from "../../graphs/onnx/tensor.ts";
+import type { OpDefinition } from "../../graphs/ops/index.ts";
+import { add, batchNormTraining, reciprocal, reshape, sqrt } from "../../graphs/ops/index.ts";
 import { compile } from "../../graphs/steps/step.ts";
-import type { Target } from "../../graphs/targets/lower.ts";
+import { cudnnTraining } from "../../graphs/targets/cuda/batch-norm.ts";
+import { type Lowering, lower, type Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { createSession, type Feeds, type SessionOptions } from "../../src/runtime.ts";
 
@@ -26,6 +29,25 @@ export const evaluate = async <K extends string>(
     await session.release();
   }
 };
+
+/** What CUDA's provider computes for the form of BatchNormalization with five outputs, in ops that the CPU computes. */
+const training: Lowering = ({ inputs, attributes }) => {
+  const [x, scale, bias] = inputs.map(({ plain }) => plain) as [Value, Value, Value];
+  const row = (v: Value) => reshape(v, [1, -1]);
+  const flat = (v: Value) => reshape(v, [-1]);
+  const norm = { branches: 1, epsilon: attributes.epsilon as number };
+  const lowered = batchNormTraining.definition.lower?.([x, row(scale), row(bias)], norm, [x, row(scale), row(scale)]);
+  const [y, mean, variance] = lowered as [Value, Value, Value];
+  const invStd = reciprocal(sqrt(add(flat(variance), norm.epsilon)));
+  return [y, flat(mean), flat(variance), flat(mean), invStd];
+};
+const onlyOnCuda = { ...portable, lowerings: new Map([[cudnnTraining as OpDefinition, training]]) };
+
+/** Values as a CUDA target lowers them, in ops that the CPU computes too. */
+export const loweredForCuda = <K extends string>(
+  outputs: Readonly<Record<K, Value>>,
+  target: Target,
+): Record<K, Value> => lower(lower(outputs, target), onlyOnCuda);
 
 /** A small generator with a fixed seed (mulberry32): numbers in [0, 1). */
 export const randomNumbers = (seed: number) => {

@@ -11,8 +11,9 @@
 import { constant, type Value } from "../../onnx/graph.ts";
 import { tensor } from "../../onnx/tensor.ts";
 import { gather, gemm, matMul } from "../../ops/index.ts";
+import { fusedMatMul } from "../contrib.ts";
 import type { Layout } from "../layout.ts";
-import { fusedMatMul, shaped, slide } from "./contrib.ts";
+import { shaped, slide } from "./contrib.ts";
 
 // biome-ignore format: matrices
 const BT = [

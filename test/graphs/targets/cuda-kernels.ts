@@ -1,5 +1,5 @@
 /**
- * Element types for which ONNX Runtime's CUDA provider has a kernel at opset 17, from the table in its documentation
+ * Element types for which ONNX Runtime's CUDA provider has a kernel at opsets 13 to 17, from the table in its documentation
  * (docs/OperatorKernels.md of onnxruntime): what is not here would run on the CPU. `scripts/cuda-placement.ts` asks the
  * provider itself.
  */
@@ -31,7 +31,7 @@ export const cudaKernels: ReadonlyMap<string, readonly DType[]> = new Map([
   ...of(floats, "Gemm GlobalAveragePool GlobalMaxPool HardSigmoid LayerNormalization LeakyRelu Log LogSoftmax MatMul"),
   ...of(
     floats,
-    "PRelu Reciprocal ReduceLogSumExp ReduceSumSquare Relu Round Sigmoid Sin Softmax Softplus Sqrt Sum Tanh",
+    "PRelu Reciprocal ReduceLogSumExp ReduceSumSquare Relu Round Sigmoid Sin Softmax Softplus Sqrt Sum Tanh FusedMatMul",
   ),
   ...of(["bool"], "And Not Or Xor"),
   ...of(whole, "OneHot"),

@@ -1,16 +1,32 @@
 /** The ways of the CUDA target equal the portable lowerings; they are standard ONNX, so the CPU can run them. */
 import { describe, expect, test } from "@jest/globals";
 import { linf } from "../../../graphs/attacks/threat-model.ts";
+import { grad } from "../../../graphs/autodiff/grad.ts";
 import type { DType } from "../../../graphs/onnx/dtype.ts";
-import { input, type Value } from "../../../graphs/onnx/graph.ts";
-import { conv, convGradInput, convGradWeight, gemm, reshape } from "../../../graphs/ops/index.ts";
+import { input, nodesOf, type Value } from "../../../graphs/onnx/graph.ts";
+import {
+  add,
+  batchNormalization,
+  batchNormTraining,
+  besides,
+  conv,
+  convGradInput,
+  convGradWeight,
+  gemm,
+  mul,
+  reduceMean,
+  reduceSum,
+  relu,
+  reshape,
+} from "../../../graphs/ops/index.ts";
 import { type AttackLoss, attackLosses, gradientStep, pgdStep } from "../../../graphs/steps/evaluate.ts";
 import { manySteps } from "../../../graphs/steps/many.ts";
 import { pretrainStep } from "../../../graphs/steps/pretrain.ts";
 import { compile, type Step } from "../../../graphs/steps/step.ts";
-import { type CudaOptions, cudaTarget } from "../../../graphs/targets/cuda.ts";
+import { type CudaOptions, cudaTarget } from "../../../graphs/targets/cuda/index.ts";
+import { lower } from "../../../graphs/targets/lower.ts";
 import { goldenOptions } from "../../../scripts/golden.ts";
-import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
+import { evaluate, loweredForCuda, randomNumbers, randomTensor, relativeError } from "../run.ts";
 import { cudaKernels } from "./cuda-kernels.ts";
 
 /** Programs that run on a GPU, small: what they compute does not depend on sizes. */
@@ -37,7 +53,12 @@ const programs = (): Record<string, Pick<Step, "outputs">> => {
 
 describe.each<readonly [string, CudaOptions]>([
   ["cuda", {}],
-  ["cuda-convolution-turned-float16", { gradWeight: "convolution", gradInput: "turned", precision: "float16" }],
+  ["cuda-composed", { norm: "composed" }],
+  ["cuda-float16", { precision: "float16" }],
+  [
+    "cuda-convolution-turned-dots-float16",
+    { gradWeight: "convolution", gradInput: "turned", norm: "dots", precision: "float16" },
+  ],
 ])("%s has a CUDA kernel for every node", (_, options) => {
   test.each(Object.entries(programs()))("%s", (_name, program) => {
     const without = new Set<string>();
@@ -91,6 +112,64 @@ describe.each(ways)("%s", (_, options, tolerance) => {
       expect(actual[name]?.shape).toEqual(value.shape);
       expect(relativeError(actual[name]?.data as Float32Array, value.data as Float32Array)).toBeLessThan(tolerance);
     }
+  });
+});
+
+/** A residual block after a stem, in training or evaluation mode; its gradients to images and weights. */
+const block = (mode: "training" | "evaluation") => {
+  const types = {
+    x: [6, 3, 8, 8],
+    w0: [8, 3, 3, 3],
+    w1: [8, 8, 3, 3],
+    scale: [2, 8],
+    bias: [2, 8],
+    weights: [6, 8],
+  };
+  const given = Object.fromEntries(
+    Object.entries(types).map(([name, shape]) => [name, input(name, { dtype: "float32", shape })]),
+  ) as Record<keyof typeof types, Value>;
+  const { x, w0, w1, scale, bias, weights } = given;
+  const window = { pads: [1, 1, 1, 1] };
+  const norm = (v: Value): Value => {
+    if (mode === "training") return batchNormTraining(v, scale, bias, { branches: 2, epsilon: 1e-5 });
+    const [a, b] = [scale, bias].map((p) => reshape(p, [-1])) as [Value, Value];
+    return reshape(batchNormalization(besides(v, 2), a, b, b, mul(a, 0.3), {}), v.shape);
+  };
+  const stem = relu(norm(conv(x, w0, window)));
+  const y = relu(add(norm(conv(stem, w1, window)), stem));
+  const loss = reduceSum(mul(reduceMean(y, { axes: [2, 3], keepdims: 0 }), weights), { keepdims: 0 });
+  const to = mode === "training" ? { x, w0, w1, scale, bias } : { x };
+  const found = grad(loss, Object.values(to));
+  const gradients = Object.fromEntries(Object.keys(to).map((name, i) => [`d${name}`, found[i]]));
+  return { outputs: { y, ...gradients } as Record<string, Value>, types };
+};
+
+describe.each(["training", "evaluation"] as const)("a block in float16, %s", (mode) => {
+  const { outputs, types } = block(mode);
+  test.each(["fused", "dots", "composed"] as const)("is the portable one to float16's digits, %s", async (norm) => {
+    const random = randomNumbers(11);
+    const feeds = Object.fromEntries(
+      Object.entries(types).map(([name, shape]) => [name, randomTensor(random, shape, name === "scale" ? 0.5 : -1, 1)]),
+    );
+    const expected = await evaluate(outputs, feeds);
+    const actual = await evaluate(loweredForCuda(outputs, cudaTarget({ norm, precision: "float16" })), feeds);
+    for (const [name, value] of Object.entries(expected))
+      expect([name, relativeError(actual[name]?.data as Float32Array, value.data as Float32Array) < 3e-2]).toEqual([
+        name,
+        true,
+      ]);
+  });
+
+  test("keeps its activations in float16", () => {
+    const lowered = lower(outputs, cudaTarget({ precision: "float16" }));
+    const nodes = nodesOf(Object.values(lowered), null);
+    const typesOf = (op: string) => nodes.filter((n) => n.definition.name === op).map((n) => n.outputs[0]?.dtype);
+    for (const op of ["Conv", "ConvTranspose", "BatchNormalization", "Relu"])
+      expect(new Set(typesOf(op))).toEqual(new Set(["float16"]));
+    const activation = 6 * 8 * 8 * 8;
+    const casts = nodes.filter((n) => n.definition.name === "Cast" && n.outputs[0]?.size === activation);
+    // To float32 for y and its mean, and the gradient of that mean back to float16.
+    expect(casts.length).toBe(2);
   });
 });
 

@@ -9,9 +9,10 @@ import {
   relu,
   reluGrad,
 } from "../../../graphs/ops/index.ts";
-import { cudaTarget } from "../../../graphs/targets/cuda.ts";
+import { cudaTarget } from "../../../graphs/targets/cuda/index.ts";
+import { lower } from "../../../graphs/targets/lower.ts";
 import { webgpu } from "../../../graphs/targets/webgpu.ts";
-import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
+import { evaluate, loweredForCuda, randomNumbers, randomTensor, relativeError } from "../run.ts";
 
 const given: Record<string, Value> = {};
 const of = (name: string, shape: number[]): Value => {
@@ -54,8 +55,12 @@ test.each<readonly [string, Value]>([
     ]),
   );
   const expected = await evaluate({ y }, feeds);
-  for (const target of [cudaTarget(), webgpu]) {
-    const actual = await evaluate({ y }, feeds, target);
+  const graphs = [
+    ...(["fused", "dots", "composed"] as const).map((norm) => loweredForCuda({ y }, cudaTarget({ norm }))),
+    lower({ y }, webgpu),
+  ];
+  for (const graph of graphs) {
+    const actual = await evaluate(graph, feeds);
     expect(actual.y.shape).toEqual(expected.y.shape);
     expect(relativeError(actual.y.data as Float32Array, expected.y.data as Float32Array)).toBeLessThan(3e-6);
   }

@@ -1,46 +1,19 @@
-/**
- * ONNX Runtime's CUDA provider. Which way a gradient of a convolution is fastest depends on the device, so each way is an
- * option that scripts/gpu.py measures; no measurement has been taken, so the defaults are those that counting favours.
- */
-import { type Attributes, apply, constant, filled, isAbsent, type Type, type Value } from "../onnx/graph.ts";
+/** Ways of the gradients of convolutions on CUDA: which is fastest depends on the device (scripts/gpu.py measures each). */
+import { type Attributes, constant, filled, type Type, type Value } from "../../onnx/graph.ts";
 import {
-  cast,
   concat,
   conv,
   convGradInput,
   convGradWeight,
-  div,
   type GradInput,
   type GradWeight,
   gemm,
-  greater,
-  matMul,
-  mul,
   type OpDefinition,
   pad,
-  reluGrad,
   reshape,
   slice,
   transpose,
-  where,
-} from "../ops/index.ts";
-import { gpuLowerings } from "./gpu.ts";
-import type { Lowering, Target } from "./lower.ts";
-
-export interface CudaOptions {
-  /** Gradient to the weights: a product for each tap of the kernel, or a convolution with batch and channels exchanged. */
-  readonly gradWeight?: "taps" | "convolution";
-  /** Gradient to the input where the stride is 1: ConvTranspose, or a convolution with turned weights. */
-  readonly gradInput?: "transposed" | "turned";
-  /** What convolutions and matrix products compute in; parameters, statistics and everything else stay float32. */
-  readonly precision?: "float32" | "float16";
-}
-
-export const cudaWays: Required<{ readonly [K in keyof CudaOptions]: readonly NonNullable<CudaOptions[K]>[] }> = {
-  gradWeight: ["taps", "convolution"],
-  gradInput: ["transposed", "turned"],
-  precision: ["float32", "float16"],
-};
+} from "../../ops/index.ts";
 
 /**
  * dw[o,i,k] = Σ_(n,p) dy[n,o,p] · x[n,i,s·p + k]: for each tap k the pixels that it sees, and one product over all images and
@@ -128,7 +101,8 @@ const turned = (dy: Value, w: Value, { pads, strides, dilations, group, size }: 
   return conv(dy, kernel, { pads: [...before, ...after], dilations });
 };
 
-type Way = (operands: readonly Value[], attributes: Attributes, types: readonly Type[]) => Value;
+/** Computes an op's first output from its operands. */
+export type Way = (operands: readonly Value[], attributes: Attributes, types: readonly Type[]) => Value;
 
 /** The portable lowering of a composite op, as a way. */
 const portably =
@@ -136,57 +110,18 @@ const portably =
   (operands, attributes, types) =>
     (lower as NonNullable<OpDefinition["lower"]>)(operands, attributes, types)[0] as Value;
 
-const GRADIENT_SCALE = 1024;
-
-/**
- * Operands rounded to float16, the product taken there, the result back in float32. A gradient among them (operand
- * `gradient`) is lifted into float16's range first and lowered after; a power of two rounds nothing.
- */
-const inHalf =
-  (way: Way, gradient?: number): Way =>
-  (operands, attributes, types) => {
-    const halves = operands.map((x, i) => {
-      if (isAbsent(x)) return x;
-      return cast(i === gradient ? mul(x, GRADIENT_SCALE) : x, { to: "float16" });
-    });
-    const result = cast(way(halves, attributes, types), { to: "float32" });
-    return gradient === undefined ? result : div(result, GRADIENT_SCALE);
-  };
-
-/**
- * dy where y is positive, else 0: two passes over floats fewer than a product with a cast comparison. Not for WebGPU, whose
- * provider moves transposes through it onto the booleans, for which it has none (each went to the CPU).
- */
-const reluGradByChoice: Lowering = ({ inputs }) => {
-  const [y, dy] = inputs.map(({ plain }) => plain) as [Value, Value];
-  return [where(greater(y, 0), dy, 0)];
+const asConvolution = portably(convGradWeight.definition);
+export const gradWeightWays: { readonly taps: Way; readonly convolution: Way } = {
+  taps: (operands, attributes, types) =>
+    byTaps(operands[0] as Value, operands[1] as Value, attributes as unknown as GradWeight) ??
+    asConvolution(operands, attributes, types),
+  convolution: asConvolution,
 };
 
-export const cudaTarget = ({
-  gradWeight = "taps",
-  gradInput = "transposed",
-  precision = "float32",
-}: CudaOptions = {}): Target => {
-  const ways = new Map<OpDefinition, { readonly way: Way; readonly gradient?: number }>();
-  const weight: Way = (operands, attributes, types) =>
-    (gradWeight === "taps"
-      ? byTaps(operands[0] as Value, operands[1] as Value, attributes as unknown as GradWeight)
-      : undefined) ?? portably(convGradWeight.definition)(operands, attributes, types);
-  const input: Way = (operands, attributes, types) =>
-    (gradInput === "turned"
-      ? turned(operands[0] as Value, operands[1] as Value, attributes as unknown as GradInput)
-      : undefined) ?? portably(convGradInput.definition)(operands, attributes, types);
-  ways.set(convGradWeight.definition, { way: weight, gradient: 1 });
-  ways.set(convGradInput.definition, { way: input, gradient: 0 });
-  if (precision === "float16")
-    for (const { definition } of [conv, matMul, gemm])
-      ways.set(definition, { way: (operands, attributes) => apply(definition, operands, attributes)[0] as Value });
-  const lowerings = new Map<OpDefinition, Lowering>([...gpuLowerings, [reluGrad.definition, reluGradByChoice]]);
-  for (const [definition, { way, gradient }] of ways)
-    lowerings.set(definition, ({ inputs, attributes, types }) => {
-      const operands = inputs.map((x) => x.plain);
-      const half = precision === "float16" && operands.every((x) => isAbsent(x) || x.dtype === "float32");
-      return [(half ? inHalf(way, gradient) : way)(operands, attributes, types)];
-    });
-  return { name: "cuda", lowerings, loops: "keep" };
+const transposed = portably(convGradInput.definition);
+export const gradInputWays: { readonly transposed: Way; readonly turned: Way } = {
+  transposed,
+  turned: (operands, attributes, types) =>
+    turned(operands[0] as Value, operands[1] as Value, attributes as unknown as GradInput) ??
+    transposed(operands, attributes, types),
 };

@@ -1,0 +1,114 @@
+/**
+ * ONNX Runtime's CUDA provider. What is fastest depends on the device, so each way is an option that scripts/gpu.py measures;
+ * no measurement has been taken, so the defaults are those that counting favours.
+ */
+import type { Type, Value } from "../../onnx/graph.ts";
+import {
+  type BranchedNorm,
+  batchNormTraining,
+  batchNormTrainingGrad,
+  besides,
+  convGradInput,
+  convGradWeight,
+  greater,
+  type OpDefinition,
+  reluGrad,
+  reshape,
+  where,
+} from "../../ops/index.ts";
+import { gpuLowerings } from "../gpu.ts";
+import type { Laid } from "../layout.ts";
+import type { Lowering, Target } from "../lower.ts";
+import { type PixelDots, pixelDots, trainingGrad, trainingInSingle } from "./batch-norm.ts";
+import { gradInputWays, gradWeightWays, type Way } from "./convolution.ts";
+import { halfLowerings } from "./half.ts";
+
+/** The ways of each part; the first is what is taken where nothing is said. */
+export const cudaWays = {
+  /** Gradient to the weights: a product for each tap of the kernel, or a convolution with batch and channels exchanged. */
+  gradWeight: ["taps", "convolution"],
+  /** Gradient to the input where the stride is 1: ConvTranspose, or a convolution with turned weights. */
+  gradInput: ["transposed", "turned"],
+  /**
+   * Batch norm: by ops that fuse it, which no other provider computes as CUDA's does; so, with the sums of products in its
+   * gradient as a matrix product for each image and channel; or composed as on all GPUs.
+   */
+  norm: ["fused", "dots", "composed"],
+  /** What activations lie in, and convolutions and matrix products compute in. */
+  precision: ["float32", "float16"],
+} as const;
+
+export type CudaOptions = { readonly [K in keyof typeof cudaWays]?: (typeof cudaWays)[K][number] };
+
+const flat = (x: Laid | undefined): Value => reshape((x as Laid).plain, [-1]);
+
+const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
+  const { branches, epsilon } = attributes as BranchedNorm;
+  const affine = { scale: flat(scale), bias: flat(bias) };
+  const [out, { mean, variance }] = trainingInSingle(besides((x as Laid).plain, branches), affine, epsilon);
+  const { shape } = each as Type;
+  return [reshape(out, (y as Type).shape), reshape(mean, shape), reshape(variance, shape)];
+};
+
+const trainingGradient =
+  (dots: PixelDots): Lowering =>
+  ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx, each] }) => {
+    if ((dx as Type).shape.length !== 4) return undefined;
+    const { branches, epsilon } = attributes as BranchedNorm;
+    const [wide, g] = [x, dy].map((v) => besides((v as Laid).plain, branches)) as [Value, Value];
+    const statistics = { mean: flat(mean), variance: flat(variance) };
+    const [gradient, dScale, dBias] = trainingGrad(wide, g, flat(scale), statistics, { epsilon, dots });
+    const { shape } = each as Type;
+    return [reshape(gradient, (dx as Type).shape), reshape(dScale, shape), reshape(dBias, shape)];
+  };
+
+/**
+ * dy where y is positive, else 0: two passes over floats fewer than a product with a cast comparison. Not for WebGPU, whose
+ * provider moves transposes through it onto the booleans, for which it has none (each went to the CPU).
+ */
+const reluGradByChoice: Way = ([y, dy]) => where(greater(y as Value, 0), dy as Value, 0);
+
+const lowered =
+  (way: Way): Lowering =>
+  ({ inputs, attributes, types }) => [
+    way(
+      inputs.map((x) => x.plain),
+      attributes,
+      types,
+    ),
+  ];
+
+/** What is asked of a graph's nodes first, and where it declines, second. */
+const either =
+  (first: Lowering, second: Lowering | undefined): Lowering =>
+  (call) =>
+    first(call) ?? second?.(call);
+
+export const cudaTarget = ({
+  gradWeight = "taps",
+  gradInput = "transposed",
+  norm = "fused",
+  precision = "float32",
+}: CudaOptions = {}): Target => {
+  const ways = {
+    gradWeight: gradWeightWays[gradWeight],
+    gradInput: gradInputWays[gradInput],
+    reluGrad: reluGradByChoice,
+  };
+  const lowerings = new Map<OpDefinition, Lowering>([
+    ...gpuLowerings,
+    [convGradWeight.definition, lowered(ways.gradWeight)],
+    [convGradInput.definition, lowered(ways.gradInput)],
+    [reluGrad.definition, lowered(ways.reluGrad)],
+  ]);
+  const prefer = (definition: OpDefinition, lowering: Lowering) =>
+    lowerings.set(definition, either(lowering, lowerings.get(definition)));
+  const dots = { fused: pixelDots.reductions, dots: pixelDots.dots, composed: undefined }[norm];
+  if (dots !== undefined) {
+    prefer(batchNormTraining.definition, training);
+    prefer(batchNormTrainingGrad.definition, trainingGradient(dots));
+  }
+  if (precision === "float16")
+    for (const [definition, lowering] of halfLowerings({ ...ways, dots })) prefer(definition, lowering);
+  return { name: "cuda", lowerings, loops: "keep", ...(dots && { provider: "cuda" }) };
+};
