@@ -18,7 +18,6 @@ import {
   cast,
   max,
   mul,
-  neg,
   reciprocal,
   reduceMean,
   reshape,
@@ -26,17 +25,26 @@ import {
   sub,
 } from "../../ops/index.ts";
 import { fusedMatMul } from "../contrib.ts";
+import type { Layout } from "../layout.ts";
 
-/** What each channel has: [C] in float32, branches side by side as channels. */
+/** What each channel has, [C] in float32, branches side by side as channels. */
 export interface Affine {
   readonly scale: Value;
   readonly bias: Value;
 }
 export interface Statistics {
   readonly mean: Value;
-  /** Biased, as the batch is normalised by it. */
-  readonly variance: Value;
+  /** 1/σ = 1/√(variance + epsilon). */
+  readonly invStd: Value;
 }
+
+/** A variance held as 1/√(variance + epsilon): what cuDNN gives, and what a gradient needs. */
+export const inverseDeviation = (epsilon: number): Layout => ({
+  name: `1/√(x + ${epsilon})`,
+  pack: (variance) => [reciprocal(sqrt(add(variance, epsilon)))],
+  unpack: ([invStd]) => varianceOf(invStd as Value, epsilon),
+});
+const varianceOf = (invStd: Value, epsilon: number): Value => max(sub(reciprocal(mul(invStd, invStd)), epsilon), 0);
 
 /** y, running mean and variance (not used here), the batch's mean and 1/√(variance + epsilon). */
 export const cudnnTraining: Definition = {
@@ -59,43 +67,38 @@ const rowNorm: Definition = {
 };
 
 const as = (dtype: DType, v: Value): Value => (v.dtype === dtype ? v : cast(v, { to: dtype }));
-const variance = (invStd: Value, epsilon: number): Value => max(sub(reciprocal(mul(invStd, invStd)), epsilon), 0);
+
+/** (x - mean) · factor + bias with a number a channel each, in one op whose parameters are of x's type. */
+export const shifted = (x: Value, mean: Value, factor: Value, bias: Value): Value => {
+  const epsilon = 1e-5;
+  const one = constant(filled(x.dtype, mean.shape, 1 - epsilon));
+  const [a, b, m] = [factor, bias, mean].map((v) => as(x.dtype, v)) as [Value, Value, Value];
+  return batchNormalization(x, a, b, m, one, { epsilon });
+};
 
 /** y and statistics of a batch x [N,C,…] in float32. */
-export const trainingInSingle = (
+export const trainingInSingle = (x: Value, { scale, bias }: Affine, epsilon: number): readonly [Value, Statistics] => {
+  const [y, , , mean, invStd] = apply(cudnnTraining, [x, scale, bias, bias, scale], { epsilon }) as Value[];
+  return [y as Value, { mean: mean as Value, invStd: invStd as Value }];
+};
+
+/** y, mean and variance of a batch x [N,C,H,W] in float16; a channel's variance is that within its images and between them. */
+export const trainingInHalf = (
   x: Value,
   { scale, bias }: Affine,
   epsilon: number,
-): readonly [y: Value, statistics: Statistics] => {
-  const [y, , , mean, invStd] = apply(cudnnTraining, [x, scale, bias, bias, scale], { epsilon }) as Value[];
-  return [y as Value, { mean: mean as Value, variance: variance(invStd as Value, epsilon) }];
-};
-
-/** y and statistics of a batch x [N,C,H,W] in float16; a channel's variance is that within its images and between them. */
-export const trainingInHalf = (
-  x: Value,
-  affine: Affine,
-  epsilon: number,
-): readonly [y: Value, statistics: Statistics] => {
+): readonly [y: Value, mean: Value, variance: Value] => {
   const [images, channels] = [x.dim(0), x.dim(1)];
   const rows = reshape(x, [images * channels, -1]);
   const ones = constant(filled(x.dtype, [rows.dim(1)], 1));
-  const [, means, invStds] = apply(rowNorm, [rows, ones], { axis: -1, epsilon }) as Value[];
-  const each = reshape(means as Value, [images, channels]);
-  const within = reshape(variance(invStds as Value, epsilon), [images, channels]);
-  const mean = reduceMean(each, { axes: [0], keepdims: 1 });
-  const off = sub(each, mean);
-  const statistics = {
-    mean: reshape(mean, [channels]),
-    variance: reduceMean(add(within, mul(off, off)), { axes: [0], keepdims: 0 }),
-  };
-  return [normalised(x, affine, statistics, epsilon), statistics];
-};
-
-/** scale · (x - mean)/σ + bias in one op, whose parameters are of x's type. */
-export const normalised = (x: Value, { scale, bias }: Affine, statistics: Statistics, epsilon: number): Value => {
-  const [a, b, mean, v] = [scale, bias, statistics.mean, statistics.variance].map((part) => as(x.dtype, part));
-  return batchNormalization(x, a as Value, b as Value, mean as Value, v as Value, { epsilon });
+  const [, ...each] = apply(rowNorm, [rows, ones], { axis: -1, epsilon });
+  const [means, invStds] = each.map((v) => reshape(v, [images, channels])) as [Value, Value];
+  const mean = reduceMean(means, { axes: [0], keepdims: 0 });
+  const off = sub(means, mean);
+  const squares = add(varianceOf(invStds, epsilon), mul(off, off));
+  const variance = reduceMean(squares, { axes: [0], keepdims: 0 });
+  const [invStd] = inverseDeviation(epsilon).pack(variance) as [Value];
+  return [shifted(x, mean, mul(scale, invStd), bias), mean, variance];
 };
 
 /** Mean of a·b over the pixels of each image and channel [N,C,H,W], as [N,C]. */
@@ -115,14 +118,13 @@ export const trainingGrad = (
   x: Value,
   g: Value,
   scale: Value,
-  { mean, variance: v }: Statistics,
-  { epsilon, dots }: { readonly epsilon: number; readonly dots: PixelDots },
+  { mean, invStd }: Statistics,
+  dots: PixelDots,
 ): readonly [dx: Value, dScale: Value, dBias: Value] => {
   const overImages = (rows: Value) => reduceMean(as("float32", rows), { axes: [0], keepdims: 0 });
   const meanG = overImages(reduceMean(g, { axes: [2, 3], keepdims: 0 }));
-  const invStd = reciprocal(sqrt(add(v, epsilon)));
   const meanGN = mul(sub(overImages(dots(g, x)), mul(mean, meanG)), invStd);
-  const centred = add(g, normalised(x, { scale: neg(meanGN), bias: neg(meanG) }, { mean, variance: v }, epsilon));
+  const centred = sub(g, shifted(x, mean, mul(meanGN, invStd), meanG));
   const dx = mul(centred, alongChannels(as(x.dtype, mul(scale, invStd)), x.rank));
   const count = x.size / x.dim(1);
   return [dx, mul(meanGN, count), mul(meanG, count)];

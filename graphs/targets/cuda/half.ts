@@ -29,7 +29,7 @@ import {
 } from "../../ops/index.ts";
 import type { Laid, Layout, Placed } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
-import { normalised, type PixelDots, trainingGrad, trainingInHalf } from "./batch-norm.ts";
+import { inverseDeviation, type PixelDots, shifted, trainingGrad, trainingInHalf } from "./batch-norm.ts";
 import type { Way } from "./convolution.ts";
 
 const LIFT = 4096;
@@ -92,9 +92,11 @@ const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y, e
   if (!isIn(x, half) || (y as Type).shape.length !== 4) return undefined;
   const { branches, epsilon } = attributes as BranchedNorm;
   const affine = { scale: flat(scale), bias: flat(bias) };
-  const [out, { mean, variance }] = trainingInHalf(besides(part(x, half), branches), affine, epsilon);
-  const { shape } = each as Type;
-  return [{ layout: half, parts: [reshape(out, (y as Type).shape)] }, reshape(mean, shape), reshape(variance, shape)];
+  const [out, ...statistics] = trainingInHalf(besides(part(x, half), branches), affine, epsilon);
+  return [
+    { layout: half, parts: [reshape(out, (y as Type).shape)] },
+    ...statistics.map((v) => reshape(v, (each as Type).shape)),
+  ];
 };
 
 const trainingGradient =
@@ -103,8 +105,8 @@ const trainingGradient =
     if (!isIn(x, half) || (dx as Type).shape.length !== 4) return undefined;
     const { branches, epsilon } = attributes as BranchedNorm;
     const [wide, g] = [besides(part(x, half), branches), besides(part(dy, lifted), branches)];
-    const statistics = { mean: flat(mean), variance: flat(variance) };
-    const [gradient, dScale, dBias] = trainingGrad(wide, g, flat(scale), statistics, { epsilon, dots });
+    const statistics = { mean: flat(mean), invStd: reshape(part(variance, inverseDeviation(epsilon)), [-1]) };
+    const [gradient, dScale, dBias] = trainingGrad(wide, g, flat(scale), statistics, dots);
     const { shape } = each as Type;
     return [
       { layout: lifted, parts: [reshape(gradient, (dx as Type).shape)] },
@@ -114,12 +116,9 @@ const trainingGradient =
 
 const evaluation: Lowering = ({ inputs: [x, scale, bias, mean, variance], attributes }) => {
   if (!isIn(x, half)) return undefined;
-  const [affine, statistics] = [
-    { scale: (scale as Laid).plain, bias: (bias as Laid).plain },
-    { mean: (mean as Laid).plain, variance: (variance as Laid).plain },
-  ];
   const { epsilon = 1e-5 } = attributes as { epsilon?: number };
-  return [{ layout: half, parts: [normalised(part(x, half), affine, statistics, epsilon)] }];
+  const factor = mul((scale as Laid).plain, part(variance, inverseDeviation(epsilon)));
+  return [{ layout: half, parts: [shifted(part(x, half), (mean as Laid).plain, factor, (bias as Laid).plain)] }];
 };
 
 const activation: Lowering = ({ inputs: [x] }) =>

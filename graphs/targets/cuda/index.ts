@@ -19,7 +19,7 @@ import {
 import { gpuLowerings } from "../gpu.ts";
 import type { Laid } from "../layout.ts";
 import type { Lowering, Target } from "../lower.ts";
-import { type PixelDots, pixelDots, trainingGrad, trainingInSingle } from "./batch-norm.ts";
+import { inverseDeviation, type PixelDots, pixelDots, trainingGrad, trainingInSingle } from "./batch-norm.ts";
 import { gradInputWays, gradWeightWays, type Way } from "./convolution.ts";
 import { halfLowerings } from "./half.ts";
 
@@ -45,9 +45,9 @@ const flat = (x: Laid | undefined): Value => reshape((x as Laid).plain, [-1]);
 const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
   const { branches, epsilon } = attributes as BranchedNorm;
   const affine = { scale: flat(scale), bias: flat(bias) };
-  const [out, { mean, variance }] = trainingInSingle(besides((x as Laid).plain, branches), affine, epsilon);
-  const { shape } = each as Type;
-  return [reshape(out, (y as Type).shape), reshape(mean, shape), reshape(variance, shape)];
+  const [out, { mean, invStd }] = trainingInSingle(besides((x as Laid).plain, branches), affine, epsilon);
+  const [m, i] = [mean, invStd].map((v) => reshape(v, (each as Type).shape)) as [Value, Value];
+  return [reshape(out, (y as Type).shape), m, { layout: inverseDeviation(epsilon), parts: [i] }];
 };
 
 const trainingGradient =
@@ -56,8 +56,9 @@ const trainingGradient =
     if ((dx as Type).shape.length !== 4) return undefined;
     const { branches, epsilon } = attributes as BranchedNorm;
     const [wide, g] = [x, dy].map((v) => besides((v as Laid).plain, branches)) as [Value, Value];
-    const statistics = { mean: flat(mean), variance: flat(variance) };
-    const [gradient, dScale, dBias] = trainingGrad(wide, g, flat(scale), statistics, { epsilon, dots });
+    const [invStd] = (variance as Laid).in(inverseDeviation(epsilon)) as [Value];
+    const statistics = { mean: flat(mean), invStd: reshape(invStd, [-1]) };
+    const [gradient, dScale, dBias] = trainingGrad(wide, g, flat(scale), statistics, dots);
     const { shape } = each as Type;
     return [reshape(gradient, (dx as Type).shape), reshape(dScale, shape), reshape(dBias, shape)];
   };
