@@ -3,6 +3,7 @@
  * what bounds them: so these lowerings are chosen by counting passes over an activation, reads and writes, which holds on
  * every GPU. None has been timed on one yet (docs/gpu.md).
  */
+import type { DType } from "../onnx/dtype.ts";
 import { constant, filled, type Type, type Value } from "../onnx/graph.ts";
 import { sizeOf } from "../onnx/tensor.ts";
 import {
@@ -12,16 +13,19 @@ import {
   batchNormalization,
   batchNormTrainingGrad,
   besides,
-  div,
+  cast,
+  max,
   mul,
   type OpDefinition,
   type Reduction,
+  reciprocal,
   reduceMean,
   reduceSum,
   reshape,
   sqrt,
-  statisticAxes,
+  sub,
 } from "../ops/index.ts";
+import { type Laid, type Layout, rowMajor } from "./layout.ts";
 import type { Lowering } from "./lower.ts";
 
 /** Axes of a reduction in two groups: the first of the operand, and the rest. Mixed, where neither is empty. */
@@ -54,28 +58,74 @@ const staged =
     return [finish(stagedSum(x, attributes), x.size / sizeOf((y as Type).shape))];
   };
 
-/**
- * The gradient of batch norm with its affine passes left to BatchNormalization, which fuses them: with x̂ = (x - mean)/σ,
- * dx = scale/σ · (dy - (x̂ · mean(dy·x̂) + mean(dy))): 14 passes over an activation, 18 in the portable lowering.
- */
-const batchNormGrad: Lowering = ({ inputs, attributes }) => {
-  const { branches, epsilon } = attributes as BranchedNorm;
-  const [x, dy, scale, mean, variance] = inputs.map(({ plain }) => plain) as [Value, Value, Value, Value, Value];
-  const [wide, g] = [besides(x, branches), besides(dy, branches)];
-  const flat = (v: Value) => reshape(v, [-1]);
-  const affine = (a: Value, b: Value) => batchNormalization(wide, a, b, flat(mean), flat(variance), { epsilon });
-  const reduction = { axes: statisticAxes(wide), keepdims: 0 };
-  const share = wide.dim(1) / wide.size;
-  const [zeros, ones] = [0, 1].map((v) => constant(filled(x.dtype, [wide.dim(1)], v))) as [Value, Value];
-  const sumG = stagedSum(g, reduction);
-  const sumGN = stagedSum(mul(g, affine(ones, zeros)), reduction);
-  const centred = add(g, affine(mul(sumGN, -share), mul(sumG, -share)));
-  const dx = mul(centred, alongChannels(flat(div(scale, sqrt(add(variance, epsilon)))), wide.rank));
-  return [reshape(dx, x.shape), reshape(sumGN, scale.shape), reshape(sumG, scale.shape)];
+/** A variance held as 1/√(variance + epsilon): what gradients need. */
+export const inverseDeviation = (epsilon: number): Layout => ({
+  name: `1/√(x + ${epsilon})`,
+  pack: (variance) => [reciprocal(sqrt(add(variance, epsilon)))],
+  unpack: ([invStd]) => varianceOf(invStd as Value, epsilon),
+});
+export const varianceOf = (invStd: Value, epsilon: number): Value =>
+  max(sub(reciprocal(mul(invStd, invStd)), epsilon), 0);
+
+const as = (dtype: DType, v: Value): Value => (v.dtype === dtype ? v : cast(v, { to: dtype }));
+
+/** (x - mean) · factor + bias with a number a channel each, in one op whose parameters are of x's type. */
+export const shifted = (x: Value, mean: Value, factor: Value, bias: Value): Value => {
+  const epsilon = 1e-5;
+  const one = constant(filled(x.dtype, mean.shape, 1 - epsilon));
+  const [a, b, m] = [factor, bias, mean].map((v) => as(x.dtype, v)) as [Value, Value, Value];
+  return batchNormalization(x, a, b, m, one, { epsilon });
 };
+
+/** Mean over the pixels of each image and channel of v [N,C,…], as [N,C]. */
+const overPixels = (v: Value): Value =>
+  v.rank === 2 ? v : reduceMean(v, { axes: v.shape.flatMap((_, i) => (i < 2 ? [] : [i])), keepdims: 0 });
+
+/** Mean of a·b over the pixels of each image and channel [N,C,…], as [N,C]. */
+export type PixelDots = (a: Value, b: Value) => Value;
+export const reducedDots: PixelDots = (a, b) => overPixels(mul(a, b));
+
+export interface GradientForms {
+  readonly dots?: PixelDots;
+  /** What activations and gradients lie in (row-major where left out), and how many times as large gradients are there. */
+  readonly activation?: Layout;
+  readonly gradient?: Layout;
+  readonly lift?: number;
+}
+
+/**
+ * Gradients of batch norm (Ioffe & Szegedy 2015): with x̂ = (x - mean)/σ and means over a branch's channel,
+ * dx = scale/σ · (dy - (mean(dy) + x̂ · mean(dy·x̂))), where mean(dy·x̂) = (mean(dy·x) - mean · mean(dy))/σ: 12 passes over
+ * an activation, 18 in the portable lowering. Means go in two stages, as sums do.
+ */
+export const batchNormGrad =
+  ({ dots = reducedDots, activation = rowMajor, gradient = rowMajor, lift = 1 }: GradientForms = {}): Lowering =>
+  ({ inputs: [x, dy, ...others], attributes, types: [dx, each] }) => {
+    if (activation !== rowMajor && (x as Laid).home.name !== activation.name) return undefined;
+    const { branches, epsilon } = attributes as BranchedNorm;
+    const form = (v: Laid | undefined, layout: Layout) => (v as Laid).in(layout)[0] as Value;
+    const [wide, g] = [besides(form(x, activation), branches), besides(form(dy, gradient), branches)];
+    const layouts = [rowMajor, rowMajor, inverseDeviation(epsilon)] as const;
+    const [scale, mean, invStd] = layouts.map((layout, i) => reshape(form(others[i], layout), [-1])) as [
+      Value,
+      Value,
+      Value,
+    ];
+    const overImages = (rows: Value) => reduceMean(as("float32", rows), { axes: [0], keepdims: 0 });
+    const meanG = overImages(overPixels(g));
+    const meanGN = mul(sub(overImages(dots(g, wide)), mul(mean, meanG)), invStd);
+    const centred = sub(g, shifted(wide, mean, mul(meanGN, invStd), meanG));
+    const factor = alongChannels(as(wide.dtype, mul(scale, invStd)), wide.rank);
+    const total = (v: Value) => reshape(mul(v, wide.size / wide.dim(1) / lift), (each as Type).shape);
+    return [
+      { layout: gradient, parts: [reshape(mul(centred, factor), (dx as Type).shape)] },
+      total(meanGN),
+      total(meanG),
+    ];
+  };
 
 export const gpuLowerings: readonly (readonly [OpDefinition, Lowering])[] = [
   [reduceSum.definition, staged((sum) => sum)],
   [reduceMean.definition, staged((sum, count) => mul(sum, 1 / count))],
-  [batchNormTrainingGrad.definition, batchNormGrad],
+  [batchNormTrainingGrad.definition, batchNormGrad()],
 ];

@@ -1,58 +1,41 @@
 /**
  * Batch norm on CUDA in the fewest passes over an activation that the provider's ops allow, reads and writes counted: 3
- * forward and 12 back (10 with dots) in float32, where graphs/targets/gpu.ts takes 8 and 14; in float16 4 forward, of half
- * the bytes. None has been timed (docs/gpu.md).
- *
- * Forward, float32: the provider reaches cuDNN's fused training kernel only through the form of BatchNormalization with
- * five outputs, which ended with opset 13. float16: not even so; LayerNormalization gives each image's mean and deviation.
- *
- * Backward (Ioffe & Szegedy 2015): with x̂ = (x - mean)/σ and means over a branch's channel,
- * dx = scale/σ · (dy - mean(dy) - x̂ · mean(dy·x̂)), where mean(dy·x̂) = (mean(dy·x) - mean · mean(dy))/σ.
+ * forward in float32, where the portable lowering takes 8, and 4 of half the bytes in float16; back 10 with products for
+ * dots, where graphs/targets/gpu.ts takes 12. None has been timed (docs/gpu.md).
  */
-import type { DType } from "../../onnx/dtype.ts";
-import { apply, constant, type Definition, filled, type Value } from "../../onnx/graph.ts";
-import {
-  add,
-  alongChannels,
-  batchNormalization,
-  cast,
-  max,
-  mul,
-  reciprocal,
-  reduceMean,
-  reshape,
-  sqrt,
-  sub,
-} from "../../ops/index.ts";
+import { apply, constant, type Definition, filled, type Type, type Value } from "../../onnx/graph.ts";
+import { add, type BranchedNorm, besides, mul, reduceMean, reshape, sub } from "../../ops/index.ts";
 import { fusedMatMul } from "../contrib.ts";
-import type { Layout } from "../layout.ts";
+import { inverseDeviation, type PixelDots, reducedDots, shifted, varianceOf } from "../gpu.ts";
+import type { Laid, Layout } from "../layout.ts";
+import type { Lowering } from "../lower.ts";
 
-/** What each channel has, [C] in float32, branches side by side as channels. */
-export interface Affine {
-  readonly scale: Value;
-  readonly bias: Value;
-}
-export interface Statistics {
-  readonly mean: Value;
-  /** 1/σ = 1/√(variance + epsilon). */
-  readonly invStd: Value;
-}
-
-/** A variance held as 1/√(variance + epsilon): what cuDNN gives, and what a gradient needs. */
-export const inverseDeviation = (epsilon: number): Layout => ({
-  name: `1/√(x + ${epsilon})`,
-  pack: (variance) => [reciprocal(sqrt(add(variance, epsilon)))],
-  unpack: ([invStd]) => varianceOf(invStd as Value, epsilon),
-});
-const varianceOf = (invStd: Value, epsilon: number): Value => max(sub(reciprocal(mul(invStd, invStd)), epsilon), 0);
-
-/** y, running mean and variance (not used here), the batch's mean and 1/√(variance + epsilon). */
+/**
+ * y, running mean and variance (not used here), the batch's mean and 1/√(variance + epsilon): the form of BatchNormalization
+ * with five outputs, which ended with opset 13. Only through it does the provider reach cuDNN's fused training kernel.
+ */
 export const cudnnTraining: Definition = {
   name: "BatchNormalization",
   domain: "",
   attributes: { epsilon: "float" },
   lastOpset: 13,
   infer: ([x, scale]) => [x, scale, scale, scale, scale] as readonly Value[],
+};
+
+const flat = (x: Laid | undefined): Value => reshape((x as Laid).plain, [-1]);
+
+/** Batch norm in training mode by cuDNN's kernel. */
+export const fusedTraining: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
+  const { branches, epsilon } = attributes as BranchedNorm;
+  const [a, b] = [flat(scale), flat(bias)];
+  const outputs = apply(cudnnTraining, [besides((x as Laid).plain, branches), a, b, b, a], { epsilon });
+  const [out, , , mean, invStd] = outputs as [Value, Value, Value, Value, Value];
+  const { shape } = each as Type;
+  return [
+    reshape(out, (y as Type).shape),
+    reshape(mean, shape),
+    { layout: inverseDeviation(epsilon), parts: [reshape(invStd, shape)] },
+  ];
 };
 
 /** LayerNormalization over the last axis of x [N,D]; its statistics, [N,1], are float32 whatever x is. */
@@ -66,66 +49,34 @@ const rowNorm: Definition = {
   },
 };
 
-const as = (dtype: DType, v: Value): Value => (v.dtype === dtype ? v : cast(v, { to: dtype }));
+/**
+ * Batch norm in training mode over images [N,C,H,W] in the layout of float16, for which the provider has no such kernel:
+ * LayerNormalization gives each image's mean and deviation, and a channel's variance is that within its images and between.
+ */
+export const trainingInHalf =
+  (half: Layout): Lowering =>
+  ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
+    if ((x as Laid).home.name !== half.name || (y as Type).shape.length !== 4) return undefined;
+    const { branches, epsilon } = attributes as BranchedNorm;
+    const wide = besides((x as Laid).in(half)[0] as Value, branches);
+    const rows = reshape(wide, [wide.dim(0) * wide.dim(1), -1]);
+    const ones = constant(filled(wide.dtype, [rows.dim(1)], 1));
+    const [, ...ofRows] = apply(rowNorm, [rows, ones], { axis: -1, epsilon });
+    const [means, invStds] = ofRows.map((v) => reshape(v, [wide.dim(0), wide.dim(1)])) as [Value, Value];
+    const mean = reduceMean(means, { axes: [0], keepdims: 0 });
+    const off = sub(means, mean);
+    const squares = add(varianceOf(invStds, epsilon), mul(off, off));
+    const variance = reduceMean(squares, { axes: [0], keepdims: 0 });
+    const [invStd] = inverseDeviation(epsilon).pack(variance) as [Value];
+    const out = shifted(wide, mean, mul(flat(scale), invStd), flat(bias));
+    const { shape } = each as Type;
+    return [{ layout: half, parts: [reshape(out, (y as Type).shape)] }, reshape(mean, shape), reshape(variance, shape)];
+  };
 
-/** (x - mean) · factor + bias with a number a channel each, in one op whose parameters are of x's type. */
-export const shifted = (x: Value, mean: Value, factor: Value, bias: Value): Value => {
-  const epsilon = 1e-5;
-  const one = constant(filled(x.dtype, mean.shape, 1 - epsilon));
-  const [a, b, m] = [factor, bias, mean].map((v) => as(x.dtype, v)) as [Value, Value, Value];
-  return batchNormalization(x, a, b, m, one, { epsilon });
-};
-
-/** y and statistics of a batch x [N,C,…] in float32. */
-export const trainingInSingle = (x: Value, { scale, bias }: Affine, epsilon: number): readonly [Value, Statistics] => {
-  const [y, , , mean, invStd] = apply(cudnnTraining, [x, scale, bias, bias, scale], { epsilon }) as Value[];
-  return [y as Value, { mean: mean as Value, invStd: invStd as Value }];
-};
-
-/** y, mean and variance of a batch x [N,C,H,W] in float16; a channel's variance is that within its images and between them. */
-export const trainingInHalf = (
-  x: Value,
-  { scale, bias }: Affine,
-  epsilon: number,
-): readonly [y: Value, mean: Value, variance: Value] => {
-  const [images, channels] = [x.dim(0), x.dim(1)];
-  const rows = reshape(x, [images * channels, -1]);
-  const ones = constant(filled(x.dtype, [rows.dim(1)], 1));
-  const [, ...each] = apply(rowNorm, [rows, ones], { axis: -1, epsilon });
-  const [means, invStds] = each.map((v) => reshape(v, [images, channels])) as [Value, Value];
-  const mean = reduceMean(means, { axes: [0], keepdims: 0 });
-  const off = sub(means, mean);
-  const squares = add(varianceOf(invStds, epsilon), mul(off, off));
-  const variance = reduceMean(squares, { axes: [0], keepdims: 0 });
-  const [invStd] = inverseDeviation(epsilon).pack(variance) as [Value];
-  return [shifted(x, mean, mul(scale, invStd), bias), mean, variance];
-};
-
-/** Mean of a·b over the pixels of each image and channel [N,C,H,W], as [N,C]. */
-export type PixelDots = (a: Value, b: Value) => Value;
-export const pixelDots: { readonly reductions: PixelDots; readonly dots: PixelDots } = {
-  reductions: (a, b) => reduceMean(mul(a, b), { axes: [2, 3], keepdims: 0 }),
-  /** A product of a row and a column each: two passes fewer, for as many products as there are images and channels. */
-  dots: (a, b) => {
-    const rows = (v: Value) => reshape(v, [v.dim(0) * v.dim(1), 1, -1]);
-    const products = fusedMatMul(rows(a), rows(b), { alpha: 1 / (a.dim(2) * a.dim(3)), transB: 1 });
-    return reshape(products, [a.dim(0), a.dim(1)]);
-  },
-};
-
-/** Gradients of a batch x [N,C,H,W] from g = dy, both of one type: dx of that type, and of scale and bias [C] in float32. */
-export const trainingGrad = (
-  x: Value,
-  g: Value,
-  scale: Value,
-  { mean, invStd }: Statistics,
-  dots: PixelDots,
-): readonly [dx: Value, dScale: Value, dBias: Value] => {
-  const overImages = (rows: Value) => reduceMean(as("float32", rows), { axes: [0], keepdims: 0 });
-  const meanG = overImages(reduceMean(g, { axes: [2, 3], keepdims: 0 }));
-  const meanGN = mul(sub(overImages(dots(g, x)), mul(mean, meanG)), invStd);
-  const centred = sub(g, shifted(x, mean, mul(meanGN, invStd), meanG));
-  const dx = mul(centred, alongChannels(as(x.dtype, mul(scale, invStd)), x.rank));
-  const count = x.size / x.dim(1);
-  return [dx, mul(meanGN, count), mul(meanG, count)];
+/** As reducedDots by a product of a row and a column each: two passes fewer, for as many products as images and channels. */
+export const productDots: PixelDots = (a, b) => {
+  if (a.rank === 2) return reducedDots(a, b);
+  const rows = (v: Value) => reshape(v, [v.dim(0) * v.dim(1), 1, -1]);
+  const products = fusedMatMul(rows(a), rows(b), { alpha: (a.dim(0) * a.dim(1)) / a.size, transB: 1 });
+  return reshape(products, [a.dim(0), a.dim(1)]);
 };

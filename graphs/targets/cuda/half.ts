@@ -9,11 +9,9 @@
 import { type Attributes, apply, isAbsent, type Type, type Value } from "../../onnx/graph.ts";
 import {
   add,
-  type BranchedNorm,
   batchNormalization,
   batchNormTraining,
   batchNormTrainingGrad,
-  besides,
   cast,
   conv,
   convGradInput,
@@ -27,9 +25,10 @@ import {
   reluGrad,
   reshape,
 } from "../../ops/index.ts";
+import { batchNormGrad, inverseDeviation, type PixelDots, shifted } from "../gpu.ts";
 import type { Laid, Layout, Placed } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
-import { inverseDeviation, type PixelDots, shifted, trainingGrad, trainingInHalf } from "./batch-norm.ts";
+import { trainingInHalf } from "./batch-norm.ts";
 import type { Way } from "./convolution.ts";
 
 const LIFT = 4096;
@@ -86,34 +85,6 @@ const gradWeight =
       ? [div(toSingle(way([part(x, half), part(dy, lifted)], attributes as Attributes, types)), LIFT)]
       : undefined;
 
-const flat = (x: Laid | undefined): Value => reshape((x as Laid).plain, [-1]);
-
-const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
-  if (!isIn(x, half) || (y as Type).shape.length !== 4) return undefined;
-  const { branches, epsilon } = attributes as BranchedNorm;
-  const affine = { scale: flat(scale), bias: flat(bias) };
-  const [out, ...statistics] = trainingInHalf(besides(part(x, half), branches), affine, epsilon);
-  return [
-    { layout: half, parts: [reshape(out, (y as Type).shape)] },
-    ...statistics.map((v) => reshape(v, (each as Type).shape)),
-  ];
-};
-
-const trainingGradient =
-  (dots: PixelDots): Lowering =>
-  ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx, each] }) => {
-    if (!isIn(x, half) || (dx as Type).shape.length !== 4) return undefined;
-    const { branches, epsilon } = attributes as BranchedNorm;
-    const [wide, g] = [besides(part(x, half), branches), besides(part(dy, lifted), branches)];
-    const statistics = { mean: flat(mean), invStd: reshape(part(variance, inverseDeviation(epsilon)), [-1]) };
-    const [gradient, dScale, dBias] = trainingGrad(wide, g, flat(scale), statistics, dots);
-    const { shape } = each as Type;
-    return [
-      { layout: lifted, parts: [reshape(gradient, (dx as Type).shape)] },
-      ...[dScale, dBias].map((v) => reshape(div(v, LIFT), shape)),
-    ];
-  };
-
 const evaluation: Lowering = ({ inputs: [x, scale, bias, mean, variance], attributes }) => {
   if (!isIn(x, half)) return undefined;
   const { epsilon = 1e-5 } = attributes as { epsilon?: number };
@@ -167,8 +138,11 @@ export const halfLowerings = (options: HalfOptions): readonly (readonly [OpDefin
   ...[matMul, gemm].map(({ definition }) => [definition, product(definition)] as const),
   ...(options.dots
     ? ([
-        [batchNormTraining.definition, training],
-        [batchNormTrainingGrad.definition, trainingGradient(options.dots)],
+        [batchNormTraining.definition, trainingInHalf(half)],
+        [
+          batchNormTrainingGrad.definition,
+          batchNormGrad({ dots: options.dots, activation: half, gradient: lifted, lift: LIFT }),
+        ],
         [batchNormalization.definition, evaluation],
       ] as const)
     : []),

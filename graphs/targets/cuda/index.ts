@@ -2,24 +2,20 @@
  * ONNX Runtime's CUDA provider. What is fastest depends on the device, so each way is an option that scripts/gpu.py measures;
  * no measurement has been taken, so the defaults are those that counting favours.
  */
-import type { Type, Value } from "../../onnx/graph.ts";
+import type { Value } from "../../onnx/graph.ts";
 import {
-  type BranchedNorm,
   batchNormTraining,
   batchNormTrainingGrad,
-  besides,
   convGradInput,
   convGradWeight,
   greater,
   type OpDefinition,
   reluGrad,
-  reshape,
   where,
 } from "../../ops/index.ts";
-import { gpuLowerings } from "../gpu.ts";
-import type { Laid } from "../layout.ts";
+import { batchNormGrad, gpuLowerings, reducedDots } from "../gpu.ts";
 import type { Lowering, Target } from "../lower.ts";
-import { inverseDeviation, type PixelDots, pixelDots, trainingGrad, trainingInSingle } from "./batch-norm.ts";
+import { fusedTraining, productDots } from "./batch-norm.ts";
 import { gradInputWays, gradWeightWays, type Way } from "./convolution.ts";
 import { halfLowerings } from "./half.ts";
 
@@ -39,29 +35,6 @@ export const cudaWays = {
 } as const;
 
 export type CudaOptions = { readonly [K in keyof typeof cudaWays]?: (typeof cudaWays)[K][number] };
-
-const flat = (x: Laid | undefined): Value => reshape((x as Laid).plain, [-1]);
-
-const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
-  const { branches, epsilon } = attributes as BranchedNorm;
-  const affine = { scale: flat(scale), bias: flat(bias) };
-  const [out, { mean, invStd }] = trainingInSingle(besides((x as Laid).plain, branches), affine, epsilon);
-  const [m, i] = [mean, invStd].map((v) => reshape(v, (each as Type).shape)) as [Value, Value];
-  return [reshape(out, (y as Type).shape), m, { layout: inverseDeviation(epsilon), parts: [i] }];
-};
-
-const trainingGradient =
-  (dots: PixelDots): Lowering =>
-  ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx, each] }) => {
-    if ((dx as Type).shape.length !== 4) return undefined;
-    const { branches, epsilon } = attributes as BranchedNorm;
-    const [wide, g] = [x, dy].map((v) => besides((v as Laid).plain, branches)) as [Value, Value];
-    const [invStd] = (variance as Laid).in(inverseDeviation(epsilon)) as [Value];
-    const statistics = { mean: flat(mean), invStd: reshape(invStd, [-1]) };
-    const [gradient, dScale, dBias] = trainingGrad(wide, g, flat(scale), statistics, dots);
-    const { shape } = each as Type;
-    return [reshape(gradient, (dx as Type).shape), reshape(dScale, shape), reshape(dBias, shape)];
-  };
 
 /**
  * dy where y is positive, else 0: two passes over floats fewer than a product with a cast comparison. Not for WebGPU, whose
@@ -104,10 +77,10 @@ export const cudaTarget = ({
   ]);
   const prefer = (definition: OpDefinition, lowering: Lowering) =>
     lowerings.set(definition, either(lowering, lowerings.get(definition)));
-  const dots = { fused: pixelDots.reductions, dots: pixelDots.dots, composed: undefined }[norm];
+  const dots = { fused: reducedDots, dots: productDots, composed: undefined }[norm];
   if (dots !== undefined) {
-    prefer(batchNormTraining.definition, training);
-    prefer(batchNormTrainingGrad.definition, trainingGradient(dots));
+    lowerings.set(batchNormTraining.definition, fusedTraining);
+    lowerings.set(batchNormTrainingGrad.definition, batchNormGrad({ dots }));
   }
   if (precision === "float16")
     for (const [definition, lowering] of halfLowerings({ ...ways, dots })) prefer(definition, lowering);
