@@ -55,10 +55,12 @@ for (const kernel of [1, 3])
       });
     }
 
-const outputs: Record<string, Value> = {};
+/** Composite ops in a program of their own: what a target makes of them may be in an older opset than some standard op. */
+const programs: readonly Record<string, Value>[] = [{}, {}];
 const feeds: Record<string, Tensor> = {};
 for (const definition of definitions.values()) {
   if (typeof definition.vjp !== "function") continue;
+  const outputs = programs[definition.lower === undefined ? 0 : 1] as Record<string, Value>;
   const cases = definition === conv.definition ? [...definition.gradcheck, ...convolutions] : definition.gradcheck;
   cases.forEach(({ inputs, attributes = {} }, index) => {
     const numbers = random(0, 0, index, definition.name);
@@ -93,11 +95,13 @@ for (const definition of definitions.values()) {
 }
 
 const evaluated = async (target: Target, options: SessionOptions): Promise<Readonly<Record<string, Tensor>>> => {
-  const session = await createSession(compile({ outputs }, target), options);
-  const results = await session.run(
-    Object.fromEntries(session.inputNames.map((name) => [name, feeds[name] as Tensor])),
-  );
-  await session.release();
+  const results = {};
+  for (const outputs of programs) {
+    const session = await createSession(compile({ outputs }, target), options);
+    const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name] as Tensor]));
+    Object.assign(results, await session.run(used));
+    await session.release();
+  }
   return results;
 };
 const engine = await chooseEngine({

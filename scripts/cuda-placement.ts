@@ -18,6 +18,8 @@ import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { parseArgs } from "node:util";
 import { unzipSync } from "fflate";
+import { apDpeTasks } from "../graphs/methods/ap-dpe.ts";
+import { methodNames, methods } from "../graphs/methods/index.ts";
 import { head } from "../graphs/nn/classifier.ts";
 import { resnet } from "../graphs/nn/resnet.ts";
 import { Scope, Store } from "../graphs/nn/scope.ts";
@@ -214,8 +216,22 @@ const network = (x: Value): Value => {
   const scope = new Scope(new Store(), { mode: "eval", branches: ["pgd"] });
   return head(10)(scope, resnet(classifier)(scope, x));
 };
+const rivals = methodNames.filter((name) => name !== "advcl");
 const programs: Readonly<Record<string, Pick<Step, "outputs">>> = {
   pretraining,
+  ...Object.fromEntries(
+    rivals.map((name) => [
+      `pretraining by ${name}`,
+      methods[name].build({
+        ...goldenOptions,
+        trace: false,
+        tasks: apDpeTasks,
+        baseTemperature: 0.07,
+        ...(name === "ap-dpe" && { optimizer: "adamw" }),
+        ...(name === "dynacl" && { ema: 0.99 }),
+      }),
+    ]),
+  ),
   "pretraining, 2 steps a run": manySteps(pretraining, 2),
   ...Object.fromEntries(
     (["clean", "pgd", "trades"] as const).map((objective) => [

@@ -38,6 +38,8 @@ export interface Definition {
   infer(inputs: readonly Value[], attributes: Attributes): readonly Type[];
   /** How the op is spelled in a file, where that differs from how it is held here. */
   readonly write?: (inputs: readonly Value[], attributes: Attributes) => Spelling;
+  /** The first opset that has the op, where that is beyond 13. */
+  readonly firstOpset?: number;
   /** The last opset that has the op in this form; a file that holds it is written in that opset. */
   readonly lastOpset?: number;
 }
@@ -317,6 +319,13 @@ export const dependenciesOf = (node: Node): readonly Value[] => {
  */
 export const nodesOf = (outputs: readonly Value[], frame: Frame | null): Node[] =>
   ordered(outputs, (node) => node.frame === frame);
+
+/** The same, and those of control-flow bodies in it, and so on. */
+export const allNodesOf = (outputs: readonly Value[], frame: Frame | null = null): Node[] =>
+  nodesOf(outputs, frame).flatMap((node) => [
+    node,
+    ...subgraphsOf(node).flatMap((body) => allNodesOf(body.outputs, body.frame)),
+  ]);
 
 /** Nodes on the longest chain that ends in each of `nodes`, which are in order. */
 export const depthsOf = (nodes: readonly Node[]): ReadonlyMap<Node, number> => {

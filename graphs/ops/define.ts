@@ -71,6 +71,8 @@ export interface OpSpec<I extends readonly Value[], A> {
   readonly read?: Reader;
   /** Attributes that only files have, for `read`. */
   readonly readAttributes?: { readonly [name: string]: AttributeKind };
+  /** The first opset that has the op with these attributes, where that is beyond 13. */
+  readonly firstOpset?: number;
 }
 
 /** The file that an op is read from. */
@@ -139,6 +141,7 @@ export const defineOp = <
     ...(spec.write && { write: spec.write }),
     ...(spec.read && { read: spec.read }),
     ...(spec.readAttributes && { readAttributes: spec.readAttributes }),
+    ...(spec.firstOpset && { firstOpset: spec.firstOpset }),
   };
   const key = domain === "" || domain === compositeDomain ? name : `${domain}:${name}`;
   if (registry.has(key)) throw new Error(`internal: op ${key} is defined twice`);

@@ -186,6 +186,7 @@ export const hardSigmoid: Op<[x: Value], { alpha?: number; beta?: number }> = de
 
 /** x · clip(x/6 + 1/2, 0, 1). */
 export const hardSwish: Unary = defineUnary("HardSwish", {
+  firstOpset: 14,
   vjp: ({ inputs: [x], cotangent: dy }) => {
     const slope = clip(add(div(x, 3), 0.5), 0, 1);
     return [mul(dy, where(greater(x, 3), 1, where(less(x, -3), 0, slope)))];

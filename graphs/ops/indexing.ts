@@ -76,6 +76,7 @@ export const scatterElements: Op<[x: Value, indices: Value, updates: Value], Sca
   Scatter
 >("ScatterElements", {
   attributes: { axis: "int", reduction: "string" },
+  firstOpset: 16,
   infer: ([x, indices, updates]) => {
     check(indices.shape.join() === updates.shape.join(), "shape", "indices and updates must have one shape");
     return { dtype: x.dtype, shape: x.shape };

@@ -184,6 +184,7 @@ export const layerNormalization: Op<[x: Value, scale: Value, bias: Value], Layer
   [x: Value, scale: Value, bias: Value],
   LayerNorm
 >("LayerNormalization", {
+  firstOpset: 17,
   attributes: { axis: "int", epsilon: "float" },
   minInputs: 2,
   readAttributes: { stash_type: "int" },

@@ -7,7 +7,7 @@ import { add, div, min, mul, reduceSum, sqrt } from "../ops/index.ts";
 import { AVERAGE, type MovingAverage, moveAverage } from "../optim/ema.ts";
 import { type OptimizerOptions, optimizerOf } from "../optim/optimizer.ts";
 import type { Optimizer } from "../optim/sgd.ts";
-import { lower, type Target } from "../targets/lower.ts";
+import { lowerInOneOpset, type Target } from "../targets/lower.ts";
 
 /**
  * Names of a step model: it takes `input.*`, `param.*` and `state.*`, and gives `metric.*` and, because ONNX has one name
@@ -114,4 +114,4 @@ export const finish = (
 
 /** Lowers a step for a target and writes it as a model. */
 export const compile = ({ outputs }: Pick<Step, "outputs">, target: Target, options: ModelOptions = {}): Model =>
-  buildModel(lower(outputs, target), [], { hiddenShapes: target.hiddenShapes ?? false, ...options });
+  buildModel(lowerInOneOpset(outputs, target), [], { hiddenShapes: target.hiddenShapes ?? false, ...options });

@@ -7,6 +7,7 @@
 import {
   type Attributes,
   absent,
+  allNodesOf,
   apply,
   constantInts,
   type Frame,
@@ -45,6 +46,8 @@ export interface Target {
   readonly loops: "keep" | "unroll";
   /** The only provider of ONNX Runtime that computes what this target emits; any does where it is left out. */
   readonly provider?: string;
+  /** What lowers a graph instead where an op of it is newer than a form that this target emits. */
+  readonly otherwise?: Target;
   /** How far the engine may rewrite the lowered graph, where that is not the driver's usual choice. */
   readonly optimization?: "disabled" | "basic" | "extended" | "all";
   /** Whether shapes are hidden from the engine's memory plan (ModelOptions). */
@@ -57,6 +60,19 @@ export const lower = <K extends string>(outputs: Readonly<Record<K, Value>>, tar
   const names = Object.keys(outputs) as K[];
   pass.run(names.map((name) => outputs[name]));
   return Object.fromEntries(names.map((name) => [name, pass.laid(outputs[name]).plain])) as Record<K, Value>;
+};
+
+/** As `lower`, by what the target names instead where the opsets of what it makes do not go together. */
+export const lowerInOneOpset = <K extends string>(
+  outputs: Readonly<Record<K, Value>>,
+  target: Target,
+): Record<K, Value> => {
+  const lowered = lower(outputs, target);
+  if (target.otherwise === undefined) return lowered;
+  const definitions = allNodesOf(Object.values(lowered)).map(({ definition }) => definition);
+  const last = Math.min(...definitions.map(({ lastOpset = Number.POSITIVE_INFINITY }) => lastOpset));
+  const fits = definitions.every(({ firstOpset = 0 }) => firstOpset <= last);
+  return fits ? lowered : lower(outputs, target.otherwise);
 };
 
 class Lowerer {

@@ -10,9 +10,11 @@ import { float32 } from "../../graphs/onnx/tensor.ts";
 import { buildModel, OPSET } from "../../graphs/onnx/write.ts";
 import {
   add,
+  batchNormTraining,
   cast,
   conv,
   exp,
+  hardSwish,
   loop,
   matMul,
   mul,
@@ -24,6 +26,8 @@ import {
   transpose,
   unroll,
 } from "../../graphs/ops/index.ts";
+import { compile } from "../../graphs/steps/step.ts";
+import { cudaTarget } from "../../graphs/targets/cuda/index.ts";
 import { lower, type Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { evaluate } from "./run.ts";
@@ -231,6 +235,17 @@ test("a node of a form that ended sets the opset of the file, in a body too", ()
     );
   expect([opsetOf(relu(x)), opsetOf(apply(older, [x], {})[0] as Value), opsetOf(inside)]).toEqual([OPSET, 13, 13]);
   expect(failure(() => buildModel({ y: inside }, [], { opset: 19 })).message).toMatch(/opset 13; 19 was asked for/);
+});
+
+test("a target that emits a form that ended is left where an op of the graph is newer", () => {
+  const shape = [2, 4];
+  const [x, scale] = [input("x", { dtype: "float32", shape }), input("scale", { dtype: "float32", shape: [1, 4] })];
+  const y = batchNormTraining(x, scale, scale, { branches: 1, epsilon: 1e-5 });
+  const [own, other] = [cudaTarget(), cudaTarget({ norm: "composed" })];
+  const ops = (value: Value, target: Target) =>
+    [...compile({ outputs: { y: value } }, target).nodes.values()].map(({ definition }) => definition.name);
+  expect(ops(y, own)).not.toEqual(ops(y, other));
+  expect(ops(hardSwish(y), own)).toEqual(ops(hardSwish(y), other));
 });
 
 test("a number becomes a scalar of float16 where the other operand is", async () => {

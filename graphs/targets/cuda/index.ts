@@ -58,12 +58,8 @@ const either =
   (call) =>
     first(call) ?? second?.(call);
 
-export const cudaTarget = ({
-  gradWeight = "taps",
-  gradInput = "transposed",
-  norm = "fused",
-  precision = "float32",
-}: CudaOptions = {}): Target => {
+export const cudaTarget = (options: CudaOptions = {}): Target => {
+  const { gradWeight = "taps", gradInput = "transposed", norm = "fused", precision = "float32" } = options;
   const ways = {
     gradWeight: gradWeightWays[gradWeight],
     gradInput: gradInputWays[gradInput],
@@ -84,5 +80,10 @@ export const cudaTarget = ({
   }
   if (precision === "float16")
     for (const [definition, lowering] of halfLowerings({ ...ways, dots })) prefer(definition, lowering);
-  return { name: "cuda", lowerings, loops: "keep", ...(dots && { provider: "cuda" }) };
+  return {
+    name: "cuda",
+    lowerings,
+    loops: "keep",
+    ...(dots && { provider: "cuda", otherwise: cudaTarget({ ...options, norm: "composed" }) }),
+  };
 };
