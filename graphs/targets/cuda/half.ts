@@ -3,8 +3,8 @@
  * and matrix products compute in it (and sum in float32, as cuDNN and cuBLAS do). Parameters, statistics, sums over a batch,
  * losses and optimizers stay float32.
  *
- * Gradients are lifted by a power of two, which rounds nothing: at batch 512 those of the first stage of a ResNet-18 are about
- * 1e-7, where float16 has no digits left, and 16 times the largest weight gradients seen in training fit below its end.
+ * Gradients are lifted by a power of two, which rounds nothing: those of a mean over a large batch are smaller than float16's
+ * digits. So lifted, its range ends at 16; a mean's weight gradients are far below.
  */
 import { type Attributes, apply, isAbsent, type Type, type Value } from "../../onnx/graph.ts";
 import {
