@@ -61,7 +61,16 @@ export interface Model {
 }
 
 /** Reductions whose axes are an input from opset 18 on; those of ReduceSum are one already. */
-const reductions = ["ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp"];
+const reductions = [
+  "ReduceMax",
+  "ReduceMean",
+  "ReduceMin",
+  "ReduceProd",
+  "ReduceL1",
+  "ReduceL2",
+  "ReduceLogSumExp",
+  "ReduceSumSquare",
+];
 
 const utf8 = new TextEncoder();
 

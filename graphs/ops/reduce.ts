@@ -92,6 +92,11 @@ export const reduceL2: Reduce = defineReduce("ReduceL2", {
   vjp: ({ inputs: [x], output: y, cotangent: dy, attributes: { axes } }) => [mul(x, kept(x, div(dy, y), axes))],
   gradcheck: cases(0.5, 2),
 });
+/** Σx². */
+export const reduceSumSquare: Reduce = defineReduce("ReduceSumSquare", {
+  vjp: ({ inputs: [x], cotangent: dy, attributes: { axes } }) => [mul(x, mul(kept(x, dy, axes), 2))],
+  gradcheck: cases(-1, 1),
+});
 export const reduceProd: Reduce = defineReduce("ReduceProd", {
   vjp: notDifferentiable("the gradient of a product is not built; write it with logarithms"),
 });
