@@ -100,7 +100,7 @@ export const expectation = (row: SettingRow): string => {
     case "strings":
       return "texts separated by commas";
     case "enum":
-      if (row.pattern !== undefined) return `of the form ${row.pattern}`;
+      if (row.pattern !== undefined) return row.pattern;
       return row.values.length === 1 ? row.values[0]! : `${row.values.slice(0, -1).join(", ")} or ${row.values.at(-1)}`;
   }
 };
