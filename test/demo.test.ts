@@ -45,7 +45,7 @@ test("tells the whole story: every part, a table of classifiers, a report; done 
     expect(existsSync(join(out, run, "report.html"))).toBe(true);
   const exported = await loadClassifier(join(out, "classifier-fp32.onnx"), { mean: [], std: [], warn: () => {} });
   expect(exported.classes).toBe(10);
-  const html = readFileSync(join(out, "report.html"), "utf8");
+  const html = readFileSync(join(out, "report.html"), "utf8").replaceAll(/<\/?span>/g, "");
   for (const { about, command } of parts) {
     expect(html).toContain(about);
     expect(html).toContain(command);

@@ -90,7 +90,7 @@ export const barChart = (bars: readonly Bar[], label: string): string => {
     height: 60 + 34 * bars.length,
     marginTop: 10,
     marginLeft: 110,
-    x: { label, domain: [0, Math.max(10, ...shown.map(({ high }) => high))], nice: true, grid: true },
+    x: { label, domain: [0, 100], grid: true },
     y: { label: null, domain: bars.map(({ name }) => name) },
     marks: [
       Plot.barX(shown, { y: "name", x: "value", fill: colours[0] as string, insetTop: 5, insetBottom: 5 }),

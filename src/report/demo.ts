@@ -5,7 +5,7 @@ import { classifierTable, type Story } from "../demo/story.ts";
 import { metricsFile, readMetrics } from "../metrics.ts";
 import { barChart, lineChart, type Series } from "./chart.ts";
 import { attackPicture, type evaluationSchema } from "./evaluation.ts";
-import { card, cards, escaped, html, legend, table } from "./page.ts";
+import { card, cards, commandLine, escaped, html, legend, table } from "./page.ts";
 
 /** An evaluation of the story, by the name of its part. */
 export interface Attacked {
@@ -80,7 +80,7 @@ export const demoReport = async (
         body: `<div class="card scroll"><table>${parts
           .map(
             ({ name, about, command, seconds }) =>
-              `<tr><td><b>${escaped(name)}</b><br>${escaped(about)}<br><code>${escaped(command)}</code></td><td class="number">${seconds.toFixed(0)} s</td></tr>`,
+              `<tr><td><b>${escaped(name)}</b><br>${escaped(about)}<br>${commandLine(command)}</td><td class="number">${seconds.toFixed(0)} s</td></tr>`,
           )
           .join("")}</table></div>`,
       },

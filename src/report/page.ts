@@ -32,14 +32,18 @@ h3{margin:0 0 6px;font-size:13px;font-weight:600}
 .figure,.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
 .figure b{display:block;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}
 .figure span{color:var(--soft);font-size:13px}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:14px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:14px}
 .card svg{width:100%;height:auto}
-.card img{display:block;max-width:100%}
+.card img{display:block;max-width:100%;margin-top:10px;border-radius:6px}
+code span{white-space:nowrap}
+@media (max-width:520px){.card svg{font-size:16px!important}}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:5px 16px 5px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-th{color:var(--soft);font-size:13px;font-weight:600}
-td.number,th.number{text-align:right;white-space:nowrap}
+th{color:var(--soft);font-size:13px;font-weight:600;vertical-align:bottom}
+.number{text-align:right}
+td.number,.names td:first-child{white-space:nowrap}
+th:last-child,td:last-child{padding-right:0}
 tr:last-child td{border-bottom:0}
 .settings{columns:2 340px;column-gap:32px}
 .settings div{display:flex;justify-content:space-between;gap:16px;padding:3px 0;border-bottom:1px solid var(--line);break-inside:avoid}
@@ -53,6 +57,10 @@ p.note{color:var(--soft);font-size:13px;max-width:80ch}
 export const card = (body: string, title?: string): string =>
   `<div class="card">${title === undefined ? "" : `<h3>${escaped(title)}</h3>`}${body}</div>`;
 
+/** A command line that is not broken within a flag. */
+export const commandLine = (text: string): string =>
+  `<code>${escaped(text).replace(/(?<=^| )--\S+/g, "<span>$&</span>")}</code>`;
+
 /** Cards side by side where there is room. */
 export const cards = (all: readonly string[]): string => `<div class="charts">${all.join("")}</div>`;
 
@@ -62,12 +70,13 @@ export const legend = (names: readonly string[]): string =>
     ? ""
     : `<ul class="legend">${names.map((name, i) => `<li><i style="background:${colours[i % colours.length]}"></i>${escaped(name)}</li>`).join("")}</ul>`;
 
-/** A table; columns whose cells all begin with a digit are set as numbers, but never the first. */
+/** A table; columns whose cells all begin with a digit are set as numbers, but never the first, whose short names are not broken. */
 export const table = (head: readonly string[], rows: readonly (readonly string[])[]): string => {
   const numeric = head.map((_, i) => i > 0 && rows.every((row) => /^(\d|-|$)/.test(row[i] ?? "")));
+  const names = rows.every(([name = ""]) => name.length <= 24) ? ' class="names"' : "";
   const line = (tag: string, cells: readonly string[]) =>
     `<tr>${cells.map((cell, i) => `<${tag}${numeric[i] ? ' class="number"' : ""}>${escaped(cell)}</${tag}>`).join("")}</tr>`;
-  return `<div class="card scroll"><table>${line("th", head)}${rows.map((row) => line("td", row)).join("")}</table></div>`;
+  return `<div class="card scroll"><table${names}>${line("th", head)}${rows.map((row) => line("td", row)).join("")}</table></div>`;
 };
 
 /** Names and values in columns. */
