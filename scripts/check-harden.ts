@@ -15,8 +15,9 @@ import { trainable } from "../src/harden/model.ts";
 import { patchWeights } from "../src/harden/patch.ts";
 import { createRunner } from "../src/runner.ts";
 import { createSession } from "../src/runtime.ts";
+import { readFlags } from "./flags.ts";
 
-const [folder = ".", ...only] = process.argv.slice(2);
+const [folder = ".", ...only] = readFlags(import.meta.url, { allowPositionals: true }).positionals;
 const engine = await chooseEngine({ provider: "cpu", threads: 1 });
 const preprocessing = { mean: undefined, std: undefined };
 for (const file of readdirSync(folder)

@@ -9,7 +9,6 @@
  * On CUDA, NVIDIA_TF32_OVERRIDE=0 keeps float32's digits. Prints what is further off than it may be; the last line is one
  * JSON object { compared, wrong: { name: relative L2 error } }; exit code 1 where anything is wrong.
  */
-import { parseArgs } from "node:util";
 import { vjp } from "../graphs/autodiff/grad.ts";
 import { dtypes, isFloat } from "../graphs/onnx/dtype.ts";
 import { type Attributes, apply, constant, input, type Value } from "../graphs/onnx/graph.ts";
@@ -21,9 +20,10 @@ import { portable } from "../graphs/targets/portable.ts";
 import { random } from "../src/data/random.ts";
 import { chooseEngine } from "../src/engine.ts";
 import { createSession, type Provider, type SessionOptions } from "../src/runtime.ts";
+import { readFlags } from "./flags.ts";
 import { relativeError } from "./golden.ts";
 
-const { values: flags } = parseArgs({
+const { values: flags } = readFlags(import.meta.url, {
   options: {
     provider: { type: "string", default: "cpu" },
     target: { type: "string" },

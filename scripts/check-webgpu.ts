@@ -24,7 +24,10 @@ import { benchFeeds, median } from "../src/bench.ts";
 import { chooseEngine } from "../src/engine.ts";
 import { createRunner } from "../src/runner.ts";
 import { createSession, type Feeds, type Session } from "../src/runtime.ts";
+import { readFlags } from "./flags.ts";
 import { relativeError } from "./golden.ts";
+
+readFlags(import.meta.url, {});
 
 const step = pretrainStep({
   ...paperSettings,

@@ -21,7 +21,7 @@ from attacked_models import read, small_net
 from safetensors.torch import load_file
 from torchvision.models.resnet import BasicBlock, ResNet
 
-p = argparse.ArgumentParser()
+p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 p.add_argument("weights", type=Path)
 p.add_argument("--data", type=Path, required=True)
 p.add_argument("--limit", type=int, default=200)

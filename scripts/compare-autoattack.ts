@@ -14,11 +14,12 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { median } from "../src/bench.ts";
 import { processor } from "../src/devices.ts";
+import { RequestError, RunError } from "../src/errors.ts";
+import { readFlags } from "./flags.ts";
 
-const { values } = parseArgs({
+const { values } = readFlags(import.meta.url, {
   options: {
     python: { type: "string", default: "python3" },
     model: { type: "string" },
@@ -30,7 +31,7 @@ const { values } = parseArgs({
   },
 });
 const { model, data, limit, threads } = values;
-if (model === undefined || data === undefined) throw new Error("give --model RUN and --data CIFAR10");
+if (model === undefined || data === undefined) throw new RequestError("give --model RUN and --data CIFAR10");
 const [over, under = "1"] = values.eps.split("/");
 const eps = Number(over) / Number(under);
 
@@ -38,7 +39,7 @@ const eps = Number(over) / Number(under);
 const run = (command: string, args: readonly string[]): { seconds: number; last: string } => {
   const began = performance.now();
   const { status, stdout } = spawnSync(command, args, { encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
-  if (status !== 0) throw new Error(`${command} ${args[0]} ended with ${status}`);
+  if (status !== 0) throw new RunError(`${command} ${args[0]} ended with ${status}`);
   return { seconds: (performance.now() - began) / 1e3, last: stdout.trim().split("\n").at(-1) as string };
 };
 const main = fileURLToPath(new URL("../src/main.js", import.meta.url));

@@ -2,6 +2,7 @@
 
   python compare-finetune.py REFERENCE BATCH WIDTH THREADS STEPS
 """
+import argparse
 import importlib.util
 import json
 import sys
@@ -9,10 +10,14 @@ import time
 
 import torch
 
-spec = importlib.util.spec_from_file_location("advcl_torch", sys.argv[1])
+p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+p.add_argument("reference")
+p.add_argument("shape", type=int, nargs=4, metavar="N", help="batch, width, threads and attack steps")
+given = p.parse_args()
+batch, width, threads, steps = given.shape
+spec = importlib.util.spec_from_file_location("advcl_torch", given.reference)
 ref = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(ref)
-batch, width, threads, steps = map(int, sys.argv[2:6])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
 last = dict(memory_format=torch.channels_last)

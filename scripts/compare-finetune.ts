@@ -7,20 +7,20 @@
  *       [--attack-steps 10] [--rounds 5] [--threads 2] [--target cpu]
  */
 import { spawn } from "node:child_process";
-import { resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { finetuneStep } from "../graphs/steps/finetune.ts";
 import { advclBranches } from "../graphs/steps/pretrain.ts";
 import { benchFeeds, median } from "../src/bench.ts";
 import { chooseEngine } from "../src/engine.ts";
+import { RunError } from "../src/errors.ts";
+import { existingPath, readFlags } from "./flags.ts";
 
-const { values } = parseArgs({
+const { values } = readFlags(import.meta.url, {
   options: {
     worker: { type: "boolean", default: false },
     python: { type: "string", default: "python3" },
-    reference: { type: "string", default: "../shared/reference/advcl_torch.py" },
+    reference: { type: "string" },
     batch: { type: "string", default: "64" },
     width: { type: "string", default: "64" },
     "attack-steps": { type: "string", default: "10" },
@@ -79,19 +79,20 @@ const worker = (name: string, command: string, args: readonly string[]) => {
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async (): Promise<string> => {
     const { value, done } = await lines.next();
-    if (done) throw new Error(`the worker ${name} ended (exit code ${child.exitCode})`);
+    if (done) throw new RunError(`the worker ${name} ended (exit code ${child.exitCode})`);
     return value;
   };
   return { name, child, next, runs: [] as Run[] };
 };
 
 const compare = async (): Promise<void> => {
+  const reference = existingPath("reference", values.reference);
   const rounds = Number(values.rounds);
   // The PyTorch side is not compiled: it lies with the sources.
   const script = fileURLToPath(new URL("../../scripts/compare-finetune.py", import.meta.url));
   const workers = [
     worker("ours", process.execPath, [fileURLToPath(import.meta.url), ...process.argv.slice(2), "--worker"]),
-    worker("torch", values.python, [script, resolve(values.reference), ...shape]),
+    worker("torch", values.python, [script, reference, ...shape]),
   ];
   for (const { name, next } of workers) console.log(`${name}: ready ${await next()}`);
   // The first round warms up and does not count.

@@ -9,11 +9,11 @@
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { readSafetensors } from "../src/safetensors.ts";
+import { readFlags } from "./flags.ts";
 import { foreignErrors } from "./foreign-gradients.ts";
 
-const { values: flags, positionals } = parseArgs({
+const { values: flags, positionals } = readFlags(import.meta.url, {
   allowPositionals: true,
   options: { each: { type: "boolean", default: false }, tolerance: { type: "string", default: "1e-4" } },
 });

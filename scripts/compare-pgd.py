@@ -4,6 +4,7 @@ the processor on one line of JSON. The other side of compare-pgd.ts.
     python compare-pgd.py ADVCL_TORCH.PY WIDTH BATCH STEPS THREADS
 """
 
+import argparse
 import importlib.util
 import json
 import sys
@@ -11,8 +12,12 @@ import time
 
 import torch
 
-path, width, batch, steps, threads = sys.argv[1], *map(int, sys.argv[2:6])
-spec = importlib.util.spec_from_file_location("advcl_torch", path)
+p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+p.add_argument("reference")
+p.add_argument("shape", type=int, nargs=4, metavar="N", help="width, batch, steps and threads")
+given = p.parse_args()
+width, batch, steps, threads = given.shape
+spec = importlib.util.spec_from_file_location("advcl_torch", given.reference)
 reference = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reference)
 torch.set_num_threads(threads)

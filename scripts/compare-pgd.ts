@@ -8,10 +8,8 @@
  *       [--rounds 3] [--threads 2] [--target cpu]
  */
 import { spawn } from "node:child_process";
-import { resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { linf } from "../graphs/attacks/threat-model.ts";
 import { classifier } from "../graphs/nn/classifier.ts";
 import { FrozenStore } from "../graphs/nn/frozen.ts";
@@ -23,13 +21,15 @@ import { askModel } from "../src/attack/questions.ts";
 import { median } from "../src/bench.ts";
 import { random } from "../src/data/random.ts";
 import { chooseEngine } from "../src/engine.ts";
+import { RunError } from "../src/errors.ts";
 import { initialTensor } from "../src/initialize.ts";
+import { existingPath, readFlags } from "./flags.ts";
 
-const { values } = parseArgs({
+const { values } = readFlags(import.meta.url, {
   options: {
     worker: { type: "boolean", default: false },
     python: { type: "string", default: "python3" },
-    reference: { type: "string", default: "../shared/reference/advcl_torch.py" },
+    reference: { type: "string" },
     batch: { type: "string", default: "128" },
     width: { type: "string", default: "64" },
     steps: { type: "string", default: "20" },
@@ -86,19 +86,20 @@ const worker = (name: string, command: string, args: readonly string[]) => {
   const ask = async (): Promise<Run> => {
     child.stdin.write("go\n");
     const { value, done } = await lines.next();
-    if (done) throw new Error(`the worker ${name} ended (exit code ${child.exitCode})`);
+    if (done) throw new RunError(`the worker ${name} ended (exit code ${child.exitCode})`);
     return JSON.parse(value) as Run;
   };
   return { name, child, ask, runs: [] as Run[] };
 };
 
 const compare = async (): Promise<void> => {
+  const reference = existingPath("reference", values.reference);
   const rounds = Number(values.rounds);
   // The PyTorch side is not compiled: it lies with the sources.
   const script = fileURLToPath(new URL("../../scripts/compare-pgd.py", import.meta.url));
   const workers = [
     worker("ours", process.execPath, [fileURLToPath(import.meta.url), ...process.argv.slice(2), "--worker"]),
-    worker("torch", values.python, [script, resolve(values.reference), ...shape]),
+    worker("torch", values.python, [script, reference, ...shape]),
   ];
   // The first round warms up (ours makes its session in it) and does not count.
   for (let round = 0; round <= rounds; round++)

@@ -14,9 +14,10 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
+import { RequestError, RunError } from "../src/errors.ts";
+import { readFlags } from "./flags.ts";
 
-const { values } = parseArgs({
+const { values } = readFlags(import.meta.url, {
   options: {
     data: { type: "string" },
     "pseudo-labels": { type: "string" },
@@ -32,7 +33,7 @@ const { values } = parseArgs({
 });
 const { data, out, "pseudo-labels": labels } = values;
 if (data === undefined || out === undefined || labels === undefined)
-  throw new Error("--data, --pseudo-labels and --out are needed");
+  throw new RequestError("give --data CIFAR10, --pseudo-labels FILE and --out OUT");
 const [steps, batch] = [Number(values.steps), Number(values.batch)];
 const seeds = values.seeds.split(",");
 
@@ -66,7 +67,7 @@ const train = async (target: string, seed: string): Promise<End> => {
   const resume = existsSync(join(folder, "config.yaml")) ? ["--resume"] : [];
   const child = spawn(process.execPath, [main, "pretrain", ...flags, ...resume], { stdio: "inherit" });
   const code = await new Promise((done) => child.on("close", done));
-  if (code !== 0) throw new Error(`training on ${target} with seed ${seed} ended with exit code ${code}`);
+  if (code !== 0) throw new RunError(`training on ${target} with seed ${seed} ended with exit code ${code}`);
   const rows = (await readFile(join(folder, "metrics.jsonl"), "utf8"))
     .trim()
     .split("\n")

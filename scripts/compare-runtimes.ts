@@ -19,11 +19,12 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { basename, delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs, promisify } from "node:util";
+import { promisify } from "node:util";
 import { chromium } from "playwright-core";
 import { outputName, type What } from "../graphs/deploy/network.ts";
 import { float32, type Tensor } from "../graphs/onnx/tensor.ts";
 import { type DatasetName, loadDataset } from "../src/data/dataset.ts";
+import { RequestError } from "../src/errors.ts";
 import { argMaxRows } from "../src/export/accuracy.ts";
 import { floatImages } from "../src/export/images.ts";
 import { exportModel, type Precision, precisions } from "../src/export/model.ts";
@@ -33,9 +34,10 @@ import { runInWeb } from "../src/export/web.ts";
 import { servePage } from "../src/page/server.ts";
 import { createSession, type SessionOptions } from "../src/runtime.ts";
 import { packageRoot } from "../src/version.ts";
+import { readFlags } from "./flags.ts";
 
 const run = promisify(execFile);
-const { values: flags } = parseArgs({
+const { values: flags } = readFlags(import.meta.url, {
   options: {
     from: { type: "string" },
     images: { type: "string", default: "32" },
@@ -52,7 +54,7 @@ const installed = (name: string): string => require(join(packageRoot, "node_modu
 const lockFile = readFileSync(join(packageRoot, "scripts", "fixtures", "tract", "Cargo.lock"), "utf8");
 const tractVersion = /name = "tract-onnx"\nversion = "([^"]+)"/.exec(lockFile)?.[1] ?? "";
 const { from } = flags;
-if (from === undefined) throw new Error("give --from RUN");
+if (from === undefined) throw new RequestError("give --from RUN");
 
 const source = await openSource(from, "auto", console.warn);
 const { settings } = source.run.config;

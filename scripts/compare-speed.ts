@@ -11,17 +11,18 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { paperSettings, pretrainStep } from "../graphs/steps/pretrain.ts";
 import { benchFeeds, median, peakMemory } from "../src/bench.ts";
 import { chooseEngine } from "../src/engine.ts";
+import { RunError } from "../src/errors.ts";
 import { stemOf } from "../src/network.ts";
+import { existingPath, readFlags } from "./flags.ts";
 
-const { values } = parseArgs({
+const { values } = readFlags(import.meta.url, {
   options: {
     worker: { type: "boolean", default: false },
     python: { type: "string", default: "python3" },
-    reference: { type: "string", default: "../shared/reference/advcl_torch.py" },
+    reference: { type: "string" },
     batch: { type: "string", default: "32" },
     width: { type: "string", default: "64" },
     size: { type: "string", default: "32" },
@@ -113,19 +114,20 @@ const worker = (name: string, command: string, args: readonly string[]): Worker 
     child,
     next: async () => {
       const { value, done } = await lines.next();
-      if (done) throw new Error(`the worker ${name} ended (exit code ${child.exitCode})`);
+      if (done) throw new RunError(`the worker ${name} ended (exit code ${child.exitCode})`);
       return value;
     },
   };
 };
 
 const compare = async (): Promise<void> => {
+  const reference = existingPath("reference", values.reference);
   const shape = [`${batch}`, `${width}`, `${size}`, `${threads}`];
   const workers = [
     worker("ours", process.execPath, [fileURLToPath(import.meta.url), ...process.argv.slice(2), "--worker"]),
     ...values.modes
       .split(",")
-      .map((mode) => worker(`torch ${mode}`, values.python, ["-c", torchWorker, values.reference, mode, ...shape])),
+      .map((mode) => worker(`torch ${mode}`, values.python, ["-c", torchWorker, reference, mode, ...shape])),
   ];
   const runs = new Map<string, Run[]>(workers.map(({ name }) => [name, []]));
   for (const { name, next } of workers) console.log(`${name}: ready ${await next()}`);

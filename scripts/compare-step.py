@@ -2,7 +2,7 @@
 
 Needs torch, numpy, safetensors, and the compiled project (npm run build).
 
-  python scripts/compare-step.py --reference ../shared/reference/advcl_torch.py --data ../shared/data/cifar-10-batches-bin
+  python scripts/compare-step.py --reference advcl_torch.py --data cifar-10-batches-bin
 
 The network is first trained for a few steps (--warm-up): an untrained one maps all images to nearly the same features, and
 then even PyTorch in float32 parts from itself in float64. PyTorch computes in float64 (the truth) and in float32 (what
@@ -59,7 +59,7 @@ def ours(net, batch, heads, a, target, folder):
 
 
 def main():
-    p = argparse.ArgumentParser()
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--reference", required=True, help="the PyTorch reference, advcl_torch.py")
     p.add_argument("--data", required=True, help="folder of CIFAR-10 binary files")
     p.add_argument("--width", type=int, default=64)

@@ -8,7 +8,6 @@
  * `--bandwidth` in GB/s and `--flops` in TFLOP/s are those of an H100's data sheet (SXM; dense TF32). The last line is one
  * JSON object.
  */
-import { parseArgs } from "node:util";
 import { dtypes } from "../graphs/onnx/dtype.ts";
 import {
   constantInts,
@@ -23,10 +22,11 @@ import {
 import { loopDefinition } from "../graphs/ops/index.ts";
 import { pretrainStep } from "../graphs/steps/pretrain.ts";
 import { lower } from "../graphs/targets/lower.ts";
-import { targetNamed, targetNames } from "../src/engine.ts";
+import { targetNamed } from "../src/engine.ts";
+import { readFlags } from "./flags.ts";
 import { goldenOptions } from "./golden.ts";
 
-const { values: flags } = parseArgs({
+const { values: flags } = readFlags(import.meta.url, {
   options: {
     target: { type: "string", default: "cuda" },
     batch: { type: "string", default: "512" },
@@ -35,8 +35,6 @@ const { values: flags } = parseArgs({
     flops: { type: "string", default: "495" },
   },
 });
-if (!targetNames.includes(flags.target))
-  throw new Error(`no target ${flags.target}; there are ${targetNames.join(", ")}`);
 
 interface Count {
   nodes: number;

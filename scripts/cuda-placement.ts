@@ -16,7 +16,6 @@ import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
-import { parseArgs } from "node:util";
 import { unzipSync } from "fflate";
 import { apDpeTasks } from "../graphs/methods/ap-dpe.ts";
 import { methodNames, methods } from "../graphs/methods/index.ts";
@@ -33,7 +32,9 @@ import { advclBranches, pretrainStep } from "../graphs/steps/pretrain.ts";
 import { compile, type Step } from "../graphs/steps/step.ts";
 import { nativeFolder } from "../src/devices.ts";
 import { targetNamed } from "../src/engine.ts";
+import { RequestError } from "../src/errors.ts";
 import { packageRoot } from "../src/version.ts";
+import { readFlags } from "./flags.ts";
 import { goldenOptions } from "./golden.ts";
 
 /** Targets in which each way of cudaWays comes with each of the others. */
@@ -41,7 +42,7 @@ const covering =
   "cuda,cuda-convolution-turned-dots,cuda-turned-composed,cuda-convolution-composed,cuda-turned-float16," +
   "cuda-convolution-float16,cuda-dots-float16,cuda-convolution-turned-composed-float16,cuda-composed-float16";
 
-const { values: flags } = parseArgs({
+const { values: flags } = readFlags(import.meta.url, {
   options: {
     provider: { type: "string" },
     headers: { type: "string" },
@@ -49,7 +50,7 @@ const { values: flags } = parseArgs({
   },
 });
 if (flags.provider === undefined || flags.headers === undefined)
-  throw new Error("give --provider and --headers, the two wheels");
+  throw new RequestError("give --provider and --headers, the two wheels");
 
 const folder = mkdtempSync(join(tmpdir(), "advcl-cuda-"));
 const wheel = (path: string, wanted: RegExp) =>

@@ -7,14 +7,14 @@
  * A float32 keeps 6e-8. Prints each trial's figures and how many of its size are beyond a tolerance of direct convolutions;
  * the last line is one JSON object of those numbers.
  */
-import { parseArgs } from "node:util";
 import { compile } from "../graphs/steps/step.ts";
 import { portable } from "../graphs/targets/portable.ts";
 import { random } from "../src/data/random.ts";
 import { createSession } from "../src/runtime.ts";
+import { readFlags } from "./flags.ts";
 import { beyond, goldenErrors, goldenStep, medianGradient, tolerances } from "./golden.ts";
 
-const { values: flags } = parseArgs({
+const { values: flags } = readFlags(import.meta.url, {
   options: {
     sizes: { type: "string", default: "1e-8,6e-8,3e-7,1e-6" },
     trials: { type: "string", default: "12" },

@@ -14,11 +14,11 @@
  * On CUDA, NVIDIA_TF32_OVERRIDE=0 keeps float32's digits. The last line is one JSON object; exit code 1 beyond a tolerance.
  */
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import type { Tensor } from "../graphs/onnx/tensor.ts";
 import { chooseEngine } from "../src/engine.ts";
 import type { Provider } from "../src/runtime.ts";
 import { readSafetensors } from "../src/safetensors.ts";
+import { readFlags } from "./flags.ts";
 import {
   beyond,
   errorsFrom,
@@ -33,7 +33,7 @@ import {
   unequalPixels,
 } from "./golden.ts";
 
-const { values: flags } = parseArgs({
+const { values: flags } = readFlags(import.meta.url, {
   options: {
     provider: { type: "string", default: "cpu" },
     target: { type: "string" },

@@ -2,7 +2,7 @@
 
 Needs torch, numpy, safetensors.
 
-  python scripts/golden-ties.py --reference ../shared/reference/advcl_torch.py [--out artifacts/golden-ties]
+  python scripts/golden-ties.py --reference advcl_torch.py [--out artifacts/golden-ties]
 
 For each step of the attack it prints the pre-activation of each ReLU that float32 can hardly tell from zero (--distance, in
 standard deviations of its channel), and what changes when this one falls on the other side: the gradient of the images, and

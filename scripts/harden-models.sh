@@ -6,7 +6,9 @@
 #
 # PYTHON has onnx, onnxruntime and openvino. Needs the compiled project (npm run build).
 set -euo pipefail
-[ $# -ge 4 ] || { sed -n 2,7p "$0"; exit 2; }
+usage() { sed -n "2,7s/^# \{0,1\}//p" "$0"; }
+case " $* " in *" --help "* | *" -h "*) usage; exit 0 ;; esac
+[ $# -ge 4 ] || { usage >&2; exit 2; }
 models=$1 data=$2 out=$3 python=$4
 shift 4
 root=$(dirname "$0")/..

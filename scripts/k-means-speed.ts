@@ -10,15 +10,17 @@
  * with scikit-learn and safetensors.
  */
 import { spawnSync } from "node:child_process";
-import { argv } from "node:process";
 import { createPoints, kMeans } from "../src/clustering/k-means.ts";
 import { availableCores } from "../src/cores.ts";
+import { RequestError, RunError } from "../src/errors.ts";
 import { readSafetensors } from "../src/safetensors.ts";
+import { readFlags } from "./flags.ts";
 
-const [path = "features.safetensors", k = "500", rounds = "3", python = "python"] = argv.slice(2);
+const { positionals } = readFlags(import.meta.url, { allowPositionals: true });
+const [path = "features.safetensors", k = "500", rounds = "3", python = "python"] = positionals;
 const { tensors } = await readSafetensors(path);
 const features = tensors.get("features");
-if (features === undefined) throw new Error(`${path} has no features; make it with scripts/k-means.ts`);
+if (features === undefined) throw new RequestError(`${path} has no features; make it with scripts/k-means.ts`);
 const threads = availableCores();
 const points = createPoints(features.data as Float32Array, features.shape[1] as number);
 
@@ -58,7 +60,7 @@ const theirs = (seed: number): Fit => {
   const env = { ...process.env, OMP_NUM_THREADS: String(threads) };
   const args = ["scripts/k-means.py", path, "--time", k, "--seed", String(seed)];
   const { stdout, stderr, status } = spawnSync(python, args, { encoding: "utf8", env });
-  if (status !== 0) throw new Error(stderr);
+  if (status !== 0) throw new RunError(stderr.trim());
   const fit = JSON.parse(stdout) as Fit;
   return { ...fit, earlyPassSeconds: fit.passSeconds };
 };

@@ -63,7 +63,7 @@ def main(path):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("features")
     parser.add_argument("--time", type=int)
     parser.add_argument("--seed", type=int, default=0)

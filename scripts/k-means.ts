@@ -7,7 +7,6 @@
  *
  * Features are a fixed random projection of the pixels to 512 numbers, and ReLU.
  */
-import { argv } from "node:process";
 import { input } from "../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../graphs/onnx/tensor.ts";
 import { buildModel } from "../graphs/onnx/write.ts";
@@ -20,9 +19,10 @@ import { random } from "../src/data/random.ts";
 import { imageBatch } from "../src/knn.ts";
 import { createSession } from "../src/runtime.ts";
 import { writeSafetensors } from "../src/safetensors.ts";
+import { readFlags } from "./flags.ts";
 
 const [name = "cifar10", data, limit = "5000", out = "features.safetensors", ks = "10,100,500", restarts = "1"] =
-  argv.slice(2);
+  readFlags(import.meta.url, { allowPositionals: true }).positionals;
 const dim = 512;
 const batch = 500;
 const engine = { threads: availableCores() };

@@ -10,19 +10,20 @@
  */
 import { writeFile } from "node:fs/promises";
 import { cpus } from "node:os";
-import { parseArgs } from "node:util";
 import type { Cost, Way } from "../graphs/targets/cpu/ways.ts";
 import { encoderShapes, measureLowerings } from "../src/bench-lowerings.ts";
+import { RequestError } from "../src/errors.ts";
 import { versions } from "../src/version.ts";
+import { readFlags } from "./flags.ts";
 
-const { values } = parseArgs({
+const { values } = readFlags(import.meta.url, {
   options: {
     out: { type: "string" },
     threads: { type: "string", default: "2" },
     reps: { type: "string", default: "5" },
   },
 });
-if (values.out === undefined) throw new Error("--out is missing: the file to write");
+if (values.out === undefined) throw new RequestError("--out is missing: the file to write");
 const threads = Number(values.threads);
 
 const shapes = [
@@ -48,6 +49,7 @@ await writeFile(
  * Speeds of the ways to compute a 3×3 convolution with stride 1, GFLOP/s.
  * Written by scripts/measure-lowerings.ts: ${cpus()[0]?.model.trim()}, ${threads} threads, onnxruntime-node ${versions()["onnxruntime-node"]}.
  */
+import { readFlags } from "./flags.ts";
 import type { Cost } from "./ways.ts";
 
 export const costs: readonly Cost[] = ${JSON.stringify([...costs.values()])};

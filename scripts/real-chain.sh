@@ -7,7 +7,9 @@
 #
 # DATA holds the folders cifar-10-batches-bin, cifar-100-binary and stl10_binary. Needs the compiled project (npm run build).
 set -euo pipefail
-[ $# -ge 3 ] || { sed -n 2,8p "$0"; exit 2; }
+usage() { sed -n "2,8s/^# \{0,1\}//p" "$0"; }
+case " $* " in *" --help "* | *" -h "*) usage; exit 0 ;; esac
+[ $# -ge 3 ] || { usage >&2; exit 2; }
 data=$1 labels=$2 out=$3
 shift 3
 dist="$(cd "$(dirname "$0")/.." && pwd)/dist"

@@ -7,11 +7,12 @@
 #
 # Needs the compiled project (npm run build).
 set -euo pipefail
-[ $# -ge 3 ] || { sed -n 2,9p "$0"; exit 2; }
+usage() { sed -n "2,8s/^# \{0,1\}//p" "$0"; }
+case " $* " in *" --help "* | *" -h "*) usage; exit 0 ;; esac
+[ $# -ge 3 ] || { usage >&2; exit 2; }
 data=$1 labels=$2 out=$3
 shift 3
-cd "$(dirname "$0")/.."
-pretrain=(node dist/src/main.js pretrain --dataset cifar10 --data "$data" --pseudo-labels "$labels" --width 16 --batch 16
+pretrain=(node "$(dirname "$0")/../dist/src/main.js" pretrain --dataset cifar10 --data "$data" --pseudo-labels "$labels" --width 16 --batch 16
   --epochs 3 --lr 0.03 --knn-every 1 "$@")
 mkdir -p "$out"
 "${pretrain[@]}" --out "$out/straight" >"$out/straight.log" 2>&1 &

@@ -1,6 +1,10 @@
 """Writes test/fixtures/python.safetensors: every dtype that safetensors files hold, made by the Python package."""
+import argparse
+
 import numpy as np, torch
 from safetensors.torch import save_file
+
+argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 t = {
   "f32": torch.tensor([[1.5, -2.0, 3.25], [0.0, float("inf"), -0.125]]),
   "f64": torch.tensor([np.pi, -1e300], dtype=torch.float64),

@@ -1,7 +1,7 @@
 /**
  * Drives the page in headless Chromium and keeps pictures of it.
  *
- *   node dist/scripts/screenshot.js URL OUT_DIR [--webgpu]
+ *   node dist/scripts/screenshot.js URL OUT_DIR [--width 1240] [--webgpu]
  *
  * Chromium is that of $ADVCL_CHROMIUM, else /usr/bin/chromium. With --webgpu it computes on its software Vulkan: right
  * for correctness, says nothing of speed.
@@ -9,21 +9,27 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
+import { RequestError } from "../src/errors.ts";
+import { readFlags } from "./flags.ts";
 
-const [url, out, webgpu] = process.argv.slice(2);
+const { values, positionals } = readFlags(import.meta.url, {
+  allowPositionals: true,
+  options: { width: { type: "string", default: "1240" }, webgpu: { type: "boolean", default: false } },
+});
+const [url, out] = positionals;
 const executablePath = process.env.ADVCL_CHROMIUM ?? "/usr/bin/chromium";
 const gpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
-if (url === undefined || out === undefined) throw new Error("give the address of the page and a folder");
+if (url === undefined || out === undefined) throw new RequestError("give the address of the page and a folder");
 await mkdir(out, { recursive: true });
 
 const browser = await chromium.launch({
   executablePath,
   headless: true,
-  args: ["--no-sandbox", "--disable-background-networking", ...(webgpu === "--webgpu" ? gpu : ["--disable-gpu"])],
+  args: ["--no-sandbox", "--disable-background-networking", ...(values.webgpu ? gpu : ["--disable-gpu"])],
 });
 try {
   for (const colorScheme of ["light", "dark"] as const) {
-    const page = await browser.newPage({ viewport: { width: 1240, height: 860 }, colorScheme });
+    const page = await browser.newPage({ viewport: { width: Number(values.width), height: 860 }, colorScheme });
     page.on("console", (message) => console.log(`[${message.type()}] ${message.text()}`));
     page.on("requestfailed", (request) => console.log(`failed: ${request.url()}`));
     await page.goto(url);

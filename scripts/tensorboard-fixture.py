@@ -1,7 +1,11 @@
 """Writes test/fixtures/tensorboard.tfevents with the tensorboard package's own protobufs and record writer."""
+import argparse
+
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 
 def scalar(tag, value):

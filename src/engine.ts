@@ -68,7 +68,11 @@ const targets: Readonly<Record<string, () => Target>> = {
   ...cudaTargets,
 };
 export const targetNames = Object.keys(targets);
-export const targetNamed = (name: string): Target => (targets[name] as () => Target)();
+export const targetNamed = (name: string): Target => {
+  const make = Object.hasOwn(targets, name) ? targets[name] : undefined;
+  if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetNames.join(", ")}`);
+  return make();
+};
 
 /** The setting of commands that names a target. */
 export const targetRow = {

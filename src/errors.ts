@@ -7,3 +7,14 @@ export class RequestError extends Error {
 export class RunError extends Error {
   override readonly name = "RunError";
 }
+
+/** Whether an error is a sentence for people, not a fault of this program. */
+export const isOurs = (error: unknown): error is Error =>
+  error instanceof Error && ["RequestError", "RunError", "GraphError"].includes(error.name);
+
+/** 2 where the request is wrong, 1 where the run failed. Graphs are refused for what the request asks of them. */
+export const exitCode = (error: unknown): number => {
+  if (error instanceof RequestError) return 2;
+  const { name, code } = error as { name?: unknown; code?: unknown };
+  return name === "GraphError" && code !== "internal" ? 2 : 1;
+};

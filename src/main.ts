@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { asksHelp, printColumns } from "./command.ts";
 import { commands } from "./commands/index.ts";
-import { RequestError } from "./errors.ts";
+import { exitCode, isOurs, RequestError } from "./errors.ts";
 import { nearestName } from "./settings.ts";
 import { version } from "./version.ts";
 
@@ -50,21 +50,12 @@ const run = async ([name, ...args]: readonly string[]): Promise<number> => {
   return 0;
 };
 
-/** 2 where the request is wrong, 1 where the run failed. Graphs are refused for what the request asks of them. */
-const exitCode = (error: unknown): number => {
-  if (error instanceof RequestError) return 2;
-  const { name, code } = error as { name?: unknown; code?: unknown };
-  return name === "GraphError" && code !== "internal" ? 2 : 1;
-};
-
-const ours = ["RequestError", "RunError", "GraphError"];
-
 /** Says what went wrong, in one sentence; the stack too with --debug. */
 const report = (error: unknown): number => {
-  const { name, message, stack } = error instanceof Error ? error : new Error(String(error));
+  const { message, stack } = error instanceof Error ? error : new Error(String(error));
   const debug = process.argv.includes("--debug");
-  const known = ours.includes(name);
-  const hint = known || debug ? "" : "; this is a fault of advcl: run it again with --debug and report what it prints";
+  const hint =
+    isOurs(error) || debug ? "" : "; this is a fault of advcl: run it again with --debug and report what it prints";
   stderr.write(`error: ${message}${hint}\n`);
   if (debug)
     stderr.write(`${stack}\n${error instanceof Error && error.cause ? `cause: ${String(error.cause)}\n` : ""}`);
