@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
-import { access, type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { access, type FileHandle, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { fileError } from "./file-error.ts";
 
@@ -75,11 +75,34 @@ export const writeFileAtomic = async (
   }
 };
 
+const isFolder = async (path: string): Promise<boolean> =>
+  stat(path).then(
+    (entry) => entry.isDirectory(),
+    () => false,
+  );
+
 const exists = async (path: string): Promise<boolean> =>
   access(path).then(
     () => true,
     () => false,
   );
+
+/**
+ * Refuses a file that could not be written, before the work for it is done; makes nothing.
+ * @throws RequestError naming `path`
+ */
+export const checkWritable = async (path: string): Promise<void> => {
+  const refuse = (code: string): never => {
+    throw fileError({ code }, "write", path);
+  };
+  if (await isFolder(path)) refuse("EISDIR");
+  let folder = dirname(resolve(path));
+  while (!(await exists(folder))) folder = dirname(folder); // it will be made
+  if (!(await isFolder(folder))) refuse("ENOTDIR");
+  await access(folder, constants.W_OK).catch((error: unknown) => {
+    throw fileError(error, "write", path);
+  });
+};
 
 /**
  * Writes a folder whole or not at all: `fill` writes into a temporary folder beside `path`, which is flushed and renamed.

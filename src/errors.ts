@@ -18,3 +18,9 @@ export const exitCode = (error: unknown): number => {
   const { name, code } = error as { name?: unknown; code?: unknown };
   return name === "GraphError" && code !== "internal" ? 2 : 1;
 };
+
+/** Faults as part of a sentence: the first of them, and how many more there are. */
+export const listed = (faults: readonly string[], most = 8): string =>
+  faults.length <= most + 1
+    ? faults.join("; ")
+    : `${faults.slice(0, most).join("; ")}; and ${faults.length - most} more`;

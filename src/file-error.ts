@@ -30,7 +30,7 @@ const runFaults: Record<string, string> = {
  */
 export const fileError = (error: unknown, verb: string, path: string): unknown => {
   const { code = "", name, message } = (error ?? {}) as Partial<NodeJS.ErrnoException>;
-  if (name === "GraphError" && code === "malformed")
+  if (name === "GraphError" && code !== "internal")
     return new RequestError(`cannot ${verb} ${path}: ${message}`, { cause: error });
   const request = requestFaults[code];
   if (request !== undefined) return new RequestError(`cannot ${verb} ${path}: ${request}`, { cause: error });

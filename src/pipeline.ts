@@ -1,6 +1,6 @@
 /** Commands made of other commands: each part is done once, and its results are remembered in the folder of the whole. */
 import { existsSync } from "node:fs";
-import { mkdir, readFile } from "node:fs/promises";
+import { mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Writable } from "node:stream";
 import { writeFileAtomic } from "./atomic.ts";
@@ -73,7 +73,7 @@ export class Pipeline {
   /**
    * Keeps the settings in a file of the folder.
    * @param growing settings that may be others when the pipeline goes on
-   * @throws RequestError where the folder holds such a `thing` with other settings
+   * @throws RequestError where the folder holds such a `thing` with other settings, and something of it is done
    */
   async claim(file: string, thing: string, growing: readonly string[] = []): Promise<void> {
     const { recorded, changeable } = this.context;
@@ -86,7 +86,8 @@ export class Pipeline {
     const differing = Object.keys({ ...settings, ...before }).filter(
       (key) => before !== undefined && JSON.stringify(before[key] ?? null) !== JSON.stringify(settings[key] ?? null),
     );
-    if (differing.length > 0)
+    const begun = (await readdir(this.out)).some((name) => name !== file);
+    if (begun && differing.length > 0)
       throw new RequestError(
         `${this.out} holds a ${thing} with other settings (${differing.map(kebabCase).join(", ")}); give its own, or another --out`,
       );

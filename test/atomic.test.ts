@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "@jest/globals";
-import { isPartial, removePartials, writeFileAtomic, writeFolderAtomic } from "../src/atomic.ts";
+import { checkWritable, isPartial, removePartials, writeFileAtomic, writeFolderAtomic } from "../src/atomic.ts";
 import { RequestError, RunError } from "../src/errors.ts";
 import { fileError } from "../src/file-error.ts";
 
@@ -19,6 +19,15 @@ test("a file is written from text, bytes or pieces, over the old one", async () 
     expect(await readFile(path, "utf8")).toBe("abc");
   }
   expect(await readdir(join(folder, "new"))).toEqual(["a.txt"]);
+});
+
+test("a file that could not be written is refused beforehand, and nothing is made", async () => {
+  await writeFile(join(folder, "a.txt"), "");
+  await expect(checkWritable(folder)).rejects.toThrow(`cannot write ${folder}: it is a folder; name a file`);
+  await expect(checkWritable(join(folder, "a.txt", "b"))).rejects.toThrow("a part of the path is a file");
+  await checkWritable(join(folder, "a.txt"));
+  await checkWritable(join(folder, "new", "deep", "b"));
+  expect(await readdir(folder)).toEqual(["a.txt"]);
 });
 
 test("where writing fails, the old file stays and nothing else is left", async () => {

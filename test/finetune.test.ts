@@ -264,7 +264,7 @@ describe("a wrong request gets one sentence and leaves nothing", () => {
     ["a large batch", "--scheme aff --from ENCODER --batch 64", /48 images to train on, fewer than a batch of 64/],
     ["all held out", "--scheme aff --from ENCODER --validation 48", /leaves none of the 48 training images/],
     ["a choice among nothing", "--scheme trades --choose-by clean", /--choose-by is of --validation N/],
-    ["no data", "--scheme slf --from ENCODER --dataset stl10", /dataset stl10 needs data/],
+    ["no data", "--scheme slf --from ENCODER --dataset stl10", /dataset stl10 needs --data/],
     ["no scheme", "--from ENCODER", /--scheme is missing/],
   ];
   test.each(cases)("%s", async (_, args, message) => {

@@ -166,6 +166,16 @@ describe("a comparison", () => {
     const again = advcl();
     expect(again.stdout).toBe(first.stdout);
     expect(again.stderr).not.toContain("pretrain-simclr-seed0: advcl");
+    for (const [wrong, message] of [
+      ["advcl/frobnicate=3", "advcl pretrain has no setting --frobnicate"],
+      ["advcl/radius=x", '--radius is "x" but must be a number'],
+    ]) {
+      const { status, stderr } = advcl(` --methods simclr,${wrong} --seeds 1`);
+      expect([status, stderr]).toEqual([2, expect.stringMatching(new RegExp(`^error: ${message}`))]);
+    }
+    const fresh = join(folder, "corrected"); // a request that failed before anything was done binds nobody
+    expect(advcl(` --dataset cifar10 --out ${fresh}`).stderr).toContain("needs --data");
+    expect(advcl(` --methods simclr --out ${fresh}`).status).toBe(0);
     const other = advcl(" --epochs 2");
     expect([other.status, other.stderr]).toEqual([2, expect.stringContaining("other settings (epochs)")]);
   });

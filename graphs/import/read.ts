@@ -168,7 +168,10 @@ const read = (node: FileNode, inputs: readonly Value[], opset: number): readonly
   const reading = Object.hasOwn(readings, node.op) ? readings[node.op] : undefined;
   const definition = definitions.get(node.op);
   const known = definition !== undefined && definition.domain !== compositeDomain && !bodied(definition);
-  if (reading === undefined && !known) throw new GraphError("unsupported", "the operator is not supported", where);
+  if (reading === undefined && !known) {
+    const remedy = /quantize|^QLinear|Integer$/i.test(node.op) ? "; give the model before it was quantised" : "";
+    throw new GraphError("unsupported", `the operator is not supported${remedy}`, where);
+  }
   const made = guarded(node, inputs, () => {
     if (reading !== undefined) {
       const [fewest, most] = reading.inputs;

@@ -58,6 +58,8 @@ export const openTeacher = async (
 const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine, warn: (m: string) => void) => {
   const { network, tensors } = await loadRun(teacher, warn);
   const chosen = branch ?? network.evaluatedBranch;
+  if (network.branches === undefined && chosen !== network.evaluatedBranch)
+    throw new RequestError(`the run in ${teacher} has batch norm of only one kind; leave --branch out`);
   if (network.branches !== undefined && !network.branches.includes(chosen))
     throw new RequestError(`branch ${chosen}: the encoder in ${teacher} has ${network.branches.join(", ")}`);
   const extractor = await createExtractor(engine, network, chosen, batch);

@@ -1,3 +1,4 @@
+import { checkWritable } from "../atomic.ts";
 import { normalizedMutualInformation, purity } from "../clustering/agreement.ts";
 import { createPoints, kMeans } from "../clustering/k-means.ts";
 import { openTeacher } from "../clustering/teacher.ts";
@@ -40,6 +41,7 @@ export const cluster = defineCommand({
   run: async (settings, context) => {
     const { clusters, seed, out } = settings;
     if (clusters.length === 0) throw new RequestError("clusters is empty: give at least one K");
+    await checkWritable(out);
     const engine = await chooseEngine(settings);
     const { signal } = context;
     const teacher = await openTeacher(
@@ -101,7 +103,7 @@ export const cluster = defineCommand({
         passes: found.passes,
         seconds: (performance.now() - started) / 1000,
         smallest: sizes[0] as number,
-        median: sizes[sizes.length >> 1] as number,
+        median: ((sizes[(k - 1) >> 1] as number) + (sizes[k >> 1] as number)) / 2,
         largest: sizes.at(-1) as number,
         ...(dataset.labels && {
           purity: purity(found.labels, dataset.labels),

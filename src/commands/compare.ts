@@ -72,6 +72,8 @@ export const compare = defineCommand({
   presets: { ablations: { methods: ablations } },
   run: async (settings, context) => {
     const variants = settings.methods.map(parseVariant);
+    // What a variant asks of pretraining is looked at before anything is trained.
+    for (const { method, flags } of variants) await pretrain.resolve(["--method", method, ...flags], false);
     for (const scheme of settings.schemes)
       if (!schemeNames.some((name) => name === scheme))
         throw new RequestError(`schemes ${scheme}: choose among ${schemeNames.join(", ")}`);

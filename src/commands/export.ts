@@ -1,3 +1,4 @@
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { deployedWeights, outputName, type What, whats } from "../../graphs/deploy/network.ts";
 import { bind } from "../../graphs/deploy/rewrite.ts";
@@ -5,17 +6,18 @@ import { toFloat16 } from "../../graphs/onnx/float16.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { percent } from "../accuracy.ts";
-import { writeFileAtomic, writeFolderAtomic } from "../atomic.ts";
+import { checkWritable, writeFileAtomic, writeFolderAtomic } from "../atomic.ts";
 import { type CommandSettings, type Context, defineCommand } from "../command.ts";
 import { type Dataset, type DatasetName, datasetNames, loadDataset } from "../data/dataset.ts";
 import { chooseEngine } from "../engine.ts";
 import { RequestError } from "../errors.ts";
 import { accuracyOf, attackImages, cleanImages, pgd20 } from "../export/accuracy.ts";
-import { authorsWeights, layouts, torchvisionWeights } from "../export/layout.ts";
+import { authorsWeights, isWhole, layouts, torchvisionWeights } from "../export/layout.ts";
 import { classNames, metadataOf } from "../export/metadata.ts";
 import { type ExportOptions, exportModel, floatGraph, precisions } from "../export/model.ts";
 import { deployedOptions, namesOfClasses, openSource, type Source } from "../export/source.ts";
 import { trainingFiles } from "../export/training.ts";
+import { fileError } from "../file-error.ts";
 import type { SessionOptions } from "../runtime.ts";
 import { writeSafetensors } from "../safetensors.ts";
 import type { SettingRows } from "../settings.ts";
@@ -69,9 +71,9 @@ const rows = {
   },
   layout: {
     type: "enum",
-    values: layouts,
-    default: "authors",
-    help: "names: the whole network as the authors' code has it, or one branch as torchvision's ResNet",
+    values: [...layouts, "auto"],
+    default: "auto",
+    help: "names: the whole network as the authors' code has it, or one branch as torchvision's ResNet; auto: the authors' where the run holds every branch",
     group: "safetensors",
   },
   trains: {
@@ -103,6 +105,7 @@ export const exportCommand = defineCommand({
   run: async (settings, context) => {
     const source = await openSource(settings.from, settings.branch, context.warn);
     const what = settings.what === "auto" ? (source.classes === undefined ? "encoder" : "classifier") : settings.what;
+    if (settings.format !== "ort-training") await checkWritable(settings.out);
     await writers[settings.format](source, what, settings, context);
   },
 });
@@ -159,13 +162,17 @@ const writeOnnx: Write = async (source, what, settings, context) => {
   context.result({ out, what, precision, branch: branch?.name ?? null, bytes: model.bytes.length, accuracies });
 };
 
-const writeWeights: Write = async (source, what, { layout, out }, context) => {
+const writeWeights: Write = async (source, what, { out, ...settings }, context) => {
+  const layout = settings.layout === "auto" ? (isWhole(source) ? "authors" : "torchvision") : settings.layout;
   const tensors = layout === "authors" ? authorsWeights(source) : torchvisionWeights(source, what === "classifier");
   const kept = source.run.checkpoint.state.metadata as Record<string, string> | undefined;
   await writeSafetensors(out, tensors, kept ?? {});
   context.print(`${out}: ${tensors.size} tensors of ${source.folder} in the names of ${layout}`);
   context.result({ out, tensors: tensors.size, layout });
 };
+
+/** Files of a folder for training on the device. */
+const trainingNames = ["training_model.onnx", "eval_model.onnx", "checkpoint", "manifest.json"];
 
 const writeTraining: Write = async (source, _, settings, context) => {
   const { out, trains, batch, momentum, weightDecay, seed } = settings;
@@ -181,12 +188,21 @@ const writeTraining: Write = async (source, _, settings, context) => {
     }
   const known = { source, what: "classifier", precision: "fp32", preprocess: false, accuracies: {} } as const;
   const metadata = metadataOf({ ...known, classes: classNames(classes, namesOfClasses(source)) });
+  const others = await readdir(out).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return [];
+    throw fileError(error, "replace", out);
+  });
+  const other = others.find((name) => !trainingNames.includes(name));
+  if (other !== undefined)
+    throw new RequestError(
+      `${out} is a folder with other things in it (${other}), which would be lost; give one of its own`,
+    );
   const files = trainingFiles({ ...options, batch, trains, momentum, weightDecay }, weights, seed, metadata);
+  const { trainingModel, evalModel, checkpoint, manifest } = files;
+  const contents = [trainingModel, evalModel, checkpoint, `${JSON.stringify(manifest, null, 2)}\n`];
   await writeFolderAtomic(out, async (folder) => {
-    await writeFileAtomic(join(folder, "training_model.onnx"), files.trainingModel);
-    await writeFileAtomic(join(folder, "eval_model.onnx"), files.evalModel);
-    await writeFileAtomic(join(folder, "checkpoint"), files.checkpoint);
-    await writeFileAtomic(join(folder, "manifest.json"), `${JSON.stringify(files.manifest, null, 2)}\n`);
+    for (const [i, content] of contents.entries())
+      await writeFileAtomic(join(folder, trainingNames[i] as string), content);
   });
   context.print(
     `${out}: training of ${trains === "head" ? "a linear head" : "encoder and head"}, ${classes} classes, ${batch} images a step, ${megabytes(files.checkpoint)} of weights`,

@@ -1,8 +1,9 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
+import { resolve } from "node:path";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { hardenStep } from "../../graphs/steps/harden.ts";
 import { percent } from "../accuracy.ts";
-import { writeFileAtomic } from "../atomic.ts";
+import { checkWritable, writeFileAtomic } from "../atomic.ts";
 import { loadClassifier } from "../classifier.ts";
 import { type Context, defineCommand } from "../command.ts";
 import { type Dataset, datasetNames, loadDataset } from "../data/dataset.ts";
@@ -209,6 +210,7 @@ const measure = async (
 const prepare = async (
   settings: {
     readonly from: string;
+    readonly out: string;
     readonly dataset: (typeof datasetNames)[number];
     readonly data: string | undefined;
     readonly limit: number;
@@ -221,7 +223,17 @@ const prepare = async (
   },
   { warn }: Context,
 ) => {
-  const { from, dataset: name, data, limit, testLimit, seed } = settings;
+  const { from, out, dataset: name, data, limit, testLimit, seed } = settings;
+  if (
+    await stat(from).then(
+      (entry) => entry.isDirectory(),
+      () => false,
+    )
+  )
+    throw new RequestError(`${from} is a folder and harden takes an ONNX file; write one with advcl export`);
+  if (resolve(out) === resolve(from))
+    throw new RequestError(`--out is the file of --from, which would be lost; give another`);
+  await checkWritable(out);
   const original = await loadClassifier(from, { ...settings, warn }).catch((error: unknown) => {
     throw fileError(error, "read", from);
   });

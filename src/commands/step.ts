@@ -1,9 +1,10 @@
 import { headName } from "../../graphs/nn/head.ts";
 import { float32, type Tensor, typeName, zeros } from "../../graphs/onnx/tensor.ts";
 import { advclBranches, pretrainStep } from "../../graphs/steps/pretrain.ts";
+import { checkWritable } from "../atomic.ts";
 import { defineCommand } from "../command.ts";
 import { chooseEngine, targetRow } from "../engine.ts";
-import { RequestError } from "../errors.ts";
+import { listed, RequestError } from "../errors.ts";
 import { depthNames, type Network, stemNames, stemOf } from "../network.ts";
 import { readSafetensors, writeSafetensors } from "../safetensors.ts";
 
@@ -43,6 +44,7 @@ export const step = defineCommand({
   },
   run: async (settings, context) => {
     const { weights: weightsPath, batchFile } = settings;
+    await checkWritable(settings.out);
     const weights = (await readSafetensors(weightsPath)).tensors;
     const batch = (await readSafetensors(batchFile)).tensors;
     const clean = batch.get("clean");
@@ -95,7 +97,7 @@ export const step = defineCommand({
         wrong.push(`${name} is not of this network`);
     if (wrong.length > 0)
       throw new RequestError(
-        `the files do not fit the step: ${wrong.join("; ")}; give the weights of this network and a whole batch`,
+        `the files do not fit the step: ${listed(wrong)}; give the weights of this network and a whole batch`,
       );
 
     const { session } = await engine.load(program);

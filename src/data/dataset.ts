@@ -82,7 +82,7 @@ export const loadDataset = async (options: DatasetOptions): Promise<Dataset> => 
   positive("size", size);
   positive("limit", limit);
   if (name !== "shapes" && data === undefined)
-    throw new RequestError(`dataset ${name} needs data: the folder or archive that holds it.`);
+    throw new RequestError(`dataset ${name} needs --data: the folder or archive that holds it`);
   return formats[name]({ data, split, size, limit, seed });
 };
 

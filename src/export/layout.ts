@@ -17,6 +17,10 @@ const counters = (names: Iterable<string>, kept: ReadonlyMap<string, Tensor>, st
   return counts;
 };
 
+/** Whether a run holds every batch-norm branch of its network: what is finetuned keeps one. */
+export const isWhole = ({ weights, network }: Pick<Source, "weights" | "network">): boolean =>
+  (network.branches ?? []).every((_, i) => weights.has(`bn1.bn_list.${i}.weight`));
+
 /**
  * All weights of a run by the names of the authors' code: every branch and head, and what was imported without use, so
  * that weights that came in go out with the same bytes.

@@ -11,7 +11,7 @@ import { fromFloat16 } from "../../graphs/onnx/float16.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import { float32, type Tensor, typeName } from "../../graphs/onnx/tensor.ts";
 import { advclBranches } from "../../graphs/steps/pretrain.ts";
-import { RequestError } from "../errors.ts";
+import { listed, RequestError } from "../errors.ts";
 import type { Network } from "../network.ts";
 
 /** Weights of a network, matched to the last tensor. */
@@ -118,7 +118,7 @@ const branchNames = (count: number): readonly string[] =>
 
 /**
  * Weights from elsewhere as a network. Every tensor must be one that the network reads, in its shape, and none may lack.
- * @throws RequestError that lists all that does not fit
+ * @throws RequestError that lists what does not fit
  */
 export const importWeights = (tensors: ReadonlyMap<string, Tensor>, options: ImportOptions): Imported => {
   const { source } = options;
@@ -167,7 +167,7 @@ export const importWeights = (tensors: ReadonlyMap<string, Tensor>, options: Imp
   for (const name of given.keys()) if (!expected.has(name)) wrong.push(`${name} is not of this network`);
   if (wrong.length > 0)
     throw new RequestError(
-      `${source} does not fit a ResNet-${network.depth} of width ${network.width} (${wrong.length} of ${tensors.size} tensors): ${wrong.join("; ")}`,
+      `${source} does not fit a ResNet-${network.depth} of width ${network.width}: ${listed(wrong)}`,
     );
   return {
     network,

@@ -117,7 +117,7 @@ describe("CIFAR-10", () => {
 
   test("so is what is wrong with the request", async () => {
     const empty = await fresh();
-    expect(await refusal({ name: "cifar10", split: "train" })).toContain("needs data");
+    expect(await refusal({ name: "cifar10", split: "train" })).toContain("needs --data");
     expect(await refusal({ name: "cifar10", data: join(empty, "no"), split: "train" })).toContain("does not exist");
     expect(await refusal({ name: "cifar10", data: empty, split: "train" })).toContain("data_batch_1.bin");
     expect(await refusal({ name: "cifar10", data: empty, split: "unlabeled" })).toContain("no split unlabeled");

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -7,6 +7,7 @@ import { parseModel } from "../../graphs/onnx/parse.ts";
 import { tensor } from "../../graphs/onnx/tensor.ts";
 import type { Command } from "../../src/command.ts";
 import { exportCommand } from "../../src/commands/export.ts";
+import { finetune } from "../../src/commands/finetune.ts";
 import { importCommand } from "../../src/commands/import.ts";
 import { pageFiles } from "../../src/page/source.ts";
 import { writeSafetensors } from "../../src/safetensors.ts";
@@ -33,6 +34,7 @@ const run = async (command: Command, ...args: string[]) => {
   await command.execute([...args, "--json", "--quiet", "--threads", "1"], { stdout, stderr });
   return JSON.parse(stdout.text);
 };
+const tiny = "--limit 16 --test-limit 16 --epochs 1 --batch 8 --workers 0".split(" ");
 const exported = (...args: string[]) => run(exportCommand, "--from", at("run"), ...args);
 
 describe("import and export", () => {
@@ -74,10 +76,34 @@ describe("import and export", () => {
     expect((await readFile(join(at("device"), "checkpoint"))).subarray(4, 8).toString()).toBe("ODTC");
   });
 
+  test("on-device training replaces its own folder, never one that holds other things, nor a file", async () => {
+    const device = (out: string) => exported("--format", "ort-training", "--batch", "1", "--out", at(out));
+    await device("again");
+    await device("again");
+    await mkdir(at("mine"));
+    await writeFile(at("mine/thesis.tex"), "years");
+    await expect(device("mine")).rejects.toThrow("other things in it (thesis.tex), which would be lost");
+    await expect(device("mine/thesis.tex")).rejects.toThrow("thesis.tex: a part of the path is a file, not a folder");
+    expect(await readFile(at("mine/thesis.tex"), "utf8")).toBe("years");
+  });
+
+  test("what is finetuned holds one branch, and goes out in names that come in again", async () => {
+    await run(finetune, "--scheme", "slf", "--from", at("run"), "--dataset", "shapes", ...tiny, "--out", at("tuned"));
+    const weights = ["--from", at("tuned"), "--format", "safetensors", "--out", at("tuned.safetensors")];
+    expect(await run(exportCommand, ...weights)).toMatchObject({ layout: "torchvision" });
+    const back = await run(importCommand, "--from", at("tuned.safetensors"), "--out", at("tuned-again"));
+    expect(back).toMatchObject({ classes: 10 });
+    expect(back.branches).toBeUndefined();
+    expect(await exported("--format", "safetensors", "--out", at("whole.safetensors"))).toMatchObject({
+      layout: "authors",
+    });
+  });
+
   test("what cannot be is refused in one sentence", async () => {
     const out = ["--out", at("no.onnx")];
     await expect(exported(...out, "--branch", "left")).rejects.toThrow(/--branch is left but .* normal, pgd, pgd_ce/);
     await expect(exported(...out, "--what", "projector")).rejects.toThrow(/holds no projector/);
+    await expect(exported("--out", folder)).rejects.toThrow("it is a folder; name a file");
     await expect(run(exportCommand, "--from", folder, ...out)).rejects.toThrow(/is not a run folder/);
     await expect(
       run(importCommand, "--from", at("weights.safetensors"), "--out", at("other"), "--branch", "left"),

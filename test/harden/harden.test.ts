@@ -227,5 +227,11 @@ describe("advcl harden", () => {
     await expect(run("--from", join(folder, "gone.onnx"), "--out", out, "--dataset", "shapes")).rejects.toThrow(
       /does not exist/,
     );
+    const shapes = ["--dataset", "shapes"];
+    await expect(run("--from", folder, "--out", out, ...shapes)).rejects.toThrow("write one with advcl export");
+    const copy = join(folder, "copy.onnx");
+    await writeFile(copy, await readFile(small));
+    await expect(run("--from", copy, "--out", copy, ...shapes)).rejects.toThrow("--out is the file of --from");
+    await expect(run("--out", folder, ...shapes)).rejects.toThrow("it is a folder; name a file");
   });
 });
