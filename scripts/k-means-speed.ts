@@ -60,7 +60,7 @@ const theirs = (seed: number): Fit => {
   const env = { ...process.env, OMP_NUM_THREADS: String(threads) };
   const args = ["scripts/k-means.py", path, "--time", k, "--seed", String(seed)];
   const { stdout, stderr, status } = spawnSync(python, args, { encoding: "utf8", env });
-  if (status !== 0) throw new RunError(stderr.trim());
+  if (status !== 0) throw new RunError(`${python} failed: ${stderr.trim().split("\n").at(-1)}`);
   const fit = JSON.parse(stdout) as Fit;
   return { ...fit, earlyPassSeconds: fit.passSeconds };
 };

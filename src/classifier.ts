@@ -94,7 +94,7 @@ const ofFile = (bytes: Uint8Array, path: string, options: ClassifierOptions): Lo
 };
 
 /** The list of names that exports of this project carry, as JSON. */
-const namesOf = (text: string | undefined): string[] => {
+export const namesOf = (text: string | undefined): string[] => {
   try {
     const names: unknown = JSON.parse(text ?? "[]");
     return Array.isArray(names) && names.every((name) => typeof name === "string") ? names : [];

@@ -1,11 +1,19 @@
+import { oneLine } from "../graphs/onnx/error.ts";
+
 /** The request is wrong: one sentence that names the setting, file or node, and the remedy. Exit code 2. */
 export class RequestError extends Error {
   override readonly name = "RequestError";
+  constructor(message: string, options?: ErrorOptions) {
+    super(oneLine(message), options);
+  }
 }
 
 /** The run failed through no fault of the request (a loss that is not finite, an engine that failed). Exit code 1. */
 export class RunError extends Error {
   override readonly name = "RunError";
+  constructor(message: string, options?: ErrorOptions) {
+    super(oneLine(message), options);
+  }
 }
 
 /** Whether an error is a sentence for people, not a fault of this program. */

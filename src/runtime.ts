@@ -162,7 +162,8 @@ export const unavailable = (provider: Provider, error: unknown): RequestError =>
 /** Finds the node that the engine's message names, and says where the program made it. */
 export const explained = (error: unknown, model: Model | undefined): RunError => {
   // A thread of sessions has said it once.
-  const message = (error instanceof Error ? error.message : String(error)).replace(/^onnxruntime: /, "");
+  const said = (error instanceof Error ? error.message : String(error)).replace(/^onnxruntime: /, "");
+  const message = said.trim().replace(/\s*[\r\n]+\s*/g, " ");
   const names = Array.from(message.matchAll(/[Nn]ode[^'"(]*[('"]+([^'")]+)/g), (match) => match[1] ?? "");
   const node = names.map((name) => model?.nodes.get(name)).find((found) => found !== undefined);
   const place =

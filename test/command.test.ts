@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { type CommandSettings, type Context, commonRows, defineCommand } from "../src/command.ts";
 import { commands } from "../src/commands/index.ts";
 import { availableCores } from "../src/cores.ts";
-import { RequestError } from "../src/errors.ts";
+import { RequestError, RunError } from "../src/errors.ts";
 import { openRunFolder } from "../src/run-folder.ts";
 import type { SettingRows } from "../src/settings.ts";
 import { Sink } from "./sink.ts";
@@ -323,4 +323,8 @@ test("the list of commands says what each command says of itself", async () => {
 
 test("common settings have help without full stops", () => {
   for (const { help } of Object.values(commonRows)) expect(help).toMatch(/[^.]$/);
+});
+
+test("a message is one line, whatever names it quotes", () => {
+  for (const fault of [RequestError, RunError]) expect(new fault("bn1\n.\u2028weight").message).toBe("bn1�.�weight");
 });

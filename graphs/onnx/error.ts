@@ -26,10 +26,10 @@ export function check(condition: unknown, code: GraphErrorCode, message: string)
   if (!condition) throw new InferenceError(code, message);
 }
 
-/**
- * Any fault of a graph: discriminated by `code`, with the op, the path of the layer and the types of the op's inputs. Names come from
- * files, so that control characters in them are replaced: a message is one line.
- */
+/** A message without control characters, which names from files may hold: it is one line. */
+export const oneLine = (message: string): string => message.replace(/[\p{Cc}\p{Zl}\p{Zp}]/gu, "\ufffd");
+
+/** Any fault of a graph: discriminated by `code`, with the op, the path of the layer and the types of the op's inputs. */
 export class GraphError extends Error {
   override readonly name = "GraphError";
   readonly code: GraphErrorCode;
@@ -44,12 +44,7 @@ export class GraphError extends Error {
     const { op = "", path = "", types = [] } = where;
     const place = op === "" ? "" : `${op}${path === "" ? "" : ` at ${path}`}: `;
     const given = types.length === 0 ? "" : ` (${types.map(typeName).join(", ")})`;
-    super(
-      `${code === "internal" ? "internal: " : ""}${place}${message}${given}`.replace(
-        /[\p{Cc}\p{Zl}\p{Zp}]/gu,
-        "\ufffd",
-      ),
-    );
+    super(oneLine(`${code === "internal" ? "internal: " : ""}${place}${message}${given}`));
     this.code = code;
     this.op = op;
     this.path = path;

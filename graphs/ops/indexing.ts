@@ -9,11 +9,15 @@ import { reduceSum } from "./reduce.ts";
 
 type Axis = { axis?: number };
 
+const checkIndices = ({ dtype }: Value): void =>
+  check(dtype === "int32" || dtype === "int64", "dtype", "indices must be int32 or int64");
+
 /** Slices of x along an axis, by int indices of any shape, which replaces the axis. */
 export const gather: Op<[x: Value, indices: Value], Axis> = defineOp<[x: Value, indices: Value], Axis>("Gather", {
   attributes: { axis: "int" },
   infer: ([x, indices], { axis = 0 }) => {
     const at = axisOf(axis, x.rank);
+    checkIndices(indices);
     return { dtype: x.dtype, shape: [...x.shape.slice(0, at), ...indices.shape, ...x.shape.slice(at + 1)] };
   },
   vjp: ({ inputs: [x, indices], cotangent: dy, attributes: { axis = 0 } }) => {
@@ -53,6 +57,7 @@ export const gatherElements: Op<[x: Value, indices: Value], Axis> = defineOp<[x:
     attributes: { axis: "int" },
     infer: ([x, indices], { axis = 0 }) => {
       axisOf(axis, x.rank);
+      checkIndices(indices);
       check(x.rank === indices.rank, "shape", "x and indices must have one rank");
       return { dtype: x.dtype, shape: indices.shape };
     },

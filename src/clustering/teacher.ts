@@ -85,7 +85,9 @@ const ofModel = async (request: TeacherRequest, engine: Engine): Promise<Teacher
     throw fileError(error, "read", teacher);
   });
   const guess = guessTeacher(model, teacher, request);
-  const session = await createSession(withOutput(bytes, model, guess.output), engine.options);
+  const session = await createSession(withOutput(bytes, model, guess.output), engine.options).catch((error: Error) => {
+    throw new RequestError(`cannot load ${teacher}: ${error.message}`, { cause: error });
+  });
   const { layout, mean, std, batch, input, output } = guess;
   return {
     size: guess.size,

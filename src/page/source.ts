@@ -2,8 +2,8 @@
 import { readFile, stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import type { Value } from "../../graphs/onnx/graph.ts";
-import { type FileModel, parseModel } from "../../graphs/onnx/parse.ts";
-import { imagesOf, readClassifier } from "../classifier.ts";
+import { parseModel } from "../../graphs/onnx/parse.ts";
+import { imagesOf, namesOf, readClassifier } from "../classifier.ts";
 import { type Dataset, type DatasetName, loadDataset } from "../data/dataset.ts";
 import { RequestError } from "../errors.ts";
 import { classNames } from "../export/metadata.ts";
@@ -75,23 +75,17 @@ const ofRun = async ({ from, branch }: PageRequest, warn: (message: string) => v
 };
 
 const ofFile = async ({ from, size }: PageRequest): Promise<Shown> => {
-  let file: FileModel;
-  try {
-    file = parseModel(await readFile(from));
-  } catch (error) {
+  const read = async () => {
+    const file = parseModel(await readFile(from));
+    const { name } = imagesOf(file, from);
+    const dims = size === undefined ? {} : { height: size, width: size, h: size, w: size, H: size, W: size };
+    return { ...readClassifier(file, from, { batch: 1, dims }), name };
+  };
+  const { inputs, logits, metadata, name } = await read().catch((error: unknown) => {
     throw fileError(error, "read", from);
-  }
-  const { name } = imagesOf(file, from);
-  const dims = size === undefined ? {} : { height: size, width: size, h: size, w: size, H: size, W: size };
-  const { inputs, logits, metadata } = readClassifier(file, from, { batch: 1, dims });
+  });
   const image = inputs[name] as Value;
-  const listed = metadata.classes;
-  let classes: string[] | undefined;
-  try {
-    classes = listed === undefined ? undefined : (JSON.parse(listed) as string[]);
-  } catch {
-    classes = undefined;
-  }
+  const classes = namesOf(metadata.classes);
   return {
     image,
     logits,
@@ -102,7 +96,7 @@ const ofFile = async ({ from, size }: PageRequest): Promise<Shown> => {
       "trained on": metadata.dataset,
       branch: metadata.branch,
     }),
-    classes,
+    classes: classes.length === 0 ? undefined : classes,
     dataset: metadata.dataset as DatasetName | undefined,
     data: undefined,
   };

@@ -1,8 +1,13 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, test } from "@jest/globals";
+import onnxProto from "onnx-proto";
 import { openTeacher, type TeacherRequest } from "../../src/clustering/teacher.ts";
 import type { Dataset } from "../../src/data/dataset.ts";
 import { chooseEngine, type Engine } from "../../src/engine.ts";
+import { explained } from "../../src/runtime.ts";
 import { readSafetensors } from "../../src/safetensors.ts";
 import { relativeError } from "../graphs/run.ts";
 
@@ -61,6 +66,19 @@ describe("an ONNX model of PyTorch's", () => {
     await expect(open({ output: "nothing" })).rejects.toThrow(/has no value of that name; the last are .*logits/);
     await expect(open({ size: 32 })).rejects.toThrow("takes images of 48×48 only");
     await expect(open({ mean: [0, 1] })).rejects.toThrow("mean 0,1: give one number, or one for each");
+  });
+
+  test("that onnxruntime does not load is named, in one line", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "teacher-"));
+    const model = onnxProto.onnx.ModelProto.decode(await readFile(teacher));
+    for (const node of model.graph?.node ?? []) if (node.opType === "Relu") node.opType = "Mul";
+    await writeFile(join(folder, "odd.onnx"), onnxProto.onnx.ModelProto.encode(model).finish());
+    const loading = open({ teacher: join(folder, "odd.onnx") }).finally(() => rm(folder, { recursive: true }));
+    await expect(loading).rejects.toThrow(/^cannot load .*odd\.onnx: onnxruntime: .*Mul.*$/);
+    expect(explained(new Error("two\n  lines\n"), undefined).message).toBe("onnxruntime: two lines");
+  });
+
+  test("that is missing is named", async () => {
     await expect(open({ teacher: file("missing.onnx") })).rejects.toThrow("missing.onnx");
   });
 });
