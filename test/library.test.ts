@@ -1,0 +1,51 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, expect, test } from "@jest/globals";
+import { built } from "./built.ts";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), "library-"));
+const at = (name: string): string => join(folder, name);
+beforeAll(() => {
+  built("src/index.js");
+  mkdirSync(at("node_modules"));
+  symlinkSync(root, at("node_modules/advcl"));
+  symlinkSync(join(root, "node_modules/@types"), at("node_modules/@types"));
+  copyFileSync(join(root, "test/fixtures/harden/small.onnx"), at("classifier.onnx"));
+  const [, example = ""] =
+    /### As a library.*?```js\n(.*?)```/s.exec(readFileSync(join(root, "README.md"), "utf8")) ?? [];
+  writeFileSync(at("example.mts"), example);
+  writeFileSync(at("example.mjs"), example);
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+test("the example of the README runs by the package's name", () => {
+  const stdout = execFileSync(process.execPath, ["example.mjs"], { cwd: folder, encoding: "utf8" });
+  expect(stdout).toBe("[ 8, 10 ]\n");
+  expect(statSync(at("attack.onnx")).size).toBeGreaterThan(100_000);
+});
+
+test("and its types are known", () => {
+  const check = (): ReturnType<typeof spawnSync> => {
+    const flags = "--noEmit --strict --skipLibCheck --module nodenext --target es2023 --types node example.mts";
+    return spawnSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), ...flags.split(" ")], {
+      cwd: folder,
+      encoding: "utf8",
+    });
+  };
+  expect(check()).toMatchObject({ status: 0, stdout: "" });
+  writeFileSync(at("example.mts"), readFileSync(at("example.mts"), "utf8").replace("8 / 255", '"8/255"'));
+  expect(check().stdout).toMatch(/error TS2345: Argument of type 'string'/);
+});
