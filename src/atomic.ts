@@ -30,6 +30,48 @@ export const syncFolder = async (folder: string): Promise<void> => {
   }
 };
 
+const isFolder = async (path: string): Promise<boolean> =>
+  stat(path).then(
+    (entry) => entry.isDirectory(),
+    () => false,
+  );
+
+const exists = async (path: string): Promise<boolean> =>
+  access(path).then(
+    () => true,
+    () => false,
+  );
+
+/** Throws what the file system says where nothing can be made at `path`, for which missing parent folders would be made too. */
+const checkParent = async (path: string): Promise<void> => {
+  let folder = dirname(resolve(path));
+  while (!(await exists(folder))) folder = dirname(folder);
+  if (!(await isFolder(folder))) throw Object.assign(new Error("not a folder"), { code: "ENOTDIR" });
+  await access(folder, constants.W_OK);
+};
+
+/** Makes a folder and its missing parents, one by one: Node's own way calls every fault ENOENT, or does not end. */
+const makeAll = async (path: string): Promise<void> => {
+  if (await isFolder(path)) return;
+  await checkParent(path);
+  await makeAll(dirname(resolve(path)));
+  await mkdir(path).catch(async (error: unknown) => {
+    if (!(await isFolder(path))) throw error; // another process was faster
+  });
+};
+
+/**
+ * Makes a folder, and its parents where they are missing.
+ * @throws RequestError or RunError naming it where the file system refuses
+ */
+export const makeFolder = async (path: string): Promise<void> => {
+  try {
+    await makeAll(path);
+  } catch (error) {
+    throw fileError(error, "make the folder", path);
+  }
+};
+
 /** Largest single write: the system call takes no more than 2 GiB. */
 const largestWrite = 2 ** 30;
 
@@ -55,7 +97,7 @@ export const writeFileAtomic = async (
     typeof content === "string" ? [Buffer.from(content)] : ArrayBuffer.isView(content) ? [content] : content;
   const temporary = temporaryName(resolve(path));
   try {
-    await mkdir(dirname(temporary), { recursive: true });
+    await makeAll(dirname(temporary));
     try {
       const handle = await open(temporary, "wx");
       try {
@@ -75,33 +117,17 @@ export const writeFileAtomic = async (
   }
 };
 
-const isFolder = async (path: string): Promise<boolean> =>
-  stat(path).then(
-    (entry) => entry.isDirectory(),
-    () => false,
-  );
-
-const exists = async (path: string): Promise<boolean> =>
-  access(path).then(
-    () => true,
-    () => false,
-  );
-
 /**
  * Refuses a file that could not be written, before the work for it is done; makes nothing.
  * @throws RequestError naming `path`
  */
 export const checkWritable = async (path: string): Promise<void> => {
-  const refuse = (code: string): never => {
-    throw fileError({ code }, "write", path);
-  };
-  if (await isFolder(path)) refuse("EISDIR");
-  let folder = dirname(resolve(path));
-  while (!(await exists(folder))) folder = dirname(folder); // it will be made
-  if (!(await isFolder(folder))) refuse("ENOTDIR");
-  await access(folder, constants.W_OK).catch((error: unknown) => {
+  try {
+    if (await isFolder(path)) throw Object.assign(new Error("a folder"), { code: "EISDIR" });
+    await checkParent(path);
+  } catch (error) {
     throw fileError(error, "write", path);
-  });
+  }
 };
 
 /**
@@ -116,7 +142,8 @@ export const writeFolderAtomic = async (path: string, fill: (folder: string) => 
   const target = resolve(path);
   const temporary = temporaryName(target);
   try {
-    await mkdir(temporary, { recursive: true });
+    await makeAll(dirname(temporary));
+    await mkdir(temporary);
     try {
       await fill(temporary);
       await syncFolder(temporary);
@@ -128,7 +155,9 @@ export const writeFolderAtomic = async (path: string, fill: (folder: string) => 
     }
     await syncFolder(dirname(target));
   } catch (error) {
-    throw fileError(error, "write", path);
+    // A file in it was refused by its temporary name.
+    const { code } = ((error as Error).cause ?? {}) as NodeJS.ErrnoException;
+    throw fileError(code === undefined ? error : (error as Error).cause, "write", path);
   }
 };
 

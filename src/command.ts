@@ -99,6 +99,8 @@ export interface CommandDefinition<Rows extends SettingRows> {
   readonly description?: string;
   /** Its settings, besides `commonRows`. With a boolean `resume`, a resumed run's settings come from its config.yaml. */
   readonly settings: Rows;
+  /** It answers on stdout alone and has no --out (default false). */
+  readonly writesNothing?: boolean;
   /** Named choices of settings. */
   readonly presets?: Readonly<Record<string, Partial<CommandSettings<Rows>>>>;
   /** The run folder of a command whose --out is another file (default: --out itself). */
@@ -278,10 +280,14 @@ const printHelp = (
   const common = Object.entries(rows).filter(([, { group }]) => group === "Common settings");
   for (const [key, row] of [...own, ...common]) {
     const negatable = row.type === "boolean" && row.default === true;
-    const values = row.type === "enum" ? (row.pattern ?? row.values.join("|")) : placeholders[row.type];
+    const choices = row.type === "enum" ? (row.pattern ?? row.values.join("|")) : placeholders[row.type];
+    const many = row.type === "enum" && choices.length > width / 2; // they stand in the text then
+    const values = many ? "NAME" : choices;
     const flag = negatable ? `--no-${kebabCase(key)}` : `${flagOf(key)} ${values}`.trimEnd();
     const also = row.aliases?.length ? [`also ${row.aliases.map((alias) => `--${alias}`).join(", ")}`] : [];
-    const notes = [negatable ? "" : printDefault(row), ...also].filter((note) => note !== "");
+    const notes = [many ? expectation(row) : "", negatable ? "" : printDefault(row), ...also].filter(
+      (note) => note !== "",
+    );
     const text = `${negatable ? "without: " : ""}${row.help}${notes.length === 0 ? "" : ` (${notes.join("; ")})`}`;
     const group = row.group ?? "Settings";
     groups.set(group, [...(groups.get(group) ?? []), [flag, text]]);
@@ -293,13 +299,16 @@ const printHelp = (
       preset,
       Object.entries(values)
         .map(([key, value]) => `${kebabCase(key)} ${printSetting(value as SettingValue)}`)
-        .join(", "),
+        .join(", ") || "the defaults",
     ]);
     sections.push(`Presets:\n${printColumns(lines, width, left)}`);
   }
   const about = description === undefined ? [] : [wrap(description, width).join("\n")];
   return `${[`advcl ${name}: ${summary}`, ...about, `Usage: advcl ${name} [--setting value …]`, ...sections].join("\n\n")}\n`;
 };
+
+/** Commands that watch signals now: a command may run others, and one says that it stops. */
+let watching = 0;
 
 /** Aborts on the first signal that ends processes, gives way to the second. */
 const watchSignals = (
@@ -308,13 +317,18 @@ const watchSignals = (
   const controller = new AbortController();
   const names = ["SIGINT", "SIGTERM"] as const;
   let code = 0;
-  const stop = (): void => {
+  const outermost = watching++ === 0;
+  const unwatch = (): void => {
     for (const name of names) process.off(name, handle);
+  };
+  const stop = (): void => {
+    unwatch();
+    watching--;
   };
   const handle = (name: (typeof names)[number]): void => {
     code = 128 + constants.signals[name];
-    stop(); // the next one acts as if nobody watched
-    warn("stopping after this step; a second signal stops at once");
+    unwatch(); // the next one acts as if nobody watched
+    if (outermost) warn("stopping after this step; a second signal stops at once");
     controller.abort();
   };
   for (const name of names) process.on(name, handle);
@@ -333,7 +347,9 @@ export const defineCommand = <const Rows extends SettingRows>(definition: Comman
       : {
           preset: { type: "enum", values: Object.keys(presets), help: "named choice of settings; flags and files win" },
         };
-  const rows: SettingRows = { ...presetRow, ...commonRows, ...definition.settings };
+  const { out: _, ...others } = commonRows;
+  const common = definition.writesNothing ? others : commonRows;
+  const rows: SettingRows = { ...presetRow, ...common, ...definition.settings };
 
   const resolve: Command["resolve"] = async (args, demand = true) => {
     const flags = readFlags(name, rows, args);
@@ -416,6 +432,7 @@ export const defineCommand = <const Rows extends SettingRows>(definition: Comman
           settings: recorded,
           changeable,
           resume: resume === true,
+          resumable: rows.resume !== undefined,
           warn,
           ...options,
         });

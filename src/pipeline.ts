@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Writable } from "node:stream";
-import { writeFileAtomic } from "./atomic.ts";
+import { makeFolder, writeFileAtomic } from "./atomic.ts";
 import type { Command, Context } from "./command.ts";
 import { RequestError, RunError } from "./errors.ts";
 import { fileError } from "./file-error.ts";
@@ -77,7 +77,7 @@ export class Pipeline {
    */
   async claim(file: string, thing: string, growing: readonly string[] = []): Promise<void> {
     const { recorded, changeable } = this.context;
-    await mkdir(this.out, { recursive: true });
+    await makeFolder(this.out);
     const path = join(this.out, file);
     const settings = Object.fromEntries(
       Object.entries(recorded).filter(([key]) => !growing.includes(key) && !changeable.includes(key)),

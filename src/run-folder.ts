@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { parse, stringify } from "yaml";
 import { z } from "zod";
 import { AppendFile, wholeLines } from "./append-file.ts";
-import { isPartial, removePartials, writeFileAtomic } from "./atomic.ts";
+import { isPartial, makeFolder, removePartials, writeFileAtomic } from "./atomic.ts";
 import {
   type Checkpoint,
   latestCheckpoint,
@@ -36,6 +36,8 @@ export interface RunFolderOptions {
   readonly changeable?: readonly string[];
   /** Go on with the run that the folder holds. */
   readonly resume?: boolean;
+  /** Whether such a run can be resumed at all (default true). */
+  readonly resumable?: boolean;
   /** Checkpoints to keep: the last so many (default 2) … */
   readonly keep?: number;
   /** … and each whose step is a multiple of this. */
@@ -170,12 +172,19 @@ const warnOfVersions = (before: RunConfig, now: RunConfig, warn: (message: strin
     warn(`the run was begun by other versions (${changes.join(", ")}): results may differ slightly`);
 };
 
+/** Whether no checkpoint is in a folder, or no such folder is there. */
+const isBare = async (checkpoints: string): Promise<boolean> =>
+  readdir(checkpoints).then(
+    (names) => names.every(isPartial),
+    () => true,
+  );
+
 /** Checks what the folder holds, writes its config and finds where to go on. The lock is held. */
 const prepare = async (
   folder: string,
   options: RunFolderOptions,
 ): Promise<{ config: RunConfig; resumed: Checkpoint | undefined }> => {
-  const { command, settings, resume = false, keep = 2, keepEvery, warn } = options;
+  const { command, settings, resume = false, resumable = true, keep = 2, keepEvery, warn } = options;
   const config: RunConfig = { command, settings, versions: versions(), commit: await gitCommit() };
   const names = (await readdir(folder)).filter((name) => !isLock(name) && !isPartial(name));
   const before = await readRunConfig(folder);
@@ -183,11 +192,14 @@ const prepare = async (
     throw new RequestError(
       `${folder} holds files that are not of a run (${names.sort()[0]}); choose an empty or new folder`,
     );
-  if (before !== undefined && !resume)
+  const checkpoints = join(folder, checkpointsFolder);
+  // What cannot be resumed begins again where it failed.
+  const failed = before?.command === command && !resumable && (await isBare(checkpoints));
+  if (before !== undefined && !resume && !failed)
     throw new RequestError(
-      `${folder} holds a run of ${before.command} already; choose another folder or add --resume to go on with it`,
+      `${folder} holds a run of ${before.command} already; choose another folder${resumable ? " or add --resume to go on with it" : ""}`,
     );
-  if (before === undefined) {
+  if (before === undefined || failed) {
     if (resume) warn(`${folder} holds no run to resume: starting from the beginning`);
     await removePartials(folder);
     await writeFileAtomic(join(folder, configFile), encodeConfig(config));
@@ -195,7 +207,6 @@ const prepare = async (
   }
   checkSame(folder, before, options);
   warnOfVersions(before, config, warn);
-  const checkpoints = join(folder, checkpointsFolder);
   await removePartials(folder);
   await mkdir(checkpoints, { recursive: true });
   await removePartials(checkpoints);
@@ -218,11 +229,7 @@ const prepare = async (
 export const openRunFolder = async (folder: string, options: RunFolderOptions): Promise<RunFolder> => {
   const { keep = 2, keepEvery } = options;
   if (!Number.isInteger(keep) || keep < 1) throw new RangeError(`keep is ${keep}: at least 1 checkpoint must be kept`);
-  try {
-    await mkdir(folder, { recursive: true });
-  } catch (error) {
-    throw fileError(error, "make the folder", folder);
-  }
+  await makeFolder(folder);
   const release = await lockFolder(folder);
   const { config, resumed } = await prepare(folder, options).catch(async (error: unknown) => {
     await release();

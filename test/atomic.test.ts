@@ -2,7 +2,14 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "@jest/globals";
-import { checkWritable, isPartial, removePartials, writeFileAtomic, writeFolderAtomic } from "../src/atomic.ts";
+import {
+  checkWritable,
+  isPartial,
+  makeFolder,
+  removePartials,
+  writeFileAtomic,
+  writeFolderAtomic,
+} from "../src/atomic.ts";
 import { RequestError, RunError } from "../src/errors.ts";
 import { fileError } from "../src/file-error.ts";
 
@@ -28,6 +35,19 @@ test("a file that could not be written is refused beforehand, and nothing is mad
   await checkWritable(join(folder, "a.txt"));
   await checkWritable(join(folder, "new", "deep", "b"));
   expect(await readdir(folder)).toEqual(["a.txt"]);
+});
+
+test("a folder is made with its parents, and what is in the way is named", async () => {
+  await Promise.all([makeFolder(join(folder, "a", "b", "c")), makeFolder(join(folder, "a", "b", "d"))]);
+  expect((await readdir(join(folder, "a", "b"))).sort()).toEqual(["c", "d"]);
+  await writeFile(join(folder, "file"), "");
+  await expect(makeFolder(join(folder, "file"))).rejects.toThrow("it exists already");
+  await expect(makeFolder(join(folder, "file", "x"))).rejects.toThrow("a part of the path is a file");
+  const full = Object.assign(new Error("full"), { code: "ENOSPC" });
+  const filling = writeFolderAtomic(join(folder, "e"), async (temporary) => {
+    throw fileError(full, "write", join(temporary, "f"));
+  });
+  await expect(filling).rejects.toThrow(`cannot write ${join(folder, "e")}: the disk is full; free some space`);
 });
 
 test("where writing fails, the old file stays and nothing else is left", async () => {

@@ -61,6 +61,18 @@ describe("opening", () => {
     expect((await openRun({ resume: true })).resumed).toBeUndefined();
   });
 
+  test("what cannot be resumed begins again where it failed, and is refused once it is whole", async () => {
+    const once = { command: "import", resumable: false };
+    await (await openRun(once)).close();
+    const again = await openRun({ ...once, settings: { ...settings, lr: 1 } });
+    expect((await readRunConfig(folder))?.settings.lr).toBe(1);
+    await again.save(at(0));
+    await again.close();
+    await expect(openRun(once)).rejects.toThrow(
+      new RequestError(`${folder} holds a run of import already; choose another folder`),
+    );
+  });
+
   test("refuses a folder with foreign files and leaves it as it was", async () => {
     await mkdir(folder);
     await writeFile(join(folder, "thesis.tex"), "");

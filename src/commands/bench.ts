@@ -19,6 +19,7 @@ import { createRunner } from "../runner.ts";
 export const bench = defineCommand({
   name: "bench",
   summary: "measure the step, the data pipeline or the engine on this machine",
+  writesNothing: true,
   settings: {
     what: {
       type: "enum",

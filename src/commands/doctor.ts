@@ -51,6 +51,7 @@ const listed = (items: readonly string[], none: string): string => items.join(",
 export const doctor = defineCommand({
   name: "doctor",
   summary: "what this machine can compute on, and how to mend what is missing",
+  writesNothing: true,
   settings: {},
   run: async ({ threads }, context) => {
     const { name, vectors, blockSize } = processor();

@@ -1,6 +1,6 @@
 import { copyFile, mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { writeFileAtomic } from "../atomic.ts";
+import { makeFolder, writeFileAtomic } from "../atomic.ts";
 import { defineCommand } from "../command.ts";
 import { datasetNames } from "../data/dataset.ts";
 import { fileError } from "../file-error.ts";
@@ -32,7 +32,7 @@ export const serve = defineCommand({
     const files = await pageFiles({ ...settings, samples: count }, context.warn);
     if (out !== undefined) {
       try {
-        await mkdir(join(out, "ort"), { recursive: true });
+        await makeFolder(join(out, "ort"));
         for (const [name, file] of files) {
           const path = join(out, name);
           await mkdir(dirname(path), { recursive: true });
