@@ -136,7 +136,7 @@ describe("a wrong request gets one sentence and exit code 2, and leaves nothing"
     expect(existsSync(join(folder, "refused"))).toBe(false);
   });
 
-  test("weights that do not fit: every one is listed", async () => {
+  test("weights that do not fit: what they hold besides, and the first that is wrong or lacks, are listed", async () => {
     const weights = join(folder, "weights.safetensors");
     const batch = join(folder, "batch.safetensors");
     const image = float32([2, 3, 16, 16], new Float32Array(2 * 3 * 256));
@@ -149,5 +149,6 @@ describe("a wrong request gets one sentence and exit code 2, and leaves nothing"
     expect(stderr).toMatch(/conv1\.weight is float32\[1\] and should be float32\[2,3,3,3\]/);
     expect(stderr).toMatch(/lacks bn1\.bn_list\.0\.weight/);
     expect(stderr).toMatch(/stray\.weight is not of this network/);
+    expect(stderr).toMatch(/; and 1\d\d more; give the weights of this network/);
   });
 });

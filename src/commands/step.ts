@@ -87,14 +87,14 @@ export const step = defineCommand({
         wrong.push(`${name} is ${typeName(converted)} and should be ${typeName(type)}`);
       else feeds[feed] = converted;
     };
+    for (const name of weights.keys())
+      if (!store.parameters.has(name) && !store.states.has(name) && !ignored.test(name))
+        wrong.push(`${name} is not of this network`);
     for (const { path, type } of store.parameters.values()) take(weights, weightsPath, path, `param.${path}`, type);
     for (const { path, type } of store.states.values())
       if (path.startsWith("momentum.")) feeds[`state.${path}`] = zeros(type.dtype, type.shape);
       else take(weights, weightsPath, path, `state.${path}`, type);
     for (const [name, value] of store.inputs) if (name !== "lr") take(batch, batchFile, name, `input.${name}`, value);
-    for (const name of weights.keys())
-      if (!store.parameters.has(name) && !store.states.has(name) && !ignored.test(name))
-        wrong.push(`${name} is not of this network`);
     if (wrong.length > 0)
       throw new RequestError(
         `the files do not fit the step: ${listed(wrong)}; give the weights of this network and a whole batch`,

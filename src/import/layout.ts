@@ -156,6 +156,7 @@ export const importWeights = (tensors: ReadonlyMap<string, Tensor>, options: Imp
   const { parameters, statistics } = expectedTensors(network, { projector: projects, clusters, classes });
   const expected = new Map([...parameters, ...statistics]);
   const weights = new Map<string, Tensor>();
+  for (const name of given.keys()) if (!expected.has(name)) wrong.push(`${name} is not of this network`);
   for (const [name, shape] of expected) {
     const value = given.get(name);
     if (value === undefined) wrong.push(`${name} is missing`);
@@ -164,7 +165,6 @@ export const importWeights = (tensors: ReadonlyMap<string, Tensor>, options: Imp
     else if (!value.data.every(Number.isFinite)) wrong.push(`${name} holds numbers that are not finite`);
     else weights.set(name, value);
   }
-  for (const name of given.keys()) if (!expected.has(name)) wrong.push(`${name} is not of this network`);
   if (wrong.length > 0)
     throw new RequestError(
       `${source} does not fit a ResNet-${network.depth} of width ${network.width}: ${listed(wrong)}`,

@@ -97,7 +97,7 @@ describe("weights from elsewhere", () => {
     ]);
     broken.delete("layer4.1.bn2.bn_list.2.running_mean");
     expect(() => importWeights(broken, { source })).toThrow(
-      /weights\.safetensors does not fit a ResNet-18 of width 2: .*layer1\.0\.conv1\.weight is float32\[1\] and should be float32\[2,2,3,3\].*fc_010\.bias is missing.*layer4\.1\.bn2\.bn_list\.2\.running_mean is missing.*extra\.thing is not of this network/,
+      /weights\.safetensors does not fit a ResNet-18 of width 2: extra\.thing is not of this network.*layer1\.0\.conv1\.weight is float32\[1\] and should be float32\[2,2,3,3\].*fc_010\.bias is missing.*layer4\.1\.bn2\.bn_list\.2\.running_mean is missing/,
     );
   });
 
