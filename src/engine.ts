@@ -70,7 +70,7 @@ const targets: Readonly<Record<string, () => Target>> = {
 export const targetNames = Object.keys(targets);
 export const targetNamed = (name: string): Target => {
   const make = Object.hasOwn(targets, name) ? targets[name] : undefined;
-  if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetNames.join(", ")}`);
+  if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetRow.pattern}`);
   return make();
 };
 
