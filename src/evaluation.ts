@@ -206,6 +206,15 @@ interface ChunkResult {
 /** Two logits of one image further apart than this, relative to the largest, are random. */
 const REPEATABLE = 1e-4;
 
+/** Images that are looked at for signs of a model that attacks cannot judge. */
+const INSPECTED = 128;
+
+/** So many of them, spread evenly: the images of a folder stand class by class. */
+const spread = (positions: readonly number[], count: number): readonly number[] =>
+  positions.length <= count
+    ? positions
+    : Array.from({ length: count }, (_, i) => positions[Math.floor((i * positions.length) / count)] as number);
+
 class Evaluation {
   private readonly request: EvaluationRequest;
   private readonly around: Ball;
@@ -348,19 +357,21 @@ class Evaluation {
   private async clean(chunk: readonly number[]): Promise<ChunkResult> {
     const images = chunk.map((i) => this.image(i));
     const answers = await this.request.questions.answer(images.map(({ clean }) => ({ kind: "logits", x: clean })));
+    const infinite = answers.filter(({ logits }) => !logits.every(Number.isFinite)).length;
     return {
       images: chunk.map((i, k) => {
         const prediction = predictionOf(answers[k]!.logits);
         return { i, broken: prediction !== images[k]!.label, prediction, norm: 0, queries: 1 };
       }),
       x: images.map(({ clean }) => clean),
+      ...(infinite > 0 && { notes: { infinite } }),
     };
   }
 
-  /** Signs of a model that gradient attacks cannot judge, on the first chunk: random logits, probabilities, no gradient. */
+  /** Signs of a model that gradient attacks cannot judge: random logits, probabilities, no gradient. */
   private async inspect(right: readonly number[]): Promise<void> {
     const { questions } = this.request;
-    await this.stage("inspection", right.slice(0, questions.batch), async (chunk) => {
+    await this.stage("inspection", spread(right, INSPECTED), async (chunk) => {
       const images = chunk.map((i) => this.image(i));
       const asked = images.map(({ clean }): Query => ({ kind: "logits", x: clean }));
       const [first, second] = [await questions.answer(asked), await questions.answer(asked)];
@@ -375,7 +386,7 @@ class Evaluation {
         if (logits.every((v) => v >= 0 && v <= 1) && Math.abs(sum - 1) < 1e-3) notes.probabilities!++;
         const { gradient } = gradients[k]!;
         if (isZero(gradient)) notes.zero!++;
-        if (![...logits, ...gradient].every(Number.isFinite)) notes.infinite!++;
+        if (!gradient.every(Number.isFinite)) notes.infinite!++;
       });
       const outcomes = chunk.map((i, k) => ({ i, broken: false, prediction: images[k]!.label, norm: 0, queries: 3 }));
       return { images: outcomes, x: [], notes };
@@ -502,7 +513,7 @@ class Evaluation {
     if (zero > 0) this.warn(`${stage}: the gradient is zero for ${share(zero)}: it may be masked`);
     if (infinite > 0)
       this.warn(
-        `the model's logits or gradients are not finite for ${share(infinite)}: gradient attacks cannot judge it`,
+        `the model's ${stage === "clean" ? "logits" : "gradients"} are not finite for ${share(infinite)}: gradient attacks cannot judge it`,
       );
     if (outside > 0) this.warn(`${stage}: ${share(outside)} left the ball or the box and do not count as broken`);
     if (mistaken > 0) this.warn(`${stage}: ${share(mistaken)} were called broken but are right when asked again`);

@@ -159,7 +159,8 @@ describe("models that gradient attacks cannot judge are flagged", () => {
     const infinite = (x: Value) => log(softmax(mul(base(x), 1e6)));
     const request = await requestFor(infinite, { attacks: ["clean", "pgd5"] });
     const { figures, warnings } = (await evaluateRobustness(request))!;
-    expect(warnings).toContainEqual(expect.stringMatching(/not finite for 4 of 4/));
+    expect(warnings).toContainEqual(expect.stringMatching(/logits are not finite for 14 of 14/));
+    expect(warnings).toContainEqual(expect.stringMatching(/gradients are not finite for 12 of 12/));
     expect(warnings).toContainEqual(expect.stringMatching(/left the ball or the box and do not count as broken/));
     expect(figures[1]?.right).toBe(12);
   });
@@ -167,6 +168,23 @@ describe("models that gradient attacks cannot judge are flagged", () => {
     const base = convolutional();
     const noisy = (x: Value) => add(base(x), mul(randomNormalLike(base(x), { mean: 0, scale: 0.3 } as object), 1));
     expect((await warningsOf(noisy)).some((w) => /output is random/.test(w))).toBe(true);
+  });
+  test("logits that are random for an image of a later batch", async () => {
+    const base = convolutional();
+    const request = await requestFor(base, { attacks: ["clean", "pgd5"] });
+    const { questions } = request;
+    const last = request.images.pixels(13);
+    let shift = 0;
+    const answer: Questions["answer"] = async (queries, steady) => {
+      const answers = await questions.answer(queries, steady);
+      shift++;
+      return answers.map((one, k) =>
+        queries[k]!.x === last ? { ...one, logits: one.logits.map((v) => v + shift) } : one,
+      );
+    };
+    const noisy = { ...questions, answer, lanes: [{ ...questions, answer }] };
+    const { warnings } = (await evaluateRobustness({ ...request, questions: noisy }))!;
+    expect(warnings).toContainEqual(expect.stringMatching(/output is random \(1 of 12 images/));
   });
   test("probabilities", async () => {
     const base = convolutional();
