@@ -30,7 +30,8 @@ export const syncFolder = async (folder: string): Promise<void> => {
   }
 };
 
-const isFolder = async (path: string): Promise<boolean> =>
+/** Whether a folder is there; what cannot be looked at is none. */
+export const isFolder = async (path: string): Promise<boolean> =>
   stat(path).then(
     (entry) => entry.isDirectory(),
     () => false,

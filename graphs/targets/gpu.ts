@@ -124,7 +124,7 @@ export const batchNormGrad =
   ({ inputs: [x, dy, ...others], attributes, types: [dx, each] }) => {
     if (activation !== rowMajor && (x as Laid).home.name !== activation.name) return undefined;
     const { branches, epsilon } = attributes as BranchedNorm;
-    const form = (v: Laid | undefined, layout: Layout) => (v as Laid).in(layout)[0] as Value;
+    const form = (v: Laid | undefined, layout: Layout) => (v as Laid).one(layout);
     const [wide, g] = [besides(form(x, activation), branches), besides(form(dy, gradient), branches)];
     const layouts = [rowMajor, rowMajor, inverseDeviation(epsilon)] as const;
     const [scale, mean, invStd] = layouts.map((layout, i) => reshape(form(others[i], layout), [-1])) as [

@@ -20,6 +20,8 @@ export const rowMajor: Layout = {
   unpack: ([x]) => x as Value,
 };
 
+export const sameShape = (a: Type, b: Type): boolean => a.shape.join() === b.shape.join();
+
 /** A value in a layout: what a lowering returns where that is not row-major. */
 export interface Placed {
   readonly layout: Layout;
@@ -66,7 +68,12 @@ export class Laid {
     return made;
   }
 
-  /** The same, computed anew once for all that ask so; as it is where there is no recipe. */
+  /** The one tensor of a value in a layout that does not cut it. */
+  one(layout: Layout): Value {
+    return this.in(layout)[0] as Value;
+  }
+
+  /** Its tensors, computed anew once for all that ask so; as they are where there is no recipe. */
   anew(layout: Layout): readonly Value[] {
     if (this.again === undefined || layout.name !== this.home.name) return this.in(layout);
     this.renewed ??= this.again();
@@ -75,7 +82,7 @@ export class Laid {
 
   /** Its row-major form. */
   get plain(): Value {
-    return this.in(rowMajor)[0] as Value;
+    return this.one(rowMajor);
   }
 
   private unpacked(): Value {

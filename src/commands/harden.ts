@@ -1,9 +1,9 @@
-import { readFile, stat } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { hardenStep } from "../../graphs/steps/harden.ts";
 import { percent } from "../accuracy.ts";
-import { checkWritable, writeFileAtomic } from "../atomic.ts";
+import { checkWritable, isFolder, writeFileAtomic } from "../atomic.ts";
 import { loadClassifier } from "../classifier.ts";
 import { type Context, defineCommand } from "../command.ts";
 import { type Dataset, datasetNames, loadDataset } from "../data/dataset.ts";
@@ -224,12 +224,7 @@ const prepare = async (
   { warn }: Context,
 ) => {
   const { from, out, dataset: name, data, limit, testLimit, seed } = settings;
-  if (
-    await stat(from).then(
-      (entry) => entry.isDirectory(),
-      () => false,
-    )
-  )
+  if (await isFolder(from))
     throw new RequestError(`${from} is a folder and harden takes an ONNX file; write one with advcl export`);
   if (resolve(out) === resolve(from))
     throw new RequestError(`--out is the file of --from, which would be lost; give another`);

@@ -96,13 +96,13 @@ const forward =
       parts.map((part, i) => one(part, chunks[i] as number));
     let parts: readonly Value[];
     if (way === "thin") {
-      const form = (w as Laid).in(tapMajorFilter)[0] as Value;
+      const form = (w as Laid).one(tapMajorFilter);
       parts = thinChunks(x as Laid, to.chunks, (part, images) => thinConv(part, form, geometry, images));
     } else if (way === "winograd") {
-      const u = (w as Laid).in(winogradFilter)[0] as Value;
+      const u = (w as Laid).one(winogradFilter);
       parts = each(cutAs(x as Laid, from, chunks), (part, n) => winogradConv(part, u, geometry.input, n));
     } else {
-      const form = (w as Laid).in(tapMajorFilter)[0] as Value;
+      const form = (w as Laid).one(tapMajorFilter);
       parts = each(cutAs(x as Laid, from, chunks), (part, n) => im2colConv(part, form, geometry, n));
     }
     parts = rechunk(parts, way === "thin" ? to.chunks : chunks, to.chunks, shape.outputChannels);
@@ -131,7 +131,7 @@ const gradInput =
     const [from, to] = [pixelLayout(output), pixelLayout(type)];
     const way = choose("input", waysFor(shape), shape);
     if (way === "thin") {
-      const form = (w as Laid).in(tapMajorFilter)[0] as Value;
+      const form = (w as Laid).one(tapMajorFilter);
       const given = (dy as Laid).in(from);
       const parts = given.map((part, i) => thinGradInput(part, form, geometry, from.chunks[i] as number));
       return [{ layout: thinLayout(from.chunks), parts }];
@@ -140,10 +140,10 @@ const gradInput =
     const given = cutAs(dy as Laid, from, chunks);
     let parts: readonly Value[];
     if (way === "winograd") {
-      const u = (w as Laid).in(winogradTurned)[0] as Value;
+      const u = (w as Laid).one(winogradTurned);
       parts = given.map((part, i) => winogradGradInput(part, u, geometry.input, chunks[i] as number));
     } else {
-      const form = (w as Laid).in(tapFirstFilter)[0] as Value;
+      const form = (w as Laid).one(tapFirstFilter);
       parts = given.map((part, i) => im2colGradInput(part, form, geometry, chunks[i] as number));
     }
     return [{ layout: to, parts: rechunk(parts, chunks, to.chunks, shape.inputChannels) }];

@@ -28,13 +28,11 @@ import {
   sub,
   tanh,
 } from "../../ops/index.ts";
-import type { Laid, Placed } from "../layout.ts";
+import { type Laid, type Placed, sameShape } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { pixelMeans } from "./batch-norm.ts";
 import { shaped } from "./contrib.ts";
 import { branchRows, imageRows, isPixel, type PixelLayout, pixelLayout, rechunk } from "./pixel.ts";
-
-const sameShape = (a: Type, b: Type): boolean => a.shape.join() === b.shape.join();
 
 /** Applied to each chunk where the operand is in chunks. */
 const unary =

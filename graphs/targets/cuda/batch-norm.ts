@@ -58,7 +58,7 @@ export const trainingInHalf =
   ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
     if ((x as Laid).home.name !== half.name || (y as Type).shape.length !== 4) return undefined;
     const { branches, epsilon } = attributes as BranchedNorm;
-    const wide = besides((x as Laid).in(half)[0] as Value, branches);
+    const wide = besides((x as Laid).one(half), branches);
     const rows = reshape(wide, [wide.dim(0) * wide.dim(1), -1]);
     const ones = constant(filled(wide.dtype, [rows.dim(1)], 1));
     const [, ...ofRows] = apply(rowNorm, [rows, ones], { axis: -1, epsilon });

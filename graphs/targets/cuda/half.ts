@@ -26,7 +26,7 @@ import {
   reshape,
 } from "../../ops/index.ts";
 import { batchNormGrad, inverseDeviation, type PixelDots, shifted } from "../gpu.ts";
-import type { Laid, Layout, Placed } from "../layout.ts";
+import { type Laid, type Layout, type Placed, sameShape } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { trainingInHalf } from "./batch-norm.ts";
 import type { Way } from "./convolution.ts";
@@ -50,11 +50,10 @@ const lifted: Layout = {
   unpack: ([x]) => div(toSingle(x as Value), LIFT),
 };
 
-const part = (x: Laid | undefined, layout: Layout): Value => (x as Laid).in(layout)[0] as Value;
+const part = (x: Laid | undefined, layout: Layout): Value => (x as Laid).one(layout);
 const isIn = (x: Laid | undefined, layout: Layout): boolean => x?.home.name === layout.name;
 const layoutOf = (x: Laid | undefined): Layout | undefined => [half, lifted].find((layout) => isIn(x, layout));
 const isSingle = (types: readonly Type[]): boolean => types.every(({ dtype }) => dtype === "float32");
-const sameShape = (a: Type, b: Type): boolean => a.shape.join() === b.shape.join();
 
 /** A matrix product of operands that are rounded to float16; what comes out is float32. */
 const product =
