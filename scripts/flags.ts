@@ -3,8 +3,8 @@ import { basename, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type ParseArgsConfig, parseArgs } from "node:util";
 import { exitCode, isOurs, RequestError } from "../src/errors.ts";
-import { fileError } from "../src/file-error.ts";
-import { parseNumber } from "../src/settings.ts";
+import { fileError } from "../src/files/file-error.ts";
+import { parseNumber } from "../src/settings/resolve.ts";
 
 /** The comment that a script begins with. */
 const usage = (script: string): string => {

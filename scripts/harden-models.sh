@@ -15,7 +15,7 @@ root=$(dirname "$0")/..
 mkdir -p "$out"
 for model in "$models"/*.onnx; do
   name=$(basename "$model" .onnx)
-  [ -e "$out/$name.onnx" ] || node "$root/dist/src/main.js" harden --from "$model" --dataset cifar10 --data "$data" --resume \
+  [ -e "$out/$name.onnx" ] || node "$root/dist/src/cli/main.js" harden --from "$model" --dataset cifar10 --data "$data" --resume \
     --out "$out/$name.onnx" "$@" >"$out/$name.txt" 2>"$out/$name.log"
   echo "$name"
   sed "s/^/  /" "$out/$name.txt"

@@ -13,7 +13,7 @@ case " $* " in *" --help "* | *" -h "*) usage; exit 0 ;; esac
 data=$1 labels=$2 out=$3
 shift 3
 dist="$(cd "$(dirname "$0")/.." && pwd)/dist"
-advcl=(node "$dist/src/main.js")
+advcl=(node "$dist/src/cli/main.js")
 declare -A folder=([cifar10]=cifar-10-batches-bin [cifar100]=cifar-100-binary [stl10]=stl10_binary)
 pretraining="--width 16 --batch 16 --epochs 1 --lr 0.03 --limit 2000 --knn-every 0"
 declare -A finetuning=(
@@ -42,7 +42,7 @@ done
 node --input-type=module - "$out" "$dist" <<'TABLE'
 import { readFileSync, writeFileSync } from "node:fs";
 const [out, dist] = process.argv.slice(2);
-const { printTable } = await import(`${dist}/src/comparison/table.js`);
+const { printTable } = await import(`${dist}/src/compare/table.js`);
 const cells = ["cifar10", "cifar100", "stl10"].flatMap((dataset) =>
   ["slf", "alf", "aff"].map((scheme) => {
     const { attacks, seed } = JSON.parse(readFileSync(`${out}/${dataset}-${scheme}-evaluation/evaluation.json`, "utf8"));

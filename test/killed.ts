@@ -18,7 +18,7 @@ export const killedAfter = async (
   lines: number,
   signal: NodeJS.Signals,
 ): Promise<number | null> => {
-  const child = spawn("node", [built("src/main.js"), ...args], { stdio: "ignore" });
+  const child = spawn("node", [built("src/cli/main.js"), ...args], { stdio: "ignore" });
   const ended = new Promise<void>((resolve) => child.on("exit", () => resolve()));
   const written = async () => (await readFile(join(run, "metrics.jsonl"), "utf8").catch(() => "")).split("\n").length;
   while (child.exitCode === null && (await written()) <= lines) await sleep(2);

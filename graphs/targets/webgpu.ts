@@ -1,7 +1,7 @@
 /**
  * ONNX Runtime on WebGPU. Besides what GPUs share, exceptions are the ops that its provider leaves to the CPU (each would
  * bring its operands over the bus), as read from profiles of onnxruntime-node 1.30, and those that it computes wrongly for
- * some shapes. scripts/check-webgpu.ts counts the former anew, and compares every op with the CPU.
+ * some shapes. scripts/parity/check-webgpu.ts counts the former anew, and compares every op with the CPU.
  */
 import { absent, isAbsent, type Type, type Value } from "../onnx/graph.ts";
 import {

@@ -1,5 +1,5 @@
 import { RequestError } from "../errors.ts";
-import { type Layout, type Member, readMembers, readRecords } from "./archive.ts";
+import { type Layout, type Member, readMembers, readRecords } from "../files/archive.ts";
 import type { Dataset, DatasetName, FormatOptions } from "./dataset.ts";
 import { byteResizer } from "./resize.ts";
 

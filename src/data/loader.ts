@@ -1,7 +1,7 @@
 import { types } from "node:util";
 import { Worker } from "node:worker_threads";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
-import { compiledFile } from "../compiled.ts";
+import { compiledFile } from "../engine/compiled.ts";
 import { RequestError, RunError } from "../errors.ts";
 import type { Dataset } from "./dataset.ts";
 import {

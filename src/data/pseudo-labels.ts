@@ -1,10 +1,10 @@
 import { readFile } from "node:fs/promises";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { RequestError } from "../errors.ts";
-import { fileError } from "../file-error.ts";
-import { readSafetensors, writeSafetensors } from "../safetensors.ts";
+import { fileError } from "../files/file-error.ts";
+import { readPickledArrays } from "../files/pickle.ts";
+import { readSafetensors, writeSafetensors } from "../files/safetensors.ts";
 import type { Dataset } from "./dataset.ts";
-import { readPickledArrays } from "./pickle.ts";
 
 /** Cluster indices of every image of a split under several numbers of clusters K (ClusterFit, ALGORITHM.md 6). */
 export interface PseudoLabels {

@@ -1,5 +1,5 @@
 import { RequestError } from "../errors.ts";
-import { type Member, readMembers, readRecords } from "./archive.ts";
+import { type Member, readMembers, readRecords } from "../files/archive.ts";
 import type { Dataset, FormatOptions } from "./dataset.ts";
 import { byteResizer } from "./resize.ts";
 

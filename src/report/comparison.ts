@@ -1,6 +1,6 @@
 /** The report of a comparison: its table, and accuracy on clean images against accuracy under attack. */
-import { type Cell, type Row, rowsOf, tableOf } from "../comparison/table.ts";
-import { kebabCase, printSetting, type SettingValue } from "../setting-name.ts";
+import { type Cell, type Row, rowsOf, tableOf } from "../compare/table.ts";
+import { kebabCase, printSetting, type SettingValue } from "../settings/name.ts";
 import { chart, colours, Plot } from "./chart.ts";
 import { card, cards, html, legend, list, table } from "./page.ts";
 

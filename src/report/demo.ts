@@ -1,8 +1,8 @@
 /** The report of `advcl demo`: what came out, how training went, what the attacks did, and the command of every part. */
 import { join } from "node:path";
 import type { z } from "zod";
-import { classifierTable, type Story } from "../demo/story.ts";
-import { metricsFile, readMetrics } from "../metrics.ts";
+import { classifierTable, type Story } from "../compare/story.ts";
+import { metricsFile, readMetrics } from "../runs/metrics.ts";
 import { barChart, lineChart, type Series } from "./chart.ts";
 import { attackPicture, type evaluationSchema } from "./evaluation.ts";
 import { card, cards, commandLine, escaped, html, legend, table } from "./page.ts";

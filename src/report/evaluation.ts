@@ -1,6 +1,6 @@
 /** The report of an evaluation: accuracy under each attack with its interval, and pictures of what the attacks did. */
 import { z } from "zod";
-import { printRadius } from "../attack/ball.ts";
+import { printRadius } from "../evaluate/attacks/ball.ts";
 import { barChart } from "./chart.ts";
 import { card, cards, escaped, html, table } from "./page.ts";
 

@@ -2,10 +2,10 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { storyFile, storySchema } from "../demo/story.ts";
+import { storyFile, storySchema } from "../compare/story.ts";
 import { RequestError } from "../errors.ts";
-import { fileError } from "../file-error.ts";
-import { readRunConfig } from "../run-folder.ts";
+import { fileError } from "../files/file-error.ts";
+import { readRunConfig } from "../runs/run-folder.ts";
 import { comparisonReport } from "./comparison.ts";
 import { type Attacked, demoReport } from "./demo.ts";
 import { evaluationReport, evaluationSchema } from "./evaluation.ts";

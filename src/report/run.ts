@@ -1,9 +1,9 @@
 /** The report of a run folder of training: how its figures went, and what it was made with. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { type MetricsLine, metricsFile, readMetrics, timingFile } from "../metrics.ts";
-import type { RunConfig } from "../run-folder.ts";
-import { kebabCase, printSetting } from "../setting-name.ts";
+import { type MetricsLine, metricsFile, readMetrics, timingFile } from "../runs/metrics.ts";
+import type { RunConfig } from "../runs/run-folder.ts";
+import { kebabCase, printSetting } from "../settings/name.ts";
 import { lineChart, type Series } from "./chart.ts";
 import { card, cards, html, legend, list } from "./page.ts";
 

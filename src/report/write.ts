@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { writeFileAtomic } from "../atomic.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
 
 export const reportFile = "report.html";
 /** Beside a run's log: what its classifier got on test images. */

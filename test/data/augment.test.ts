@@ -17,7 +17,7 @@ import {
   toGrey,
 } from "../../src/data/augment.ts";
 import { random } from "../../src/data/random.ts";
-import { readSafetensors } from "../../src/safetensors.ts";
+import { readSafetensors } from "../../src/files/safetensors.ts";
 
 const height = 20;
 const width = 24;

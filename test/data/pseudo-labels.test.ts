@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { tensor } from "../../graphs/onnx/tensor.ts";
 import { checkPseudoLabels, pseudoLabels, readPseudoLabels, writePseudoLabels } from "../../src/data/pseudo-labels.ts";
 import { RequestError } from "../../src/errors.ts";
-import { writeSafetensors } from "../../src/safetensors.ts";
+import { writeSafetensors } from "../../src/files/safetensors.ts";
 
 let root = "";
 const at = (name: string): string => join(root, name);

@@ -8,8 +8,8 @@ import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import { directly } from "../../graphs/targets/cpu/ways.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { fed, golden, tolerances, unequalPixels } from "../../scripts/golden.ts";
-import { createSession } from "../../src/runtime.ts";
+import { fed, golden, tolerances, unequalPixels } from "../../scripts/parity/golden.ts";
+import { createSession } from "../../src/engine/session.ts";
 import { filledWith, relativeError } from "./run.ts";
 
 // Ten and twenty passes through the network on a machine that may be busy.

@@ -6,8 +6,8 @@ import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { type FinetuneOptions, finetuneStep, type Objective } from "../../graphs/steps/finetune.ts";
 import { compile } from "../../graphs/steps/step.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { createSession } from "../../src/runtime.ts";
-import { initialState } from "../../src/train.ts";
+import { createSession } from "../../src/engine/session.ts";
+import { initialState } from "../../src/train/loop.ts";
 import { evaluate, filledWith, randomNumbers, randomTensor } from "./run.ts";
 
 const rows = ({ data, shape: [n = 0, k = 0] }: Tensor): number[][] =>

@@ -4,8 +4,8 @@ import { manySteps } from "../../graphs/steps/many.ts";
 import { type PretrainOptions, paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { compile } from "../../graphs/steps/step.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { benchFeeds } from "../../src/bench.ts";
-import { createSession } from "../../src/runtime.ts";
+import { benchFeeds } from "../../src/bench/measure.ts";
+import { createSession } from "../../src/engine/session.ts";
 
 const options: PretrainOptions = {
   ...paperSettings,

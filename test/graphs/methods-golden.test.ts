@@ -8,9 +8,9 @@ import { zeros } from "../../graphs/onnx/tensor.ts";
 import { compile } from "../../graphs/steps/step.ts";
 import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { fed, tolerances, unequalPixels } from "../../scripts/golden.ts";
-import { createSession } from "../../src/runtime.ts";
-import { readSafetensors } from "../../src/safetensors.ts";
+import { fed, tolerances, unequalPixels } from "../../scripts/parity/golden.ts";
+import { createSession } from "../../src/engine/session.ts";
+import { readSafetensors } from "../../src/files/safetensors.ts";
 import { filledWith, relativeError, rewritingOf } from "./run.ts";
 
 const targets = {

@@ -11,7 +11,7 @@ import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { logitsStep, pgdStep } from "../../graphs/steps/evaluate.ts";
 import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { fed, golden, tolerances, unequalPixels } from "../../scripts/golden.ts";
+import { fed, golden, tolerances, unequalPixels } from "../../scripts/parity/golden.ts";
 import { evaluate, filledWith, relativeError } from "./run.ts";
 
 test("PGD-20 on a classifier equals PyTorch's", async () => {

@@ -21,8 +21,8 @@ import {
   goldenOptions,
   goldenStep,
   tolerances,
-} from "../../scripts/golden.ts";
-import { createSession } from "../../src/runtime.ts";
+} from "../../scripts/parity/golden.ts";
+import { createSession } from "../../src/engine/session.ts";
 import { evaluate, relativeError, rewritingOf } from "./run.ts";
 
 const targets: readonly { target: Target; tolerance: (typeof tolerances)[keyof typeof tolerances] }[] = [

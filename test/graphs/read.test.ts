@@ -13,12 +13,12 @@ import { buildModel } from "../../graphs/onnx/write.ts";
 import { reduceSum } from "../../graphs/ops/index.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { foreignErrors } from "../../scripts/foreign-gradients.ts";
-import { decodeSafetensors } from "../../src/safetensors.ts";
+import { foreignErrors } from "../../scripts/parity/foreign-gradients.ts";
+import { decodeSafetensors } from "../../src/files/safetensors.ts";
 import { evaluate, randomNumbers } from "./run.ts";
 
 const { onnx } = onnxProto;
-const folder = new URL("./fixtures/foreign/", import.meta.url);
+const folder = new URL("fixtures/foreign/", import.meta.url);
 const bytesOf = (name: string): Uint8Array => readFileSync(new URL(name, folder));
 
 describe("models that PyTorch exported", () => {

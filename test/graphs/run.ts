@@ -8,7 +8,7 @@ import { compile } from "../../graphs/steps/step.ts";
 import { cudnnTraining } from "../../graphs/targets/cuda/batch-norm.ts";
 import { type Lowering, lower, type Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { createSession, type Feeds, type SessionOptions } from "../../src/runtime.ts";
+import { createSession, type Feeds, type SessionOptions } from "../../src/engine/session.ts";
 
 /** How far the engine rewrites a target's graphs, as the driver asks for it. */
 export const rewritingOf = ({ optimization }: Target): SessionOptions =>

@@ -5,8 +5,8 @@ import { splitStep } from "../../graphs/steps/split.ts";
 import { compile, type Step } from "../../graphs/steps/step.ts";
 import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { benchFeeds } from "../../src/bench.ts";
-import { createSession } from "../../src/runtime.ts";
+import { benchFeeds } from "../../src/bench/measure.ts";
+import { createSession } from "../../src/engine/session.ts";
 
 const step = pretrainStep({
   ...paperSettings,

@@ -2,12 +2,12 @@ import { existsSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { loadDataset } from "../../src/data/dataset.ts";
-import { floatGraph } from "../../src/export/model.ts";
-import { deployedOptions, sourceOf } from "../../src/export/source.ts";
-import { buildPage } from "../../src/page/build.ts";
-import { servePage } from "../../src/page/server.ts";
+import { floatGraph } from "../../src/deploy/model.ts";
+import { deployedOptions, sourceOf } from "../../src/deploy/source.ts";
+import { buildPage } from "../../src/serve/build.ts";
+import { servePage } from "../../src/serve/server.ts";
 import { built } from "../built.ts";
-import { head, randomNetwork } from "../export/networks.ts";
+import { head, randomNetwork } from "../deploy/networks.ts";
 
 const executablePath = process.env.ADVCL_CHROMIUM ?? "/usr/bin/chromium";
 const inBrowser = existsSync(executablePath) ? describe : describe.skip;

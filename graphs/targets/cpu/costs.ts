@@ -1,6 +1,6 @@
 /**
  * Speeds of the ways to compute a 3×3 convolution with stride 1, GFLOP/s.
- * Written by scripts/measure-lowerings.ts: AMD EPYC, 2 threads, onnxruntime-node 1.30.0.
+ * Written by scripts/benchmarks/measure-lowerings.ts: AMD EPYC, 2 threads, onnxruntime-node 1.30.0.
  */
 import type { Cost } from "./ways.ts";
 

@@ -1,4 +1,4 @@
-/** Ways of the gradients of convolutions on CUDA: which is fastest depends on the device (scripts/gpu.py measures each). */
+/** Ways of the gradients of convolutions on CUDA: which is fastest depends on the device (scripts/benchmarks/gpu.py measures each). */
 import { type Attributes, constant, filled, type Type, type Value } from "../../onnx/graph.ts";
 import {
   concat,

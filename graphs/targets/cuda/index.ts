@@ -1,5 +1,5 @@
 /**
- * ONNX Runtime's CUDA provider. What is fastest depends on the device, so each way is an option that scripts/gpu.py measures;
+ * ONNX Runtime's CUDA provider. What is fastest depends on the device, so each way is an option that scripts/benchmarks/gpu.py measures;
  * no measurement has been taken, so the defaults are those that counting favours.
  */
 import type { Value } from "../../onnx/graph.ts";

@@ -1,6 +1,6 @@
 /**
  * Element types for which ONNX Runtime's CUDA provider has a kernel at opsets 13 to 17, from the table in its documentation
- * (docs/OperatorKernels.md of onnxruntime): what is not here would run on the CPU. `scripts/cuda-placement.ts` asks the
+ * (docs/OperatorKernels.md of onnxruntime): what is not here would run on the CPU. `scripts/parity/cuda-placement.ts` asks the
  * provider itself.
  */
 import type { DType } from "../../../graphs/onnx/dtype.ts";

@@ -25,7 +25,7 @@ import { pretrainStep } from "../../../graphs/steps/pretrain.ts";
 import { compile, type Step } from "../../../graphs/steps/step.ts";
 import { type CudaOptions, cudaTarget } from "../../../graphs/targets/cuda/index.ts";
 import { lower } from "../../../graphs/targets/lower.ts";
-import { goldenOptions } from "../../../scripts/golden.ts";
+import { goldenOptions } from "../../../scripts/parity/golden.ts";
 import { evaluate, loweredForCuda, randomNumbers, randomTensor, relativeError } from "../run.ts";
 import { cudaKernels } from "./cuda-kernels.ts";
 

@@ -1,0 +1,260 @@
+/**
+ * Where ONNX Runtime's CUDA provider would run each node of pretraining, finetuning, attacks and evaluation, asked of the
+ * provider itself on a machine without a GPU: libraries of CUDA that do nothing let it start, place the nodes and load the
+ * step; only running it would need a GPU.
+ *
+ *   python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
+ *     --platform manylinux_2_27_x86_64 onnxruntime-gpu==1.30.0
+ *   python -m pip download --no-deps --only-binary=:all: nvidia-cuda-runtime==13.0.96
+ *   node dist/scripts/parity/cuda-placement.js --provider onnxruntime_gpu-1.30.0-*.whl --headers nvidia_cuda_runtime-13.0.96-*.whl
+ *
+ * Needs Linux x64, gcc and nm. Prints one JSON object: by target and program { nodes, onCpu, copies }: nodes that onnxruntime
+ * kept after its own rewriting, those left to the CPU by op, and copies between host and device that it inserted. Exit code
+ * 1 where anything is left to the CPU.
+ */
+import { spawnSync } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { unzipSync } from "fflate";
+import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
+import { methodNames, methods } from "../../graphs/methods/index.ts";
+import { head } from "../../graphs/nn/classifier.ts";
+import { resnet } from "../../graphs/nn/resnet.ts";
+import { Scope, Store } from "../../graphs/nn/scope.ts";
+import { input, type Value } from "../../graphs/onnx/graph.ts";
+import { buildModel, type Model } from "../../graphs/onnx/write.ts";
+import { cast, mul, reduceMean } from "../../graphs/ops/index.ts";
+import { type AttackLoss, attackLosses, gradientStep } from "../../graphs/steps/evaluate.ts";
+import { classifierStep, finetuneStep } from "../../graphs/steps/finetune.ts";
+import { manySteps } from "../../graphs/steps/many.ts";
+import { advclBranches, pretrainStep } from "../../graphs/steps/pretrain.ts";
+import { compile, type Step } from "../../graphs/steps/step.ts";
+import { nativeFolder } from "../../src/engine/devices.ts";
+import { targetNamed } from "../../src/engine/engine.ts";
+import { RequestError } from "../../src/errors.ts";
+import { packageRoot } from "../../src/version.ts";
+import { readFlags } from "../flags.ts";
+import { goldenOptions } from "./golden.ts";
+
+/** Targets in which each way of cudaWays comes with each of the others. */
+const covering =
+  "cuda,cuda-convolution-turned-dots,cuda-turned-composed,cuda-convolution-composed,cuda-turned-float16," +
+  "cuda-convolution-float16,cuda-dots-float16,cuda-convolution-turned-composed-float16,cuda-composed-float16";
+
+const { values: flags } = readFlags(import.meta.url, {
+  options: {
+    provider: { type: "string" },
+    headers: { type: "string" },
+    targets: { type: "string", default: covering },
+  },
+});
+if (flags.provider === undefined || flags.headers === undefined)
+  throw new RequestError("give --provider and --headers, the two wheels");
+
+const folder = mkdtempSync(join(tmpdir(), "advcl-cuda-"));
+const wheel = (path: string, wanted: RegExp) =>
+  Object.entries(unzipSync(readFileSync(path), { filter: ({ name }) => wanted.test(name) }));
+const shell = (command: string, args: readonly string[]): string => {
+  const { stdout, stderr, status } = spawnSync(command, args, { encoding: "utf8", maxBuffer: 2 ** 28 });
+  if (status !== 0) throw new Error(`${command} failed: ${stderr}`);
+  return stdout;
+};
+
+/** A copy of onnxruntime-node with the provider's libraries in place of its own. */
+const modules = realpathSync(join(packageRoot, "node_modules"));
+for (const name of ["onnxruntime-node", "onnxruntime-common"])
+  cpSync(join(modules, name), join(folder, "node_modules", name), { recursive: true });
+const binding = join(folder, "node_modules", relative(modules, nativeFolder()));
+const provider = join(binding, "libonnxruntime_providers_cuda.so");
+for (const [name, bytes] of wheel(flags.provider, /capi\/libonnxruntime(\.so|_providers_(shared|cuda)\.so)/)) {
+  const file = (name.split("/").at(-1) as string).replace(/\.so\.[\d.]+$/, ".so.1");
+  rmSync(join(binding, file), { force: true });
+  writeFileSync(join(binding, file), bytes);
+}
+
+/** Functions whose results onnxruntime reads while it loads a model: one device, memory of the host. */
+const answers = `
+#include <stdlib.h>
+#include <string.h>
+#include <driver_types.h>
+int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
+int cudaGetDevice(int *n) { *n = 0; return 0; }
+int cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
+  memset(p, 0, sizeof *p);
+  p->major = 9, p->multiProcessorCount = 132, p->totalGlobalMem = 80ull << 30, p->warpSize = 32;
+  p->maxThreadsPerBlock = 1024, p->maxThreadsPerMultiProcessor = 2048, p->sharedMemPerBlock = 49152;
+  return 0;
+}
+int cudaDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 132; return 0; }
+int cudaDriverGetVersion(int *v) { *v = 13000; return 0; }
+int cudaRuntimeGetVersion(int *v) { *v = 13000; return 0; }
+int cudaMemGetInfo(size_t *free, size_t *total) { *free = *total = 80ull << 30; return 0; }
+int cudaMalloc(void **p, size_t n) { *p = malloc(n + 1); return 0; }
+int cudaMallocHost(void **p, size_t n) { *p = malloc(n + 1); return 0; }
+int cudaHostAlloc(void **p, size_t n, unsigned flags) { *p = malloc(n + 1); return 0; }
+int cudaFree(void *p) { free(p); return 0; }
+int cudaFreeHost(void *p) { free(p); return 0; }
+int cudaMemcpy(void *to, const void *from, size_t n, int kind) { memcpy(to, from, n); return 0; }
+int cudaMemcpyAsync(void *to, const void *from, size_t n, int kind, void *stream) { memcpy(to, from, n); return 0; }
+int cudaMemset(void *to, int value, size_t n) { memset(to, value, n); return 0; }
+int cudaMemsetAsync(void *to, int value, size_t n, void *stream) { memset(to, value, n); return 0; }
+int cudaStreamIsCapturing(void *stream, int *status) { *status = 0; return 0; }
+void **__cudaRegisterFatBinary(void *code) { static void *handle[64]; return handle; }
+size_t cudnnGetVersion(void) { return 91300; }
+`;
+const answered = new Set(Array.from(answers.matchAll(/(\w+)\([^)]*\) \{/g), ([, name]) => name));
+
+/** Every other function that the provider looks for does nothing; one that creates a handle gives one. */
+const library = (file: string, names: readonly string[], versioned: boolean): void => {
+  const source = join(folder, `${file}.c`);
+  const own = file.startsWith("libcudart") || file.startsWith("libcudnn");
+  const written = names.filter((name) => !answered.has(name));
+  const functions = written.map((name) => {
+    if (/Get(Error|Status)(Name|String)/.test(name)) return `const char *${name}() { return "none"; }`;
+    if (name === "cudnnBackendCreateDescriptor")
+      return `int ${name}(int kind, void **p) { static char h[4096]; *p = h; return 0; }`;
+    return /Create(_v2|WithFlags)?$|^cudnnCreate/.test(name)
+      ? `int ${name}(void **p) { static char h[4096]; *p = h; return 0; }`
+      : `int ${name}() { return 0; }`;
+  });
+  writeFileSync(source, `${own ? answers : ""}\n${functions.join("\n")}\n`);
+  const script = join(folder, `${file}.map`);
+  writeFileSync(script, `${file} { global: *; };\n`);
+  const include = join(folder, "include");
+  const versions = versioned ? [`-Wl,--version-script=${script}`] : [];
+  shell("gcc", [
+    "-w",
+    "-shared",
+    "-fPIC",
+    `-I${include}`,
+    "-o",
+    join(folder, file),
+    source,
+    `-Wl,-soname,${file}`,
+    ...versions,
+  ]);
+};
+for (const [name, bytes] of wheel(flags.headers, /include\/[^/]+\.h$/)) {
+  mkdirSync(join(folder, "include", "crt"), { recursive: true });
+  writeFileSync(join(folder, "include", name.split("/").at(-1) as string), bytes);
+}
+const annotations = ["__host__", "__device__", "__device_builtin__", "__cudart_builtin__", "CUDARTAPI"];
+writeFileSync(
+  join(folder, "include", "crt", "host_defines.h"),
+  [
+    ...annotations.map((name) => `#define ${name}`),
+    "#define __align__(n) __attribute__((aligned(n)))",
+    "#define __builtin_align__(n) __align__(n)",
+  ].join("\n"),
+);
+const undefinedNames = shell("nm", ["-D", "--undefined-only", provider])
+  .split("\n")
+  .map((line) => /U (\w+)/.exec(line)?.[1] ?? "");
+/** Those that are looked up by name at run time stand in the provider's text. */
+const namedInText = [...new Set(readFileSync(provider, "latin1").match(/\bcudnn[A-Z]\w+(?=\0)/g))];
+const linked = (pattern: RegExp) => undefinedNames.filter((name) => pattern.test(name));
+library("libcudart.so.13", linked(/^(__)?cuda/), true);
+library("libcublas.so.13", linked(/^cublas(?!Lt)/), true);
+library("libcublasLt.so.13", linked(/^cublasLt/), true);
+library("libcurand.so.10", linked(/^curand/), false);
+library("libcuda.so.1", linked(/^cu[A-Z]/), false);
+library("libcudnn.so.9", namedInText, false);
+
+const load = `
+const ort = require("onnxruntime-node");
+ort.env.logLevel = "verbose";
+ort.InferenceSession.create(process.argv[1], { executionProviders: ["cuda", "cpu"], graphOptimizationLevel: "extended", logSeverityLevel: 0 })
+  .catch((error) => { console.error(error); process.exitCode = 1; });
+`;
+interface Placement {
+  readonly nodes: number;
+  readonly onCpu: Readonly<Record<string, number>>;
+  readonly copies: number;
+}
+
+/** Loads a model and reads where its nodes went. */
+const placementOf = ({ bytes }: Model): Placement => {
+  const file = join(folder, "model.onnx");
+  writeFileSync(file, bytes);
+  const { stdout, stderr, status } = spawnSync(process.execPath, ["-e", load, file], {
+    cwd: folder,
+    encoding: "utf8",
+    maxBuffer: 2 ** 28,
+    env: { ...process.env, LD_LIBRARY_PATH: folder },
+  });
+  const log = stdout + stderr;
+  const [, placed] = log.split("Node placements");
+  if (status !== 0 || placed === undefined) throw new Error(log.slice(-2000));
+  const counts = Array.from(placed.matchAll(/placed on \[(\w+)\]\. Number of nodes: (\d+)/g));
+  const onCpu: Record<string, number> = {};
+  let provider: string | undefined;
+  for (const line of placed.split("\n")) {
+    provider = /placed on \[(\w+)\]/.exec(line)?.[1] ?? provider;
+    const op = /VerifyEachNodeIsAssignedToAnEp\] {3}(\w+) \(/.exec(line)?.[1];
+    if (op !== undefined && provider === "CPUExecutionProvider") onCpu[op] = (onCpu[op] ?? 0) + 1;
+  }
+  return {
+    nodes: counts.reduce((sum, [, , count]) => sum + Number(count), 0),
+    onCpu,
+    copies: Array.from(log.matchAll(/Add Memcpy(From|To)Host/g)).length,
+  };
+};
+
+// A mean of int64 has no CUDA kernel: what is not seen here would not be seen in a step.
+const x = input("x", { dtype: "float32", shape: [4, 4] });
+const mean = reduceMean(cast(x, { to: "int64" }), { axes: [0] });
+const control = placementOf(buildModel({ y: mul(cast(mean, { to: "float32" }), x) }));
+if (control.onCpu.ReduceMean !== 1 || control.copies !== 2)
+  throw new Error(`the control is not seen to use the CPU: ${JSON.stringify(control)}`);
+
+const pretraining = pretrainStep({ ...goldenOptions, trace: false });
+const classifier = { ...goldenOptions, classes: 10, branch: "pgd", branches: advclBranches };
+const finetuning = { ...classifier, beta: 6, momentum: 0.9, weightDecay: 1e-4 };
+const judged = classifierStep({ ...classifier, attackSteps: 2 });
+const images = { batch: goldenOptions.batch, image: [3, goldenOptions.size, goldenOptions.size] } as const;
+const network = (x: Value): Value => {
+  const scope = new Scope(new Store(), { mode: "eval", branches: ["pgd"] });
+  return head(10)(scope, resnet(classifier)(scope, x));
+};
+const rivals = methodNames.filter((name) => name !== "advcl");
+const programs: Readonly<Record<string, Pick<Step, "outputs">>> = {
+  pretraining,
+  ...Object.fromEntries(
+    rivals.map((name) => [
+      `pretraining by ${name}`,
+      methods[name].build({
+        ...goldenOptions,
+        trace: false,
+        tasks: apDpeTasks,
+        baseTemperature: 0.07,
+        ...(name === "ap-dpe" && { optimizer: "adamw" }),
+        ...(name === "dynacl" && { ema: 0.99 }),
+      }),
+    ]),
+  ),
+  "pretraining, 2 steps a run": manySteps(pretraining, 2),
+  ...Object.fromEntries(
+    (["clean", "pgd", "trades"] as const).map((objective) => [
+      `finetuning by ${objective}`,
+      finetuneStep({ ...finetuning, objective }),
+    ]),
+  ),
+  "evaluation under pgd": judged,
+  ...Object.fromEntries(
+    (Object.keys(attackLosses) as AttackLoss[]).map((loss) => [
+      `gradient of ${loss}`,
+      { outputs: gradientStep(network, images, loss) },
+    ]),
+  ),
+};
+const summary: Record<string, Placement> = {};
+for (const target of flags.targets.split(","))
+  for (const [name, program] of Object.entries(programs)) {
+    const placement = placementOf(compile(program, targetNamed(target)));
+    console.log(`${target}, ${name}: ${JSON.stringify(placement)}`);
+    if (placement.copies > 0 || Object.keys(placement.onCpu).length > 0) process.exitCode = 1;
+    summary[`${target}, ${name}`] = placement;
+  }
+rmSync(folder, { recursive: true });
+console.log(JSON.stringify(summary));

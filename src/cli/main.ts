@@ -1,0 +1,76 @@
+#!/usr/bin/env node
+import { exitCode, isOurs, RequestError } from "../errors.ts";
+import { nearestName } from "../settings/resolve.ts";
+import { version } from "../version.ts";
+import { asksHelp, printColumns } from "./command.ts";
+import { commands } from "./commands/index.ts";
+
+const { stdout, stderr } = process;
+
+/** Columns to write in: the terminal's, within what reads well. */
+const width = (): number => Math.min(Math.max(stdout.columns ?? 100, 60), 110);
+
+const overview = (): string => {
+  const rows = Object.entries(commands).map(([name, { summary }]) => [name, summary] as const);
+  return `advcl: adversarially robust self-supervised training on stock ONNX Runtime
+
+Usage: advcl COMMAND [--setting value …]
+
+Commands:
+${printColumns(rows, width())}
+
+advcl COMMAND --help lists the settings of a command; advcl --version prints the version.
+`;
+};
+
+/** Runs the command line. Returns the exit code; throws what went wrong. */
+const run = async ([name, ...args]: readonly string[]): Promise<number> => {
+  if (name === undefined) {
+    stderr.write(overview());
+    return 2;
+  }
+  if (name === "--version" || name === "-V") {
+    stdout.write(`${version()}\n`);
+    return 0;
+  }
+  if (name === "--help" || name === "-h" || (name === "help" && args.length === 0)) {
+    stdout.write(overview());
+    return 0;
+  }
+  if (name === "help") return run([...args, "--help"]);
+  if (name.startsWith("-")) throw new RequestError(`the command comes before ${name}: write advcl COMMAND ${name}`);
+  if (!Object.hasOwn(commands, name)) {
+    const nearest = nearestName(name, Object.keys(commands));
+    const remedy = nearest === undefined ? "see advcl --help" : `did you mean ${nearest}?`;
+    throw new RequestError(`there is no command ${JSON.stringify(name)}; ${remedy}`);
+  }
+  const command = await commands[name]!.load();
+  if (!asksHelp(args)) return command.execute(args, { stdout, stderr });
+  stdout.write(command.help(width()));
+  return 0;
+};
+
+/** Says what went wrong, in one sentence; the stack too with --debug. */
+const report = (error: unknown): number => {
+  const { message, stack } = error instanceof Error ? error : new Error(String(error));
+  const debug = process.argv.includes("--debug");
+  const hint =
+    isOurs(error) || debug ? "" : "; this is a fault of advcl: run it again with --debug and report what it prints";
+  stderr.write(`error: ${message}${hint}\n`);
+  if (debug)
+    stderr.write(`${stack}\n${error instanceof Error && error.cause ? `cause: ${String(error.cause)}\n` : ""}`);
+  return exitCode(error);
+};
+
+/** Leaves once everything is written: pipes are written to in the background. */
+const leave = (code: number): void => {
+  stdout.write("", () => stderr.write("", () => process.exit(code)));
+};
+
+stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0); // the reader has seen enough: advcl --help | head
+  throw error;
+});
+process.on("uncaughtException", (error) => leave(report(error)));
+
+run(process.argv.slice(2)).then(leave, (error: unknown) => leave(report(error)));

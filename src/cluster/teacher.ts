@@ -1,0 +1,270 @@
+/** Teachers: what turns images into the features that are clustered. A run of ours, or any ONNX model. */
+import { readFile, stat } from "node:fs/promises";
+import onnxProto from "onnx-proto";
+import { type FileModel, type FileNode, parseModel } from "../../graphs/onnx/parse.ts";
+import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import type { Dataset } from "../data/dataset.ts";
+import type { Engine } from "../engine/engine.ts";
+import { createSession } from "../engine/session.ts";
+import { RequestError } from "../errors.ts";
+import { createExtractor, imageBatch } from "../evaluate/knn.ts";
+import { fileError } from "../files/file-error.ts";
+import { loadRun } from "../runs/network.ts";
+
+const { onnx } = onnxProto;
+
+/** What a user may say of a teacher; what is left out is guessed from the model. */
+export interface TeacherRequest {
+  /** A run folder or an ONNX file. */
+  readonly teacher: string;
+  /** Side of its images, pixels. */
+  readonly size?: number | undefined;
+  readonly layout?: "nchw" | "nhwc" | undefined;
+  /** Of the pixels in [0, 1], a number or one a channel. */
+  readonly mean?: readonly number[] | undefined;
+  readonly std?: readonly number[] | undefined;
+  /** Name of the value that holds the features: an output or any inner value. */
+  readonly output?: string | undefined;
+  /** Batch-norm branch of a run's encoder. */
+  readonly branch?: string | undefined;
+  /** Images at once, where the model leaves it open. */
+  readonly batch: number;
+}
+
+export interface Teacher {
+  /** Side of the images that it takes; undefined: any. */
+  readonly size: number | undefined;
+  /** What was given and what was guessed, for people. */
+  readonly description: string;
+  /** Features [count, dim] of every image, un-augmented; `onBatch` is told how many are done. */
+  features(dataset: Dataset, onBatch: (images: number) => void): Promise<{ data: Float32Array; dim: number }>;
+  release(): Promise<void>;
+}
+
+const imageNet = { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+
+/** @throws RequestError where the teacher cannot be read or what it takes is not an image */
+export const openTeacher = async (
+  request: TeacherRequest,
+  engine: Engine,
+  warn: (message: string) => void,
+): Promise<Teacher> => {
+  const found = await stat(request.teacher).catch((error: unknown) => {
+    throw fileError(error, "read", request.teacher);
+  });
+  return found.isDirectory() ? ofRun(request, engine, warn) : ofModel(request, engine);
+};
+
+const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine, warn: (m: string) => void) => {
+  const { network, tensors } = await loadRun(teacher, warn);
+  const chosen = branch ?? network.evaluatedBranch;
+  if (network.branches === undefined && chosen !== network.evaluatedBranch)
+    throw new RequestError(`the run in ${teacher} has batch norm of only one kind; leave --branch out`);
+  if (network.branches !== undefined && !network.branches.includes(chosen))
+    throw new RequestError(`branch ${chosen}: the encoder in ${teacher} has ${network.branches.join(", ")}`);
+  const extractor = await createExtractor(engine, network, chosen, batch);
+  return {
+    size: network.size,
+    description: `ResNet-${network.depth} of width ${network.width} in ${teacher}, branch ${chosen}, images of ${network.size}×${network.size}`,
+    features: async (dataset: Dataset, onBatch: (images: number) => void) => {
+      const { data, shape } = await extractor.extract(dataset, tensors);
+      onBatch(dataset.count);
+      return { data, dim: shape[1] as number };
+    },
+    release: () => extractor.release(),
+  };
+};
+
+const ofModel = async (request: TeacherRequest, engine: Engine): Promise<Teacher> => {
+  const { teacher } = request;
+  const read = async () => {
+    const bytes = await readFile(teacher);
+    return { bytes, model: parseModel(bytes) };
+  };
+  const { bytes, model } = await read().catch((error: unknown) => {
+    throw fileError(error, "read", teacher);
+  });
+  const guess = guessTeacher(model, teacher, request);
+  const session = await createSession(withOutput(bytes, model, guess.output), engine.options).catch((error: Error) => {
+    throw new RequestError(`cannot load ${teacher}: ${error.message}`, { cause: error });
+  });
+  const { layout, mean, std, batch, input, output } = guess;
+  return {
+    size: guess.size,
+    description: guess.description,
+    features: async (dataset, onBatch) => {
+      let all = new Float32Array(0);
+      let dim = 0;
+      for (let from = 0; from < dataset.count; from += batch) {
+        const images = prepared(imageBatch(dataset, from, batch), layout, mean, std);
+        const results = await session.run({ [input]: images }, [output]);
+        const { data, dim: width } = pooled(results[output] as Tensor, batch, output);
+        if (from === 0) {
+          dim = width;
+          all = new Float32Array(dataset.count * dim);
+        }
+        const rows = Math.min(batch, dataset.count - from);
+        all.set(data.subarray(0, rows * dim), from * dim);
+        onBatch(rows);
+      }
+      return { data: all, dim };
+    },
+    release: () => session.release(),
+  };
+};
+
+interface Guess {
+  readonly input: string;
+  readonly output: string;
+  readonly size: number | undefined;
+  readonly layout: "nchw" | "nhwc";
+  readonly batch: number;
+  readonly mean: readonly number[];
+  readonly std: readonly number[];
+  readonly description: string;
+}
+
+/** Names that exporters and people give to features. */
+const featureName = /feature|embedding|pooled|representation|hidden/i;
+
+/** What a model takes and gives, as far as its file says and the request does not. */
+export const guessTeacher = (model: FileModel, source: string, request: TeacherRequest): Guess => {
+  const image = model.inputs.find(({ dims }) => dims.length === 4);
+  if (image === undefined || model.inputs.length !== 1)
+    throw new RequestError(
+      `${source} takes ${model.inputs.map(({ name, dims }) => `${name}[${dims.join(",")}]`).join(", ")}, not one batch of images; give a model of images`,
+    );
+  if (image.dtype !== "float32")
+    throw new RequestError(`${source} takes images as ${image.dtype}; export it with float32 images`);
+  const { dims, name: input } = image;
+  const layout = request.layout ?? (dims[3] === 3 && dims[1] !== 3 ? "nhwc" : "nchw");
+  const [channels, side] = layout === "nchw" ? [dims[1], dims[2]] : [dims[3], dims[1]];
+  if (typeof channels === "number" && channels !== 3)
+    throw new RequestError(`${source} takes images of ${channels} channels; a teacher takes three`);
+  const fixed = typeof side === "number" ? side : undefined;
+  if (request.size !== undefined && fixed !== undefined && request.size !== fixed)
+    throw new RequestError(`size ${request.size}: ${source} takes images of ${fixed}×${fixed} only`);
+  const size = request.size ?? fixed;
+  const batch = typeof dims[0] === "number" && dims[0] > 0 ? dims[0] : request.batch;
+
+  const inside = normalisesItself(model, input);
+  const known = request.mean !== undefined || request.std !== undefined;
+  const { mean, std } = known
+    ? { mean: request.mean ?? [0], std: request.std ?? [1] }
+    : inside
+      ? { mean: [0], std: [1] }
+      : imageNet;
+  for (const [name, values] of Object.entries({ mean, std }))
+    if (values.length !== 1 && values.length !== 3)
+      throw new RequestError(`${name} ${values.join(",")}: give one number, or one for each of the three channels`);
+  const how = known
+    ? "as given"
+    : inside
+      ? "the model normalises by itself"
+      : "guessed: ImageNet's; give --mean 0 --std 1 for plain pixels";
+
+  const made = new Map(model.nodes.flatMap((node) => node.outputs.map((o) => [o, node] as const)));
+  if (request.output !== undefined && !made.has(request.output)) {
+    const near = [...made.keys()].slice(-5).join(", ");
+    throw new RequestError(`output ${request.output}: ${source} has no value of that name; the last are ${near}`);
+  }
+  const output = request.output ?? guessOutput(model, made);
+  const which =
+    request.output !== undefined
+      ? "as given"
+      : model.outputs.includes(output)
+        ? "the model's output"
+        : "what its last linear layer reads";
+  return {
+    input,
+    output,
+    size,
+    layout,
+    batch,
+    mean,
+    std,
+    description: `${source}: features ${output} (${which}); images ${layout} of ${size === undefined ? "the dataset's size" : `${size}×${size}`}; mean ${mean.join(",")} and std ${std.join(",")} (${how})`,
+  };
+};
+
+/** Whether the model takes pixels in [0, 1]: an export of ours, or arithmetic with constants on its input. */
+const normalisesItself = ({ nodes, metadata, initializers }: FileModel, input: string): boolean => {
+  if (metadata.batch_norm !== undefined && metadata.preprocessing !== undefined) return true;
+  const first = nodes.filter((node) => node.inputs.includes(input));
+  return first.some(
+    ({ op, inputs }) =>
+      op === "BatchNormalization" ||
+      (["Sub", "Div", "Mul", "Add"].includes(op) &&
+        inputs.some(
+          (name) => initializers.has(name) || nodes.some((n) => n.op === "Constant" && n.outputs.includes(name)),
+        )),
+  );
+};
+
+/** An output named as features are; else what a last linear layer (a classifier) reads; else the first output. */
+const guessOutput = ({ outputs }: FileModel, made: ReadonlyMap<string, FileNode>): string => {
+  const named = outputs.find((name) => featureName.test(name));
+  if (named !== undefined) return named;
+  const first = outputs[0] as string;
+  const last = made.get(first);
+  const linear =
+    last?.op === "Gemm"
+      ? last
+      : last?.op === "Add"
+        ? last.inputs.map((i) => made.get(i)).find((n) => n?.op === "MatMul")
+        : undefined;
+  const read = linear?.inputs[0];
+  return read !== undefined && made.has(read) ? read : first;
+};
+
+/** The file with an inner value among its outputs. */
+const withOutput = (bytes: Uint8Array, { outputs }: FileModel, output: string): Uint8Array => {
+  if (outputs.includes(output)) return bytes;
+  const model = onnx.ModelProto.decode(bytes);
+  model.graph?.output?.push({ name: output });
+  return onnx.ModelProto.encode(model).finish();
+};
+
+const prepared = (
+  images: Tensor<"float32">,
+  layout: "nchw" | "nhwc",
+  mean: readonly number[],
+  std: readonly number[],
+): Tensor<"float32"> => {
+  const [n = 0, c = 0, h = 0, w = 0] = images.shape;
+  const plane = h * w;
+  const of = (values: readonly number[], channel: number) =>
+    (values.length === 1 ? values[0] : values[channel]) as number;
+  const out = layout === "nhwc" ? new Float32Array(images.data.length) : images.data;
+  for (let b = 0; b < n; b++)
+    for (let channel = 0; channel < c; channel++) {
+      const [m, s] = [of(mean, channel), of(std, channel)];
+      const from = (b * c + channel) * plane;
+      for (let p = 0; p < plane; p++) {
+        const value = ((images.data[from + p] as number) - m) / s;
+        out[layout === "nhwc" ? (b * plane + p) * c + channel : from + p] = value;
+      }
+    }
+  return tensor("float32", layout === "nhwc" ? [n, h, w, c] : images.shape, out);
+};
+
+/** Rows of features: [N,D] as they are, [N,C,H,W] by the mean of each map, [N,T,D] by the mean of the tokens. */
+const pooled = ({ dtype, shape, data }: Tensor, batch: number, name: string): { data: Float32Array; dim: number } => {
+  if (dtype !== "float32" || shape[0] !== batch || shape.length < 2 || shape.length > 4)
+    throw new RequestError(
+      `output ${name} is ${dtype}[${shape.join(",")}], which is not one row of features an image; choose another with --output`,
+    );
+  const values = data as Float32Array;
+  const [, a = 1, b = 1, c = 1] = shape;
+  if (shape.length === 2 || (shape.length === 4 && b * c === 1)) return { data: values, dim: a };
+  const [dim, places] = shape.length === 4 ? [a, b * c] : [b, a];
+  const out = new Float32Array(batch * dim);
+  for (let n = 0; n < batch; n++)
+    for (let d = 0; d < dim; d++) {
+      let sum = 0;
+      for (let p = 0; p < places; p++)
+        sum += values[n * dim * places + (shape.length === 4 ? d * places + p : p * dim + d)] as number;
+      out[n * dim + d] = sum / places;
+    }
+  return { data: out, dim };
+};

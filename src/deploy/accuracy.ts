@@ -1,0 +1,135 @@
+/** How right exported classifiers are: on images as they are, and on images attacked through the float32 classifier. */
+import { attackStep } from "../../graphs/deploy/attack.ts";
+import { fromFloat16 } from "../../graphs/onnx/float16.ts";
+import { input, type Value } from "../../graphs/onnx/graph.ts";
+import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import type { Dataset } from "../data/dataset.ts";
+import { random } from "../data/random.ts";
+import type { Engine } from "../engine/engine.ts";
+import { createSession, type Session, type SessionOptions } from "../engine/session.ts";
+import { floatImages } from "./images.ts";
+
+/** The attack of an evaluation: PGD with cross-entropy from a random start. */
+export interface Pgd {
+  readonly eps: number;
+  readonly stepSize: number;
+  readonly steps: number;
+}
+
+export const pgd20: Pgd = { eps: 8 / 255, stepSize: 2 / 255, steps: 20 };
+
+const labelsOf = (dataset: Dataset, start: number, end: number): Tensor =>
+  tensor("int32", [end - start], (dataset.labels as Int32Array).slice(start, end));
+
+/** Batches [start, end) of a dataset. */
+const batches = (count: number, size: number): [number, number][] =>
+  Array.from({ length: Math.ceil(count / size) }, (_, i) => [i * size, Math.min(count, (i + 1) * size)]);
+
+/** Index of the largest of each row. */
+export const argMaxRows = ({ data, shape }: Tensor): number[] => {
+  const [rows = 0, columns = 0] = shape;
+  const values = data as Float32Array;
+  return Array.from({ length: rows }, (_, r) => {
+    let best = 0;
+    for (let c = 1; c < columns; c++)
+      if ((values[r * columns + c] as number) > (values[r * columns + best] as number)) best = c;
+    return best;
+  });
+};
+
+const batchSize = 50;
+
+/** Attacks the images of a dataset, `size` at a time, through a classifier. `logits` builds it over images of a shape. */
+export const attackImages = async (
+  logits: (x: Value) => Value,
+  dataset: Dataset,
+  pgd: Pgd,
+  seed: number,
+  engine: Pick<Engine, "loadEvaluation">,
+  size = batchSize,
+): Promise<Tensor<"float32">[]> => {
+  const attacked: Tensor<"float32">[] = [];
+  const sessions = new Map<number, Session>();
+  try {
+    for (const [start, end] of batches(dataset.count, size)) {
+      const clean = floatImages(dataset, start, end);
+      let session = sessions.get(end - start);
+      if (session === undefined) {
+        const step = attackStep(clean.shape, logits);
+        session = await engine.loadEvaluation(step.outputs);
+        sessions.set(end - start, session);
+      }
+      const noise = new Float32Array(clean.data.length);
+      random(seed, 0, start, "export.attack").fillUniform(noise, -pgd.eps, pgd.eps);
+      let x = float32(
+        clean.shape,
+        noise.map((v, i) => Math.max(0, Math.min(1, v + (clean.data[i] as number)))),
+      );
+      const fixed = {
+        clean,
+        label: labelsOf(dataset, start, end),
+        eps: float32([], [pgd.eps]),
+        step_size: float32([], [pgd.stepSize]),
+      };
+      for (let i = 0; i < pgd.steps; i++)
+        x = (await session.run({ x, ...fixed }, ["next"])).next as unknown as Tensor<"float32">;
+      attacked.push(x);
+    }
+    return attacked;
+  } finally {
+    for (const session of sessions.values()) await session.release();
+  }
+};
+
+/** Images of a dataset in the batches that `attackImages` makes. */
+export const cleanImages = (dataset: Dataset, size = batchSize): Tensor<"float32">[] =>
+  batches(dataset.count, size).map(([start, end]) => floatImages(dataset, start, end));
+
+/** Share of the images whose class a model's `logits` give. `prepare` makes of a batch what the model takes. */
+export const accuracyOf = async (
+  model: Uint8Array,
+  images: readonly Tensor[],
+  labels: Int32Array,
+  prepare: (images: Tensor) => Tensor = (x) => x,
+  options: SessionOptions = {},
+): Promise<number> => {
+  const session = await createSession(model, options);
+  try {
+    let [at, right] = [0, 0];
+    for (const batch of images) {
+      const { logits } = await session.run({ image: prepare(batch) }, ["logits"]);
+      for (const guess of argMaxRows(floating(logits as Tensor))) if (guess === labels[at++]) right++;
+    }
+    return right / Math.max(at, 1);
+  } finally {
+    await session.release();
+  }
+};
+
+const floating = (value: Tensor): Tensor =>
+  value.dtype === "float16" ? float32(value.shape, fromFloat16(value.data as Uint16Array)) : value;
+
+/** The class that a classifier gives each image. */
+export const classify = async (
+  logits: (x: Value) => Value,
+  images: readonly Tensor[],
+  engine: Pick<Engine, "loadEvaluation">,
+): Promise<number[]> => {
+  const sessions = new Map<number, Session>();
+  const guesses: number[] = [];
+  try {
+    for (const batch of images) {
+      const [n = 0] = batch.shape;
+      let session = sessions.get(n);
+      if (session === undefined) {
+        const x = input("x", { dtype: "float32", shape: batch.shape });
+        session = await engine.loadEvaluation({ logits: logits(x) });
+        sessions.set(n, session);
+      }
+      guesses.push(...argMaxRows((await session.run({ x: batch })).logits as Tensor));
+    }
+    return guesses;
+  } finally {
+    for (const session of sessions.values()) await session.release();
+  }
+};

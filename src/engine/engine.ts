@@ -1,0 +1,175 @@
+/** What computes: a provider of onnxruntime, the target that graphs are lowered for, and how sessions are made. */
+import { input, type Value } from "../../graphs/onnx/graph.ts";
+import { float32 } from "../../graphs/onnx/tensor.ts";
+import { buildModel, type Model } from "../../graphs/onnx/write.ts";
+import { conv } from "../../graphs/ops/index.ts";
+import { compile, type Step } from "../../graphs/steps/step.ts";
+import { cpuTarget, cpuTargetFor } from "../../graphs/targets/cpu/index.ts";
+import { directly } from "../../graphs/targets/cpu/ways.ts";
+import { type CudaOptions, cudaTarget, cudaWays } from "../../graphs/targets/cuda/index.ts";
+import type { Target } from "../../graphs/targets/lower.ts";
+import { portable } from "../../graphs/targets/portable.ts";
+import { webgpu } from "../../graphs/targets/webgpu.ts";
+import { RequestError } from "../errors.ts";
+import { cudaFiles, gpuDevices } from "./devices.ts";
+import { createSession, type Provider, type Session, type SessionOptions, unavailable } from "./session.ts";
+import { sessionThread } from "./session-thread.ts";
+
+export interface EngineRequest {
+  readonly provider: Provider | "auto";
+  readonly threads: number;
+  /** Target by name; left out, the one for the provider. */
+  readonly target?: string | undefined;
+}
+
+export interface Engine {
+  readonly provider: Provider;
+  readonly target: Target;
+  /** Why this one, for people. */
+  readonly reason: string;
+  readonly options: SessionOptions;
+  /** Whether a training's parameters and state stay on the device between steps. */
+  readonly keepsState: boolean;
+  /** Lowers, writes and loads a step. */
+  load(step: Step, options?: SessionOptions): Promise<{ readonly model: Model; readonly session: Session }>;
+  /** The same for a program that judges or attacks a classifier: for the faster target where none was asked for. */
+  loadEvaluation: LoadEvaluation;
+  /** So many threads, with a share of the engine's threads each, that load such programs and run them side by side. */
+  lanes(count: number): readonly Lane[];
+}
+
+type LoadEvaluation = (outputs: Step["outputs"]) => Promise<Session>;
+
+/** A thread that loads programs; closed, it ends with their sessions. */
+export interface Lane {
+  readonly loadEvaluation: LoadEvaluation;
+  close(): Promise<void>;
+}
+
+/** `cuda`, `cuda-convolution`, `cuda-turned-float16` and so on: each combination of ways, named by those that are not the first. */
+const cudaTargets = Object.fromEntries(
+  Object.entries(cudaWays)
+    .reduce<CudaOptions[]>(
+      (combined, [part, ways]) => combined.flatMap((options) => ways.map((way) => ({ ...options, [part]: way }))),
+      [{}],
+    )
+    .map((options) => {
+      const others = Object.entries(options).filter(([part, way]) => way !== cudaWays[part as keyof CudaOptions][0]);
+      return [["cuda", ...others.map(([, way]) => way)].join("-"), () => cudaTarget(options)] as const;
+    }),
+);
+
+const targets: Readonly<Record<string, () => Target>> = {
+  portable: () => portable,
+  cpu: () => cpuTarget(),
+  "cpu-lean": () => cpuTarget({ name: "cpu-lean", hiddenShapes: true }),
+  "cpu-direct": () => cpuTarget({ name: "cpu-direct", choose: directly }),
+  webgpu: () => webgpu,
+  ...cudaTargets,
+};
+export const targetNames = Object.keys(targets);
+export const targetNamed = (name: string): Target => {
+  const make = Object.hasOwn(targets, name) ? targets[name] : undefined;
+  if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetRow.pattern}`);
+  return make();
+};
+
+/** The setting of commands that names a target. */
+export const targetRow = {
+  type: "enum",
+  values: targetNames,
+  pattern: `portable|cpu|cpu-lean|cpu-direct|webgpu|cuda${Object.values(cudaWays)
+    .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)
+    .join("")}`,
+  help: "lowering of the graph; left out, that of the provider",
+} as const;
+
+/**
+ * Loads and runs one small convolution: a provider that is not there, or that lacks what convolutions need (CUDA's looks for
+ * cuDNN only then), says so before anything is written. Throws a RequestError.
+ */
+export const probe = async (options: SessionOptions): Promise<void> => {
+  const [x, w] = ["x", "w"].map((name) => input(name, { dtype: "float32", shape: [1, 1, 3, 3] })) as [Value, Value];
+  const session = await createSession(buildModel({ y: conv(x, w) }), options);
+  const nine = float32([1, 1, 3, 3], new Float32Array(9).fill(1));
+  try {
+    const { y } = await session.run({ x: nine, w: nine });
+    if (y?.data[0] !== 9) throw new Error(`a convolution of ones gives ${y?.data[0]} instead of 9`);
+  } catch (error) {
+    throw unavailable(options.provider ?? "cpu", error);
+  } finally {
+    await session.release();
+  }
+};
+
+/**
+ * CUDA where its libraries and a device are, then WebGPU where there is a GPU (software drivers are not taken by
+ * themselves: they are slower than the CPU), else the CPU. Says why.
+ */
+const pick = async (threads: number): Promise<{ provider: Provider; reason: string }> => {
+  const { nvidia, render } = gpuDevices();
+  const tried: string[] = [];
+  const works = async (provider: Provider): Promise<boolean> => {
+    try {
+      await probe({ provider, threads });
+      return true;
+    } catch (error) {
+      tried.push(`${provider}: ${(error as Error).message.split("\n")[0]}`);
+      return false;
+    }
+  };
+  if (nvidia && cudaFiles().every(({ found }) => found) && (await works("cuda")))
+    return { provider: "cuda", reason: "an NVIDIA GPU and the CUDA provider are here" };
+  if (render && (await works("webgpu")))
+    return {
+      provider: "webgpu",
+      reason: nvidia ? "an NVIDIA GPU is here, the CUDA provider is not: see advcl doctor" : "a GPU is here",
+    };
+  const why =
+    tried.length > 0
+      ? tried.join("; ")
+      : nvidia
+        ? "an NVIDIA GPU is here, the CUDA provider is not: advcl doctor says how to install it"
+        : "no GPU is here";
+  return { provider: "cpu", reason: why };
+};
+
+/** Picks the engine of a request. Throws a RequestError where what it names is not there. */
+export const chooseEngine = async ({ provider, threads, target: named }: EngineRequest): Promise<Engine> => {
+  const { provider: chosen, reason } = provider === "auto" ? await pick(threads) : { provider, reason: "as asked" };
+  const options: SessionOptions = { provider: chosen, threads };
+  if (provider !== "auto" && chosen !== "cpu") await probe(options);
+  const target = targetNamed(named ?? chosen);
+  if (target.provider !== undefined && target.provider !== chosen)
+    throw new RequestError(
+      `--target ${named} is computed rightly by --provider ${target.provider} alone, and this is ${chosen}; ` +
+        `take a target with "composed" in its name, or leave --target out`,
+    );
+  const evaluation = (outputs: Step["outputs"]): Model => {
+    const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs)) : target;
+    // Weights are constants here and the engine rewrites the graph, for which it must know shapes.
+    return compile({ outputs }, suited, { hiddenShapes: false });
+  };
+  return {
+    provider: chosen,
+    target,
+    reason,
+    options,
+    keepsState: chosen === "webgpu",
+    load: async (step, more = {}) => {
+      const model = compile(step, target);
+      const rewriting = target.optimization === undefined ? {} : { optimization: target.optimization };
+      return { model, session: await createSession(model, { ...options, ...rewriting, ...more }) };
+    },
+    loadEvaluation: (outputs) => createSession(evaluation(outputs), { ...options, optimization: "all" }),
+    lanes: (count) =>
+      Array.from({ length: count }, () => {
+        const thread = sessionThread();
+        const share = { ...options, threads: Math.max(1, Math.floor(threads / count)), optimization: "all" } as const;
+        return {
+          loadEvaluation: (outputs) => thread.createSession(evaluation(outputs), share),
+          close: thread.close,
+        };
+      }),
+  };
+};

@@ -1,0 +1,131 @@
+/** Runs a step again and again, feeding its own outputs back; several times in one run of the engine where asked to. */
+import { input } from "../../graphs/onnx/graph.ts";
+import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
+import { buildModel, type Model } from "../../graphs/onnx/write.ts";
+import { identity } from "../../graphs/ops/index.ts";
+import { manySteps } from "../../graphs/steps/many.ts";
+import type { Step } from "../../graphs/steps/step.ts";
+import type { Engine } from "./engine.ts";
+import { createSession, DeviceTensor, type Session } from "./session.ts";
+
+type Inputs = Readonly<Record<string, Tensor>>;
+
+export interface Runner {
+  readonly model: Model;
+  /** One step on `input.*`; returns what is not fed back: `metric.*` and anything else that the step gives. */
+  run(inputs: Inputs): Promise<Record<string, Tensor>>;
+  /**
+   * As many steps as a run holds, one after the other: the inputs of each; returns `metric.*` of each. A metric that is not
+   * a finite number spoils those of the other steps too.
+   */
+  runMany(batches: readonly Inputs[]): Promise<Record<string, Tensor>[]>;
+  /** Takes over what the last run made of parameters and state; without it the next one starts where that one did. */
+  accept(): void;
+  /** `param.*` and `state.*` as accepted, in host memory. */
+  tensors(): Promise<Map<string, Tensor>>;
+  release(): Promise<void>;
+}
+
+const fedBack = "next.";
+
+/** The inputs of several steps as those of one run: each stacked along a new first axis. */
+const stacked = (batches: readonly Inputs[]): Inputs => {
+  const [first = {}] = batches;
+  return Object.fromEntries(
+    Object.entries(first).map(([name, { dtype, shape, data }]) => {
+      const all = new (data.constructor as new (length: number) => Tensor["data"])(batches.length * data.length);
+      batches.forEach((batch, i) => {
+        all.set(batch[name]?.data as never, i * data.length);
+      });
+      return [name, { dtype, shape: [batches.length, ...shape], data: all } as Tensor];
+    }),
+  );
+};
+
+/**
+ * Loads a step and holds its parameters and state, by model input name: in host memory, or on the device where the
+ * engine keeps them there, so that weights do not cross the bus between steps.
+ *
+ * @param stepsPerRun how many steps `runMany` takes; the program of a single step is then loaded when `run` first needs it
+ */
+export const createRunner = async (
+  engine: Engine,
+  step: Step,
+  initial: ReadonlyMap<string, Tensor>,
+  stepsPerRun = 1,
+): Promise<Runner> => {
+  const load = (program: Step) => {
+    const kept = engine.keepsState ? Object.keys(program.outputs).filter((name) => name.startsWith(fedBack)) : [];
+    return engine.load(program, { keepOnDevice: kept });
+  };
+  const many = stepsPerRun > 1 ? await load(manySteps(step, stepsPerRun)) : undefined;
+  let one = many === undefined ? await load(step) : undefined;
+  const held = new Map<string, Tensor | DeviceTensor>(initial);
+  let pending = new Map<string, Tensor | DeviceTensor>();
+  const drop = (value: Tensor | DeviceTensor | undefined): void => {
+    if (value instanceof DeviceTensor) value.dispose();
+  };
+  const runWith = async ({ session }: { readonly session: Session }, inputs: Inputs) => {
+    const results = await session.runOnDevice({ ...Object.fromEntries(held), ...inputs });
+    for (const value of pending.values()) drop(value);
+    pending = new Map();
+    const returned: Record<string, Tensor> = {};
+    for (const [name, value] of Object.entries(results))
+      if (name.startsWith(fedBack)) pending.set(name.slice(fedBack.length), value);
+      else returned[name] = value as Tensor;
+    return returned;
+  };
+  return {
+    model: (many ?? one)?.model as Model,
+    run: async (inputs) => {
+      one ??= await load(step);
+      return runWith(one, inputs);
+    },
+    runMany: async (batches) => {
+      if (many === undefined || batches.length !== stepsPerRun)
+        throw new Error(`internal: ${batches.length} steps are not the ${stepsPerRun} of a run`);
+      const results = await runWith(many, stacked(batches));
+      return batches.map((_, i) =>
+        Object.fromEntries(
+          Object.entries(results).map(([name, { data }]) => [name, float32([], [Number(data[i])])] as const),
+        ),
+      );
+    },
+    accept: () => {
+      for (const [name, value] of pending) {
+        drop(held.get(name));
+        held.set(name, value);
+      }
+      pending = new Map();
+    },
+    tensors: async () => {
+      const onDevice = [...held].flatMap(([name, value]) =>
+        value instanceof DeviceTensor ? [[name, value] as const] : [],
+      );
+      const fetched = onDevice.length === 0 ? {} : await fetch(engine, Object.fromEntries(onDevice));
+      return new Map([...held].map(([name, value]) => [name, fetched[name] ?? (value as Tensor)]));
+    },
+    release: async () => {
+      for (const value of [...held.values(), ...pending.values()]) drop(value);
+      await one?.session.release();
+      await many?.session.release();
+    },
+  };
+};
+
+/** Copies values to host memory through a model that returns its inputs: reading a device tensor directly aborts the process. */
+const fetch = async (
+  engine: Engine,
+  values: Readonly<Record<string, DeviceTensor>>,
+): Promise<Record<string, Tensor>> => {
+  const copies = Object.entries(values).map(([name, type]) => [`host.${name}`, identity(input(name, type))] as const);
+  const session = await createSession(buildModel(Object.fromEntries(copies)), engine.options);
+  try {
+    const results = await session.runOnDevice(values);
+    return Object.fromEntries(
+      Object.entries(results).map(([name, value]) => [name.slice("host.".length), value as Tensor]),
+    );
+  } finally {
+    await session.release();
+  }
+};

@@ -1,0 +1,77 @@
+/**
+ * Sessions in a thread of their own. onnxruntime-node computes in the thread that calls it: sessions of one thread run one after
+ * the other and nothing else happens meanwhile, those of several threads run side by side.
+ */
+import { Worker } from "node:worker_threads";
+import type { Model } from "../../graphs/onnx/write.ts";
+import { RunError } from "../errors.ts";
+import { compiledFile } from "./compiled.ts";
+import { explained, type Session, type SessionOptions } from "./session.ts";
+import type { SessionReply, SessionRequest } from "./session-channel.ts";
+
+export interface SessionThread {
+  /** Loads a model in the thread. */
+  createSession(model: Model, options: SessionOptions): Promise<Session>;
+  /** Ends the thread, and its sessions with it. */
+  close(): Promise<void>;
+}
+
+type Without<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never;
+
+/** Starts a thread with its first session. */
+export const sessionThread = (): SessionThread => {
+  const waiting = new Map<number, { done(reply: SessionReply): void; failed(error: Error): void }>();
+  let worker: Worker | undefined;
+  let closing = false;
+  let [asked, made] = [0, 0];
+  const start = (): Worker => {
+    const started = new Worker(compiledFile("engine/session-worker.js"));
+    const fail = (cause: unknown): void => {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      for (const { failed } of waiting.values()) failed(new RunError(`a thread of sessions failed: ${reason}`));
+      waiting.clear();
+    };
+    started.on("message", (reply: SessionReply) => {
+      waiting.get(reply.id)?.done(reply);
+      waiting.delete(reply.id);
+    });
+    started.on("error", fail);
+    started.on("exit", (code) => {
+      if (!closing) fail(new Error(`it ended with code ${code}`));
+    });
+    return started;
+  };
+  const ask = async (request: Without<SessionRequest, "id">, model: Model): Promise<SessionReply> => {
+    const id = asked++;
+    worker ??= start();
+    const reply = await new Promise<SessionReply>((done, failed) => {
+      waiting.set(id, { done, failed });
+      worker?.postMessage({ id, ...request });
+    });
+    if (reply.error !== undefined) throw explained(reply.error, model);
+    return reply;
+  };
+  return {
+    createSession: async (model, options) => {
+      const session = made++;
+      const { names } = await ask({ kind: "create", session, bytes: model.bytes, options }, model);
+      const unsupported = () => {
+        throw new Error("internal: sessions of a thread neither keep values on a device nor profile");
+      };
+      return {
+        ...(names as NonNullable<typeof names>),
+        run: async (feeds, fetches) => {
+          const { results } = await ask({ kind: "run", session, feeds, fetches }, model);
+          return results as NonNullable<typeof results>;
+        },
+        runOnDevice: unsupported,
+        endProfiling: unsupported,
+        release: async () => void (await ask({ kind: "release", session }, model)),
+      };
+    },
+    close: async () => {
+      closing = true;
+      await worker?.terminate();
+    },
+  };
+};

@@ -1,0 +1,148 @@
+/** Finished batches of an evaluation on disk, so that a killed one goes on where it was, and adversarial images beside. */
+import { existsSync, readFileSync } from "node:fs";
+import { mkdir, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import { RequestError } from "../errors.ts";
+import { readSafetensors, writeSafetensors } from "../files/safetensors.ts";
+import type { RunFolder } from "../runs/run-folder.ts";
+import type { ChunkRecord, EvaluatedImages, EvaluationLog } from "./evaluation.ts";
+
+const logFile = "finished.jsonl";
+const partsFolder = "adversarial";
+
+/** An image that an attack made. */
+export interface Adversarial {
+  readonly x: Float32Array;
+  readonly prediction: number;
+  readonly broken: boolean;
+}
+
+export interface DiskLog extends EvaluationLog {
+  /** What was kept, by stage and position of the image. */
+  kept(): Promise<Map<string, Map<number, Adversarial>>>;
+  /** Writes one file a stage with all its images, and removes the pieces. */
+  merge(): Promise<string[]>;
+  /** Removes what was kept. */
+  clear(): Promise<void>;
+}
+
+export interface DiskLogOptions {
+  readonly images: EvaluatedImages;
+  /** SHA-256 of the model: a log of another one is refused. */
+  readonly digest: string;
+  /** Which images of a stage are kept. */
+  readonly keeps: (position: number) => boolean;
+}
+
+const fileOf = (stage: string, chunk: number): string =>
+  `${stage.replaceAll("/", ".")}-${String(chunk).padStart(5, "0")}.safetensors`;
+
+/** A log in memory: for evaluations that write no folder. */
+export const memoryLog = (): EvaluationLog => ({ finished: new Map(), append: () => {} });
+
+/** Opens the log of a run folder. Throws a RequestError where it is of another model. */
+export const openEvaluationLog = (run: RunFolder, { images, digest, keeps }: DiskLogOptions): DiskLog => {
+  const path = join(run.path, logFile);
+  const file = run.appendTo(logFile, { history: true });
+  const lines = existsSync(path)
+    ? readFileSync(path, "utf8")
+        .split("\n")
+        .filter((line) => line !== "")
+    : [];
+  const finished = new Map<string, ChunkRecord>();
+  if (lines.length === 0) file.append(`${JSON.stringify({ model: digest })}\n`);
+  lines.forEach((line, i) => {
+    let record: ChunkRecord & { model?: string };
+    try {
+      record = JSON.parse(line) as typeof record;
+    } catch {
+      throw new RequestError(`${path} is damaged in line ${i + 1}; choose another folder`);
+    }
+    if (i === 0 && record.model !== digest)
+      throw new RequestError(`${run.path} holds an evaluation of another model; choose another folder`);
+    if (i > 0) finished.set(`${record.stage}/${record.chunk}`, record);
+  });
+  const parts = join(run.path, partsFolder);
+  const pieces = async (): Promise<{ name: string; stage: string }[]> =>
+    existsSync(parts)
+      ? (await readdir(parts))
+          .filter((name) => /-\d{5}\.safetensors$/.test(name))
+          .sort()
+          .map((name) => ({ name, stage: name.replace(/-\d{5}\.safetensors$/, "") }))
+      : [];
+  return {
+    finished,
+    append: (record) => {
+      finished.set(`${record.stage}/${record.chunk}`, record);
+      file.append(`${JSON.stringify(record)}\n`);
+      file.sync();
+    },
+    keep: async ({ stage, chunk, images: outcomes }, x) => {
+      const chosen = x.flatMap((_, k) => (keeps(outcomes[k]!.i) && stage !== "clean" ? [k] : []));
+      if (chosen.length === 0) return;
+      const pick = (of: (k: number) => number): Tensor => tensor("int32", [chosen.length], Int32Array.from(chosen, of));
+      const length = x[0]!.length;
+      const all = new Float32Array(chosen.length * length);
+      chosen.forEach((k, row) => {
+        all.set(x[k]!, row * length);
+      });
+      await mkdir(parts, { recursive: true });
+      await writeSafetensors(join(parts, fileOf(stage, chunk)), {
+        x: tensor("float32", [chosen.length, ...images.shape], all),
+        position: pick((k) => outcomes[k]!.i),
+        index: pick((k) => images.index[outcomes[k]!.i]!),
+        label: pick((k) => images.labels[outcomes[k]!.i]!),
+        prediction: pick((k) => outcomes[k]!.prediction),
+        broken: pick((k) => Number(outcomes[k]!.broken)),
+      });
+    },
+    kept: async () => {
+      const stages = new Map<string, Map<number, Adversarial>>();
+      for (const { name, stage } of await pieces()) {
+        const { tensors } = await readSafetensors(join(parts, name));
+        const of = (key: string) => tensors.get(key)!.data as Int32Array;
+        const x = tensors.get("x")!.data as Float32Array;
+        const found = stages.get(stage) ?? new Map<number, Adversarial>();
+        stages.set(stage, found);
+        const length = x.length / of("position").length;
+        of("position").forEach((position, k) => {
+          const image = x.slice(k * length, (k + 1) * length);
+          found.set(position, { x: image, prediction: of("prediction")[k]!, broken: of("broken")[k] === 1 });
+        });
+      }
+      return stages;
+    },
+    merge: async () => {
+      const found = await pieces();
+      const written: string[] = [];
+      for (const stage of new Set(found.map((piece) => piece.stage))) {
+        const files = await Promise.all(
+          found.filter((piece) => piece.stage === stage).map(({ name }) => readSafetensors(join(parts, name))),
+        );
+        const joined: Record<string, Tensor> = {};
+        for (const key of ["x", "index", "label", "prediction", "broken"])
+          joined[key] = concatenated(files.map(({ tensors }) => tensors.get(key)!));
+        const path = join(parts, `${stage}.safetensors`);
+        await writeSafetensors(path, joined);
+        written.push(path);
+        for (const piece of found) if (piece.stage === stage) await rm(join(parts, piece.name));
+      }
+      return written;
+    },
+    clear: () => rm(parts, { recursive: true, force: true }),
+  };
+};
+
+const concatenated = (tensors: readonly Tensor[]): Tensor => {
+  const [first] = tensors as [Tensor];
+  const count = tensors.reduce((n, t) => n + t.shape[0]!, 0);
+  const data =
+    first.dtype === "int32" ? new Int32Array(count) : new Float32Array((first.data.length / first.shape[0]!) * count);
+  let at = 0;
+  for (const t of tensors) {
+    data.set(t.data as Float32Array, at);
+    at += t.data.length;
+  }
+  return { dtype: first.dtype, shape: [count, ...first.shape.slice(1)], data };
+};

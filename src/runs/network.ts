@@ -1,0 +1,132 @@
+/** Which network a run trains, and its weights as PyTorch names them. */
+
+import { z } from "zod";
+import { type Depth, featureSize, resnet, type Stem } from "../../graphs/nn/resnet.ts";
+import { Scope, Store } from "../../graphs/nn/scope.ts";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { AVERAGE } from "../../graphs/optim/ema.ts";
+import type { Step } from "../../graphs/steps/step.ts";
+import { RequestError } from "../errors.ts";
+import type { Checkpoint, Json } from "./checkpoint.ts";
+import { type RunConfig, readRun } from "./run-folder.ts";
+
+export interface Network {
+  readonly depth: Depth;
+  readonly width: number;
+  readonly stem: Stem;
+  /** Side of its square images, pixels. */
+  readonly size: number;
+  /** Batch-norm branches in the order of bn_list; undefined: one ordinary batch norm. */
+  readonly branches: readonly string[] | undefined;
+  /** The branch that finetuning and evaluation take. */
+  readonly evaluatedBranch: string;
+}
+
+export const depthNames = ["18", "34", "50"] as const;
+export const stemNames = ["auto", "cifar", "imagenet"] as const;
+
+/** The stem for images of `size` pixels: CIFAR's up to 64, ImageNet's beyond. */
+export const stemOf = (stem: (typeof stemNames)[number], size: number): Stem =>
+  stem === "auto" ? (size > 64 ? "imagenet" : "cifar") : stem;
+
+/** A run: its network, its parameters and running statistics by PyTorch name, and where they come from. */
+export interface LoadedRun {
+  readonly network: Network;
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  /** Names of the classes that the rows of `fc.weight` stand for; none where there is no classifier. */
+  readonly classes: readonly string[];
+  readonly config: RunConfig;
+  readonly checkpoint: Checkpoint;
+}
+
+/** Whether a state belongs to a copy of the network, such as `state.teacher.bn1.running_mean` beside `state.bn1.…`. */
+const isOfCopy = (tensors: ReadonlyMap<string, Tensor>, name: string): boolean =>
+  tensors.has(`state.${name.replace(/^state\.[^.]*\./, "")}`);
+
+/**
+ * Parameters and running statistics of a checkpoint by PyTorch name (`conv1.weight`, `bn1.bn_list.0.running_mean`); what
+ * only an optimizer needs is left out. Where the run keeps a moving average of them, the average.
+ */
+export const weightsOf = (tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> => {
+  const weights = new Map<string, Tensor>();
+  const averages = `state.${AVERAGE}.`;
+  for (const [name, value] of tensors)
+    if (name.startsWith("param.")) weights.set(name.slice("param.".length), value);
+    else if (/^state\..*running_(mean|var)$/.test(name) && !isOfCopy(tensors, name))
+      weights.set(name.slice("state.".length), value);
+  for (const [name, value] of tensors) if (name.startsWith(averages)) weights.set(name.slice(averages.length), value);
+  return weights;
+};
+
+const chosen = "best.";
+
+/** Under which name a checkpoint keeps a tensor of the epoch that was chosen. */
+export const chosenName = (name: string): string => `${chosen}${name}`;
+
+/** Weights that a run stands for: those of the epoch that it chose, where it chose one, else the last. */
+export const chosenWeightsOf = (tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> => {
+  const best = [...tensors].flatMap(([name, value]) =>
+    name.startsWith(chosen) ? [[name.slice(chosen.length), value] as const] : [],
+  );
+  return weightsOf(new Map([...tensors, ...best]));
+};
+
+const networkSchema = z.object({
+  depth: z.union([z.literal(18), z.literal(34), z.literal(50)]),
+  width: z.int().positive(),
+  stem: z.enum(["cifar", "imagenet"]),
+  size: z.int().positive(),
+  branches: z.array(z.string()).nullable(),
+  evaluatedBranch: z.string(),
+});
+
+/** A network as a checkpoint's state keeps it. */
+export const networkRecord = ({ branches, ...network }: Network): Json => ({ ...network, branches: branches ?? null });
+
+/** Reads a run folder for commands that start from it. Throws a RequestError where it holds no encoder. */
+export const loadRun = async (folder: string, warn: (message: string) => void): Promise<LoadedRun> => {
+  const { config, checkpoint } = await readRun(folder, warn);
+  const { success, data } = networkSchema.safeParse(checkpoint.state.network);
+  if (!success)
+    throw new RequestError(
+      `the run in ${folder} (advcl ${config.command}) holds no encoder; give a run of pretrain or import`,
+    );
+  const network: Network = { ...data, branches: data.branches ?? undefined };
+  const classes = z.array(z.string()).catch([]).parse(checkpoint.state.classes);
+  return { network, tensors: chosenWeightsOf(checkpoint.tensors), classes, config, checkpoint };
+};
+
+/** A program that gives evaluation-mode features [batch, D] of `input.image` through one branch, as `features`. */
+export const featureStep = (network: Network, branch: string, batch: number): Step => {
+  const store = new Store();
+  const { size } = network;
+  const images = store.input("image", { dtype: "float32", shape: [batch, 3, size, size] });
+  const scope = new Scope(store, { mode: "eval", branches: [branch] });
+  return { store, outputs: { features: resnet(network)(scope, images) } };
+};
+
+export const featuresOf = (network: Network): number => featureSize(network);
+
+/** What a step of evaluation reads, from weights by PyTorch name. Throws a RequestError that lists all that is missing. */
+export const weightFeeds = (
+  store: Store,
+  weights: ReadonlyMap<string, Tensor>,
+  source: string,
+): Record<string, Tensor> => {
+  const feeds: Record<string, Tensor> = {};
+  const wrong: string[] = [];
+  for (const [kind, slots] of [
+    ["param", store.parameters],
+    ["state", store.states],
+  ] as const)
+    for (const { path, type } of slots.values()) {
+      const value = weights.get(path);
+      if (value === undefined) wrong.push(`${path} is missing`);
+      else if (value.shape.join() !== type.shape.join())
+        wrong.push(`${path} is [${value.shape.join(",")}] and should be [${type.shape.join(",")}]`);
+      else feeds[`${kind}.${path}`] = value;
+    }
+  if (wrong.length > 0)
+    throw new RequestError(`${source} does not fit the network: ${wrong.join("; ")}; give the weights of this network`);
+  return feeds;
+};

@@ -1,0 +1,81 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "@jest/globals";
+import { built } from "../built.ts";
+
+/** Runs a program and gives back what it wrote and how it ended; `act` is called with its first output. */
+const start = async (args: string[], act?: (kill: (signal: NodeJS.Signals) => void) => void) => {
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
+  let [stdout, stderr] = ["", ""];
+  child.stdout.on("data", (text) => {
+    stdout += text;
+  });
+  child.stderr.on("data", (text) => {
+    stderr += text;
+  });
+  if (act) child.stdout.once("data", () => act((signal) => child.kill(signal)));
+  const [code, signal] = await once(child, "close");
+  return { code, signal, stdout, stderr };
+};
+
+const advcl = (...args: string[]) => start([built("src/cli/main.js"), ...args]);
+
+describe("requests that are wrong exit with 2 and one sentence", () => {
+  test.each([
+    [["confg"], 'there is no command "confg"; did you mean config?'],
+    [["frobnicate"], 'there is no command "frobnicate"; see advcl --help'],
+    [["constructor"], 'there is no command "constructor"; see advcl --help'],
+    [["--json", "config"], "the command comes before --json: write advcl COMMAND --json"],
+    [["config"], "advcl config needs a command: write advcl config COMMAND [--setting value …]"],
+    [["config", "confg"], 'there are no settings of "confg", which is no command; see advcl --help'],
+  ])("%j", async (args, message) => {
+    expect(await advcl(...args)).toEqual({ code: 2, signal: null, stdout: "", stderr: `error: ${message}\n` });
+  });
+});
+
+test("--debug shows the stack", async () => {
+  const { code, stderr } = await advcl("config", "--debug");
+  expect(code).toBe(2);
+  expect(stderr).toMatch(/^error: advcl config needs a command: .*\nRequestError: .*\n {4}at /);
+});
+
+test("--help, --version and no command at all", async () => {
+  const help = await advcl("--help");
+  expect(help).toMatchObject({ code: 0, stderr: "" });
+  expect(help.stdout).toMatch(/config +print all settings of a command as YAML/);
+  expect(await advcl("help")).toEqual(help);
+  expect(await advcl()).toEqual({ code: 2, signal: null, stdout: "", stderr: help.stdout });
+  const { version } = JSON.parse(await readFile(new URL("../../package.json", import.meta.url), "utf8")) as {
+    version: string;
+  };
+  expect(await advcl("--version")).toMatchObject({ code: 0, stdout: `${version}\n` });
+  expect((await advcl("config", "--help")).stdout).toContain("Usage: advcl config COMMAND");
+});
+
+describe("signals", () => {
+  const script = fileURLToPath(new URL("../fixtures/interrupted-command.mjs", import.meta.url));
+  const dist = () => dirname(dirname(dirname(built("src/cli/main.js"))));
+
+  test.each([
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+  ] as const)("%s lets the step finish and exits with %d", async (signal, code) => {
+    expect(await start([script, dist()], (kill) => kill(signal))).toEqual({
+      code,
+      signal: null,
+      stdout: "ready\nsaved\n",
+      stderr: "warning: stopping after this step; a second signal stops at once\n",
+    });
+  });
+
+  test("the second one kills", async () => {
+    const result = await start([script, dist(), "--hang"], (kill) => {
+      kill("SIGINT");
+      setTimeout(() => kill("SIGINT"), 200);
+    });
+    expect(result).toMatchObject({ signal: "SIGINT", stdout: "ready\n" });
+  });
+});

@@ -1,0 +1,105 @@
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "@jest/globals";
+import { RequestError, RunError } from "../../src/errors.ts";
+import {
+  checkWritable,
+  isPartial,
+  makeFolder,
+  removePartials,
+  writeFileAtomic,
+  writeFolderAtomic,
+} from "../../src/files/atomic.ts";
+import { fileError } from "../../src/files/file-error.ts";
+
+let folder = "";
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "atomic-"));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+test("a file is written from text, bytes or pieces, over the old one", async () => {
+  const path = join(folder, "new", "a.txt");
+  for (const content of ["abc", Buffer.from("abc"), [Buffer.from("a"), new Uint8Array(), Buffer.from("bc")]]) {
+    await writeFileAtomic(path, content);
+    expect(await readFile(path, "utf8")).toBe("abc");
+  }
+  expect(await readdir(join(folder, "new"))).toEqual(["a.txt"]);
+});
+
+test("a file that could not be written is refused beforehand, and nothing is made", async () => {
+  await writeFile(join(folder, "a.txt"), "");
+  await expect(checkWritable(folder)).rejects.toThrow(`cannot write ${folder}: it is a folder; name a file`);
+  await expect(checkWritable(join(folder, "a.txt", "b"))).rejects.toThrow("a part of the path is a file");
+  await checkWritable(join(folder, "a.txt"));
+  await checkWritable(join(folder, "new", "deep", "b"));
+  expect(await readdir(folder)).toEqual(["a.txt"]);
+});
+
+test("a folder is made with its parents, and what is in the way is named", async () => {
+  await Promise.all([makeFolder(join(folder, "a", "b", "c")), makeFolder(join(folder, "a", "b", "d"))]);
+  expect((await readdir(join(folder, "a", "b"))).sort()).toEqual(["c", "d"]);
+  await writeFile(join(folder, "file"), "");
+  await expect(makeFolder(join(folder, "file"))).rejects.toThrow("it exists already");
+  await expect(makeFolder(join(folder, "file", "x"))).rejects.toThrow("a part of the path is a file");
+  const full = Object.assign(new Error("full"), { code: "ENOSPC" });
+  const filling = writeFolderAtomic(join(folder, "e"), async (temporary) => {
+    throw fileError(full, "write", join(temporary, "f"));
+  });
+  await expect(filling).rejects.toThrow(`cannot write ${join(folder, "e")}: the disk is full; free some space`);
+});
+
+test("where writing fails, the old file stays and nothing else is left", async () => {
+  const path = join(folder, "a.txt");
+  await writeFile(path, "old");
+  const pieces = (function* () {
+    yield Buffer.from("new");
+    throw new Error("halfway");
+  })();
+  await expect(writeFileAtomic(path, pieces)).rejects.toThrow("halfway");
+  await expect(
+    writeFolderAtomic(join(folder, "b"), async (temporary) => {
+      await writeFileAtomic(join(temporary, "c"), "c");
+      throw new Error("halfway");
+    }),
+  ).rejects.toThrow("halfway");
+  expect(await readdir(folder)).toEqual(["a.txt"]);
+  expect(await readFile(path, "utf8")).toBe("old");
+});
+
+test("a folder replaces the old one", async () => {
+  const path = join(folder, "b");
+  await writeFolderAtomic(path, (temporary) => writeFileAtomic(join(temporary, "old"), ""));
+  await writeFolderAtomic(path, (temporary) => writeFileAtomic(join(temporary, "new"), ""));
+  expect(await readdir(path)).toEqual(["new"]);
+  expect(await readdir(folder)).toEqual(["b"]);
+});
+
+test("a path that cannot be written is named", async () => {
+  await writeFile(join(folder, "a"), "");
+  const path = join(folder, "a", "b");
+  await expect(writeFileAtomic(path, "")).rejects.toThrow(RequestError);
+  await mkdir(join(folder, "c"));
+  await expect(writeFileAtomic(join(folder, "c"), "")).rejects.toThrow(
+    `cannot write ${join(folder, "c")}: it is a folder; name a file`,
+  );
+});
+
+test("unfinished work is told apart and removed", async () => {
+  await writeFile(join(folder, ".a.txt.partial-12-00ff00ff"), "");
+  await writeFile(join(folder, "a.partial-b"), "");
+  expect([".a.txt.partial-12-00ff00ff", "a.partial-b", ".a"].map(isPartial)).toEqual([true, false, false]);
+  await removePartials(folder);
+  expect(await readdir(folder)).toEqual(["a.partial-b"]);
+});
+
+test.each([
+  ["ENOENT", RequestError, "cannot read x: it does not exist; check the path"],
+  ["EACCES", RequestError, "cannot read x: permission denied; choose a path that you may use"],
+  ["ENOSPC", RunError, "cannot read x: the disk is full; free some space"],
+])("%s", (code, type, message) => {
+  const error = fileError(Object.assign(new Error("system"), { code }), "read", "x");
+  expect(error).toBeInstanceOf(type);
+  expect((error as Error).message).toBe(message);
+});

@@ -1,0 +1,300 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { hostname, tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
+import { float32 } from "../../graphs/onnx/tensor.ts";
+import { RequestError, RunError } from "../../src/errors.ts";
+import { MetricsWriter } from "../../src/runs/metrics.ts";
+import {
+  openRunFolder,
+  type RunFolder,
+  type RunFolderOptions,
+  readRun,
+  readRunConfig,
+} from "../../src/runs/run-folder.ts";
+import { built } from "../built.ts";
+
+let root = "";
+let folder = "";
+let warnings: string[] = [];
+let opened: RunFolder[] = [];
+beforeEach(async () => {
+  root = await mkdtemp(join(tmpdir(), "run-"));
+  folder = join(root, "run");
+  warnings = [];
+  opened = [];
+});
+afterEach(async () => {
+  for (const run of opened) await run.close();
+  await rm(root, { recursive: true });
+});
+
+const settings = { seed: 0, lr: 0.5, clusters: [2, 10], attackSteps: 5, threads: 2, data: undefined };
+
+const openRun = async (options: Partial<RunFolderOptions> = {}): Promise<RunFolder> => {
+  const warn = (message: string) => warnings.push(message);
+  const run = await openRunFolder(folder, { command: "pretrain", settings, changeable: ["threads"], warn, ...options });
+  opened.push(run);
+  return run;
+};
+
+const at = (step: number) => ({ step, epoch: 0, state: { best: step / 10 }, tensors: { w: float32([1], [step]) } });
+
+const checkpoints = async () => (await readdir(join(folder, "checkpoints"))).sort();
+
+describe("opening", () => {
+  test("writes all settings, versions and the commit, and reads them back", async () => {
+    const { config } = await openRun();
+    expect(config.settings).toEqual(settings);
+    expect(config.versions).toMatchObject({ node: process.versions.node, "onnxruntime-node": "1.30.0" });
+    expect(await readRunConfig(folder)).toEqual(config);
+    const text = await readFile(join(folder, "config.yaml"), "utf8");
+    expect(text).toContain(
+      "command: pretrain\nsettings:\n  seed: 0\n  lr: 0.5\n  clusters:\n    - 2\n    - 10\n  attack-steps: 5\n",
+    );
+  });
+
+  test("refuses a folder with a run, unless it is resumed", async () => {
+    await (await openRun()).close();
+    await expect(openRun()).rejects.toThrow(
+      new RequestError(
+        `${folder} holds a run of pretrain already; choose another folder or add --resume to go on with it`,
+      ),
+    );
+    expect((await openRun({ resume: true })).resumed).toBeUndefined();
+  });
+
+  test("what cannot be resumed begins again where it failed, and is refused once it is whole", async () => {
+    const once = { command: "import", resumable: false };
+    await (await openRun(once)).close();
+    const again = await openRun({ ...once, settings: { ...settings, lr: 1 } });
+    expect((await readRunConfig(folder))?.settings.lr).toBe(1);
+    await again.save(at(0));
+    await again.close();
+    await expect(openRun(once)).rejects.toThrow(
+      new RequestError(`${folder} holds a run of import already; choose another folder`),
+    );
+  });
+
+  test("refuses a folder with foreign files and leaves it as it was", async () => {
+    await mkdir(folder);
+    await writeFile(join(folder, "thesis.tex"), "");
+    for (const resume of [false, true])
+      await expect(openRun({ resume })).rejects.toThrow(
+        new RequestError(`${folder} holds files that are not of a run (thesis.tex); choose an empty or new folder`),
+      );
+    expect(await readdir(folder)).toEqual(["thesis.tex"]);
+  });
+
+  test("refuses a file", async () => {
+    await writeFile(folder, "");
+    await expect(openRun()).rejects.toThrow(RequestError);
+  });
+
+  test("resuming nothing starts from the beginning, with a warning", async () => {
+    await openRun({ resume: true });
+    expect(warnings).toEqual([`${folder} holds no run to resume: starting from the beginning`]);
+  });
+
+  test("names the settings that differ on resume, but for changeable ones", async () => {
+    await (await openRun()).close();
+    const changed = { ...settings, lr: 0.1, clusters: [2], data: "x", threads: 1 };
+    await expect(openRun({ resume: true, settings: changed })).rejects.toThrow(
+      new RequestError(
+        `cannot resume ${folder}: lr was 0.5 and is now 0.1, clusters was 2,10 and is now 2, data was not set and is now x; give the settings that the run began with or choose another folder`,
+      ),
+    );
+    await expect(openRun({ resume: true, command: "finetune" })).rejects.toThrow(
+      new RequestError(`cannot resume ${folder}: it holds a run of pretrain, not of finetune; choose another folder`),
+    );
+    await openRun({ resume: true, settings: { ...settings, threads: 1 } });
+    expect((await readRunConfig(folder))?.settings.threads).toBe(1);
+  });
+
+  test("refuses a damaged config.yaml", async () => {
+    await mkdir(folder);
+    await writeFile(join(folder, "config.yaml"), "a: [");
+    await expect(openRun({ resume: true })).rejects.toThrow(
+      new RequestError(
+        `${join(folder, "config.yaml")} is not the config.yaml of a run; restore it or choose another folder`,
+      ),
+    );
+  });
+});
+
+describe("checkpoints", () => {
+  test("the newest comes back whole", async () => {
+    const run = await openRun();
+    await run.save(at(1));
+    await run.save(at(2));
+    await run.close();
+    const { resumed } = await openRun({ resume: true });
+    expect(resumed).toMatchObject({ step: 2, epoch: 0, state: { best: 0.2 } });
+    expect(resumed?.tensors.get("w")).toEqual(float32([1], [2]));
+    expect((await readRun(folder, () => {})).checkpoint.step).toBe(2);
+  });
+
+  test("the last two and every fourth step are kept", async () => {
+    const run = await openRun({ keepEvery: 4 });
+    for (let step = 1; step <= 7; step++) await run.save(at(step));
+    expect(await checkpoints()).toEqual(["000004", "000006", "000007"]);
+  });
+
+  test("a stopgap goes once the next one stands", async () => {
+    const run = await openRun({ keep: 3 });
+    await run.save(at(2));
+    await run.save({ ...at(3), stopgap: true });
+    expect(await checkpoints()).toEqual(["000002", "000003"]);
+    await run.save(at(4));
+    expect(await checkpoints()).toEqual(["000002", "000004"]);
+  });
+
+  test.each([
+    ["tensors.safetensors", "tensors.safetensors was changed"],
+    ["state.json", "Unexpected end of JSON input"],
+  ])("with %s cut short, the one before is taken", async (file, reason) => {
+    const run = await openRun();
+    await run.save(at(1));
+    await run.save(at(2));
+    await run.close();
+    await truncate(join(folder, "checkpoints", "000002", file), 40);
+    if (file === "state.json") await truncate(join(folder, "checkpoints", "000002", file), 0);
+    const { resumed } = await openRun({ resume: true });
+    expect(resumed?.step).toBe(1);
+    const path = join(folder, "checkpoints", "000002");
+    expect(warnings).toEqual([`checkpoint ${path} is damaged (${reason}); trying the one before it`]);
+    expect(await checkpoints()).toEqual(["000001"]);
+  });
+
+  test("a changed number in state.json is seen", async () => {
+    const run = await openRun();
+    await run.save(at(1));
+    await run.close();
+    const path = join(folder, "checkpoints", "000001", "state.json");
+    await writeFile(path, (await readFile(path, "utf8")).replace("0.1", "0.9"));
+    await expect(openRun({ resume: true })).rejects.toThrow(
+      new RunError(`no checkpoint in ${join(folder, "checkpoints")} reads whole; remove the folder to start over`),
+    );
+  });
+
+  test("what a killed writer left is removed", async () => {
+    await (await openRun()).close();
+    await mkdir(join(folder, "checkpoints", ".000002.partial-1-ab"), { recursive: true });
+    await writeFile(join(folder, ".config.yaml.partial-1-ab"), "");
+    await (await openRun({ resume: true })).close();
+    expect(await checkpoints()).toEqual([]);
+    expect((await readdir(folder)).sort()).toEqual(["checkpoints", "config.yaml"]);
+  });
+});
+
+describe("reading a run", () => {
+  test("says what is missing", async () => {
+    await expect(readRun(folder, () => {})).rejects.toThrow(
+      new RequestError(`${folder} is not a run folder: it has no config.yaml; check the path`),
+    );
+    await openRun();
+    await expect(readRun(folder, () => {})).rejects.toThrow(
+      new RequestError(`the run in ${folder} has no checkpoint yet; let it go on until it has one`),
+    );
+  });
+});
+
+describe("logs", () => {
+  test("are cut back to the resumed step; the clock's keep what happened", async () => {
+    const run = await openRun();
+    const metrics = new MetricsWriter(run, { tensorboard: false });
+    for (const step of [1, 2, 3]) {
+      metrics.write({ step, epoch: 0 }, { loss: step }, { seconds: 1 });
+      if (step === 2) await run.save(at(step));
+    }
+    await run.close();
+    await writeFile(join(folder, "timing.jsonl"), '{"step', { flag: "a" });
+    const again = new MetricsWriter(await openRun({ resume: true }), { tensorboard: false });
+    again.write({ step: 3, epoch: 0 }, { loss: 3 }, { seconds: 1 });
+    const lines = [1, 2, 3].map((step) => `{"step":${step},"epoch":0,"loss":${step}}\n`);
+    expect(await readFile(join(folder, "metrics.jsonl"), "utf8")).toBe(lines.join(""));
+    const timing = await readFile(join(folder, "timing.jsonl"), "utf8");
+    expect(timing.split("\n").map((line) => line.slice(0, 9))).toEqual(
+      [1, 2, 3, 3].map((n) => `{"step":${n}`).concat(""),
+    );
+  });
+});
+
+describe("processes", () => {
+  const script = fileURLToPath(new URL("../fixtures/run-writer.mjs", import.meta.url));
+  const start = (out: string, steps: number): ChildProcess =>
+    spawn(process.execPath, [script, dirname(dirname(dirname(built("src/runs/run-folder.js")))), out, String(steps)], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+
+  test("a living process's folder is refused; a killed one's is taken over", async () => {
+    const child = start(folder, 1e6);
+    await once(child.stdout!, "data");
+    await expect(openRun({ resume: true })).rejects.toThrow(
+      new RequestError(
+        `${folder} is being written by process ${child.pid}; wait until it ends or choose another folder`,
+      ),
+    );
+    child.kill("SIGKILL");
+    await once(child, "exit");
+    const run = await openRun({ resume: true, settings: { seed: 0 } });
+    await expect(openRun({ resume: true })).rejects.toThrow(
+      new RequestError(`${folder} is being written by this process (${process.pid}) already; close that run first`),
+    );
+    await run.close();
+    expect((await readdir(folder)).filter((name) => name.startsWith(".lock"))).toEqual([]);
+  });
+
+  test("a lock of another machine is refused, one whose process number was used again is not", async () => {
+    await mkdir(folder);
+    const foreign = join(folder, ".lock-17-1-elsewhere");
+    await writeFile(foreign, "");
+    await expect(openRun()).rejects.toThrow(
+      new RequestError(
+        `${folder} is being written by process 17 on elsewhere; if that no longer runs, delete ${foreign}`,
+      ),
+    );
+    await rm(foreign);
+    await writeFile(join(folder, `.lock-${process.pid}-1-${hostname()}`), "");
+    await openRun();
+  });
+
+  test("a run killed at random moments ends with the same bytes as one that was not, but for the clock's", async () => {
+    const steps = 96;
+    const straight = join(root, "straight");
+    expect(await once(start(straight, steps), "exit")).toEqual([0, null]);
+    let seed = 7;
+    let kills = 0;
+    for (;;) {
+      const child = start(folder, steps);
+      const exit = once(child, "exit");
+      const opens = once(child.stdout!, "data");
+      await Promise.race([opens, exit]);
+      seed = (seed * 48271) % 0x7fffffff;
+      // Later kills come later, so that a slow disk does not keep the run from ever writing a checkpoint.
+      const timer = setTimeout(() => child.kill("SIGKILL"), (seed % 100) + 10 * kills);
+      const [code] = await exit;
+      clearTimeout(timer);
+      if (code === 0) break;
+      kills++;
+      if (kills > 60) throw new Error("the run does not get on");
+    }
+    expect(kills).toBeGreaterThan(0);
+    const content = async (path: string): Promise<Record<string, string>> => {
+      const found: Record<string, string> = {};
+      for (const entry of await readdir(path, { recursive: true, withFileTypes: true })) {
+        const file = join(entry.parentPath ?? entry.path, entry.name);
+        if (entry.isFile()) found[file.slice(path.length)] = (await readFile(file)).toString("base64");
+      }
+      delete found["/timing.jsonl"];
+      delete found["/config.yaml"]; // names the commit, which may change between the two runs
+      return found;
+    };
+    const [expected, killed] = [await content(straight), await content(folder)];
+    expect(Object.keys(killed).sort()).toEqual(Object.keys(expected).sort());
+    for (const name of Object.keys(expected)) expect([name, killed[name] === expected[name]]).toEqual([name, true]);
+  });
+});
