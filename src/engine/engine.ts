@@ -70,19 +70,14 @@ const targets: Readonly<Record<string, () => Target>> = {
 export const targetNames = Object.keys(targets);
 export const targetNamed = (name: string): Target => {
   const make = Object.hasOwn(targets, name) ? targets[name] : undefined;
-  if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetRow.pattern}`);
+  if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetPattern}`);
   return make();
 };
 
-/** The setting of commands that names a target. */
-export const targetRow = {
-  type: "enum",
-  values: targetNames,
-  pattern: `portable|cpu|cpu-lean|cpu-direct|webgpu|cuda${Object.values(cudaWays)
-    .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)
-    .join("")}`,
-  help: "lowering of the graph; left out, that of the provider",
-} as const;
+/** How names of targets are made up, for help and messages. */
+export const targetPattern = `portable|cpu|cpu-lean|cpu-direct|webgpu|cuda${Object.values(cudaWays)
+  .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)
+  .join("")}`;
 
 /**
  * Loads and runs one small convolution: a provider that is not there, or that lacks what convolutions need (CUDA's looks for

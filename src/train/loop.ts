@@ -3,7 +3,6 @@ import { join } from "node:path";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
 import type { Step } from "../../graphs/steps/step.ts";
-import type { Context } from "../cli/command.ts";
 import type { Batch, Loader } from "../data/loader.ts";
 import type { Engine } from "../engine/engine.ts";
 import { createRunner } from "../engine/runner.ts";
@@ -13,6 +12,7 @@ import type { Json } from "../runs/checkpoint.ts";
 import { MetricsWriter } from "../runs/metrics.ts";
 import { chosenName, weightsOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
+import type { Reporter } from "../verbs/reporter.ts";
 import { initialTensor } from "./initialize.ts";
 
 export interface Training {
@@ -20,7 +20,9 @@ export interface Training {
   readonly engine: Engine;
   readonly loader: Loader;
   readonly run: RunFolder;
-  readonly context: Context;
+  readonly reporter: Reporter;
+  /** Aborted, the training ends after its step and saves. */
+  readonly signal: AbortSignal;
   readonly seed: number;
   readonly epochs: number;
   /** Images a step. */
@@ -37,6 +39,8 @@ export interface Training {
   readonly kept?: ReadonlyMap<string, Tensor>;
   /** What else a checkpoint says of the run: its network, so that other commands can start from it. */
   readonly record: Readonly<Record<string, Json>>;
+  /** Whether `advcl step` replays such a step (default false). */
+  readonly replay?: boolean;
   /** Epochs between checkpoints. */
   readonly saveEvery: number;
   /** More figures after an epoch (and before the first, as epoch 0), from weights by PyTorch name. */
@@ -83,11 +87,10 @@ export const initialState = (
   return tensors;
 };
 
-/** Runs a training to its end, or to the step at which the context's signal is seen. */
+/** Runs a training to its end, or to the step at which its signal is seen. */
 export const train = async (training: Training): Promise<Trained> => {
-  const { step, engine, loader, run, context, seed, epochs, batch, stepsPerRun = 1 } = training;
+  const { step, engine, loader, run, reporter, signal, seed, epochs, batch, stepsPerRun = 1 } = training;
   const { stepsPerEpoch } = loader;
-  const { signal } = context;
   const first = new Map([...initialState(step, seed, training.initial), ...(training.kept ?? [])]);
   const tensors = new Map(run.resumed?.tensors ?? first);
   for (const name of first.keys())
@@ -122,7 +125,7 @@ export const train = async (training: Training): Promise<Trained> => {
     if (figures === undefined || Object.keys(figures).length === 0) return;
     last = { ...last, ...figures };
     writer.write({ step: done, epoch }, figures);
-    context.log(
+    reporter.log(
       `epoch ${epoch}: ${Object.entries(figures)
         .map(([k, v]) => `${k} ${v.toFixed(4)}`)
         .join(", ")}`,
@@ -143,7 +146,7 @@ export const train = async (training: Training): Promise<Trained> => {
     interrupted,
   });
 
-  const progress = context.progress({ steps: epochs * stepsPerEpoch, epochs, done });
+  const progress = reporter.progress({ steps: epochs * stepsPerEpoch, epochs, done });
   let waited = loader.waitSeconds;
   const inputsOf = (epoch: number, data: Batch) => {
     const inputs: Record<string, Tensor> = { "input.lr": float32([], [training.rate(epoch, data.step)]) };
@@ -232,7 +235,7 @@ const allFinite = (metrics: Readonly<Record<string, number>>): boolean => Object
 
 /** Keeps what led to a loss that is not finite, of pretraining in the form that `advcl step` replays, and says so. */
 const diverged = async (
-  { run, context }: Training,
+  { run, replay }: Training,
   step: number,
   feeds: Readonly<Record<string, Tensor>>,
   metrics: Readonly<Record<string, number>>,
@@ -247,9 +250,9 @@ const diverged = async (
     );
   await writeSafetensors(weights, { ...part("param."), ...part("state.") });
   await writeSafetensors(batch, part("input."));
-  const replay = context.command === "pretrain" ? " (replay them with advcl step)" : "";
+  const remedy = replay ? " (replay them with advcl step)" : "";
   const bad = Object.entries(metrics).filter(([, value]) => !Number.isFinite(value));
   return new RunError(
-    `${bad.map(([name, value]) => `${name} is ${value}`).join(", ")} at step ${step}: the last checkpoint is kept and the step's inputs are in ${weights} and ${batch}${replay}; lower the learning rate and resume`,
+    `${bad.map(([name, value]) => `${name} is ${value}`).join(", ")} at step ${step}: the last checkpoint is kept and the step's inputs are in ${weights} and ${batch}${remedy}; lower the learning rate and resume`,
   );
 };

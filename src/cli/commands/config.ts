@@ -2,7 +2,8 @@ import { stringify } from "yaml";
 import { RequestError } from "../../errors.ts";
 import { kebabCase } from "../../settings/name.ts";
 import { nearestName } from "../../settings/resolve.ts";
-import { asksHelp, type Command } from "../command.ts";
+import type { Command } from "../command.ts";
+import { asksHelp } from "../flags.ts";
 import { commands } from "./index.ts";
 
 const usage = "write advcl config COMMAND [--setting value …]";
@@ -23,16 +24,13 @@ export const config: Command = {
   summary: "print all settings of a command as YAML",
   help: () =>
     `advcl config: print all settings of a command as YAML\n\nUsage: advcl config COMMAND [--setting value …]\n\nTakes the settings of COMMAND, from flags, --config and --preset, and prints what they resolve to: a file for\n--config. With --json it prints one line of JSON.\n`,
-  resolve: async () => ({}),
-  configurable: () => ({}),
+  configure: async () => ({ settings: {}, json: false }),
   execute: async ([target, ...args], { stdout }) => {
     if (target === undefined && asksHelp(args)) return 0;
     const command = await loadTarget(target);
-    const settings = await command.resolve(args, false);
-    const named = Object.fromEntries(
-      Object.entries(command.configurable(settings)).map(([key, value]) => [kebabCase(key), value ?? null]),
-    );
-    stdout.write(settings.json === true ? `${JSON.stringify(named)}\n` : stringify(named));
+    const { settings, json } = await command.configure(args);
+    const named = Object.fromEntries(Object.entries(settings).map(([key, value]) => [kebabCase(key), value ?? null]));
+    stdout.write(json ? `${JSON.stringify(named)}\n` : stringify(named));
     return 0;
   },
 };

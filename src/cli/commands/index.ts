@@ -15,7 +15,7 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   },
   pretrain: {
     summary: "train an encoder without labels so that it stays robust",
-    load: async () => (await import("./pretrain.ts")).pretrain,
+    load: async () => (await import("./pretrain.ts")).pretrainCommand,
   },
   cluster: {
     summary: "cluster a teacher's features into pseudo-labels",
