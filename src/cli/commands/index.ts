@@ -11,7 +11,7 @@ export interface CommandEntry {
 export const commands: Readonly<Record<string, CommandEntry>> = {
   demo: {
     summary: "the whole story on built-in images in a few minutes, with a report",
-    load: async () => (await import("./demo.ts")).demo,
+    load: async () => (await import("./demo.ts")).demoCommand,
   },
   pretrain: {
     summary: "train an encoder without labels so that it stays robust",
@@ -19,11 +19,11 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   },
   cluster: {
     summary: "cluster a teacher's features into pseudo-labels",
-    load: async () => (await import("./cluster.ts")).cluster,
+    load: async () => (await import("./cluster.ts")).clusterCommand,
   },
   finetune: {
     summary: "train a classifier on an encoder, or from the start",
-    load: async () => (await import("./finetune.ts")).finetune,
+    load: async () => (await import("./finetune.ts")).finetuneCommand,
   },
   evaluate: {
     summary: "accuracy of a classifier on clean, attacked and corrupted images",
@@ -31,11 +31,11 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   },
   compare: {
     summary: "methods under one budget: pretrain, finetune and attack each with several seeds",
-    load: async () => (await import("./compare.ts")).compare,
+    load: async () => (await import("./compare.ts")).compareCommand,
   },
   report: {
     summary: "write what a folder holds as one HTML page: curves, tables, settings",
-    load: async () => (await import("./report.ts")).report,
+    load: async () => (await import("./report.ts")).reportCommand,
   },
   export: {
     summary: "write a trained encoder or classifier for other runtimes",
@@ -55,15 +55,15 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   },
   doctor: {
     summary: "what this machine can compute on, and how to mend what is missing",
-    load: async () => (await import("./doctor.ts")).doctor,
+    load: async () => (await import("./doctor.ts")).doctorCommand,
   },
   step: {
     summary: "one AdvCL step on given weights and a given batch, for comparisons",
-    load: async () => (await import("./step.ts")).step,
+    load: async () => (await import("./step.ts")).stepCommand,
   },
   bench: {
     summary: "measure the step, the data pipeline or the engine on this machine",
-    load: async () => (await import("./bench.ts")).bench,
+    load: async () => (await import("./bench.ts")).benchCommand,
   },
   config: {
     summary: "print all settings of a command as YAML",
