@@ -49,6 +49,8 @@ export interface CommandDefinition<Own extends Readonly<Record<string, z.ZodType
   readonly summary: string;
   /** More about it, for its own --help. */
   readonly description?: string;
+  /** The results for people, where the verb does not print them as they come. */
+  print?(result: Result): string;
 }
 
 /** A reporter that writes for people: results to stdout, unless --json wants it for itself, all else to stderr. */
@@ -73,6 +75,7 @@ export const defineCommand = <const Own extends Readonly<Record<string, z.ZodTyp
   verb,
   summary,
   description,
+  print,
 }: CommandDefinition<Own, Result>): Command => {
   const { spec } = verb;
   const { name, presets } = spec;
@@ -100,6 +103,7 @@ export const defineCommand = <const Own extends Readonly<Record<string, z.ZodTyp
           return watch.signal;
         },
       });
+      if (print !== undefined) reporter.print(print(result));
       if (json) streams.stdout.write(`${JSON.stringify(result)}\n`);
       return 0;
     } catch (error) {
