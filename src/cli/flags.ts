@@ -53,19 +53,21 @@ export const readFlags = (command: string, rows: SettingRows, args: readonly str
   const take = (name: string, { key, row, negated }: Flag, value: unknown): void => {
     const label = `--${name}`;
     if (negated) given.set(key, { value: row.type === "boolean" ? false : [], label });
-    else if (row.type === "boolean") given.set(key, { value: value ?? true, label });
-    else if (String(value).startsWith("--")) throw new RequestError(`${label} needs a value: ${expectation(row)}`);
-    else given.set(key, { value, label });
+    else given.set(key, { value: row.type === "boolean" ? (value ?? true) : value, label });
   };
   for (const [name, flag] of flags) {
     parser.option(flag.negated || flag.row.type === "boolean" ? `--${name}` : `--${name} <value>`);
-    parser.on(`option:${name}`, (value: unknown) => take(name, flag, value ?? undefined));
+    parser.on(`option:${name}`, (value: unknown) => {
+      if (String(value).startsWith("--")) throw new RequestError(`--${name} needs a value: ${expectation(flag.row)}`);
+      take(name, flag, value ?? undefined);
+    });
   }
-  // `--attack=false`: the parser knows no boolean with a value.
-  const rest = args.filter((arg) => {
+  // `--attack=false`, `--label=--x`: the parser knows no boolean with a value, and no flag as a value.
+  const end = args.includes("--") ? args.indexOf("--") : args.length;
+  const rest = args.filter((arg, i) => {
     const [, name = "", value] = /^--([^=]+)=(.*)$/s.exec(arg) ?? [];
-    const flag = flags.get(name);
-    if (flag === undefined || (flag.row.type !== "boolean" && !flag.negated)) return true;
+    const flag = i < end ? flags.get(name) : undefined;
+    if (flag === undefined) return true;
     if (flag.negated) throw new RequestError(`--${name} takes no value; leave out =${value}`);
     take(name, flag, value);
     return false;
