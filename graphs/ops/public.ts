@@ -48,7 +48,7 @@ export {
   tanh,
   where,
 } from "./elementwise.ts";
-export { argMax, argMin, cumSum, gather, gatherElements, oneHot, scatterElements, topK } from "./indexing.ts";
+export { gather, gatherElements, oneHot, scatterElements, topK } from "./indexing.ts";
 export { gemm, matMul } from "./linear.ts";
 export {
   concat,
@@ -68,6 +68,9 @@ export { batchNormalization, layerNormalization, logSoftmax, normalizeL2, softma
 export { averagePool, globalAveragePool, maxPool } from "./pool.ts";
 export { randomNormal, randomUniform } from "./random.ts";
 export {
+  argMax,
+  argMin,
+  cumSum,
   reduceL2,
   reduceLogSumExp,
   reduceMax,

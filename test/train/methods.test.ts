@@ -107,7 +107,7 @@ describe("schedules", () => {
 describe("a comparison", () => {
   test("names variants by their changes", () => {
     const variant = parseVariant("advcl/no-high-frequency/clusters=2+10");
-    expect(variant).toMatchObject({ method: "advcl", flags: ["--no-high-frequency", "--clusters", "2,10"] });
+    expect(variant).toMatchObject({ method: "advcl", settings: { highFrequency: false, clusters: "2,10" } });
     expect(slug(variant.name)).toBe("advcl_no-high-frequency_clusters-2+10");
     expect(wantsClusters(variant)).toBe(true);
     expect(wantsClusters(parseVariant("advcl/no-clusters"))).toBe(false);
