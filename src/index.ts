@@ -7,29 +7,6 @@
  * aborted.
  */
 
-// Verbs.
-export { type ClusterFigures, type ClusterResult, cluster } from "./cluster/cluster.ts";
-export { type CompareResult, compare } from "./compare/compare.ts";
-export { type DemoResult, demo } from "./compare/demo.ts";
-export { type ExportResult, exportModel } from "./deploy/export.ts";
-export { type ImportResult, importWeights } from "./deploy/import.ts";
-export { type DoctorResult, doctor } from "./engine/doctor.ts";
-export { type EvaluateResult, evaluate } from "./evaluate/evaluate.ts";
-export { type ReportResult, report } from "./report/verb.ts";
-export { type FinetuneResult, finetune } from "./train/finetune.ts";
-export { type HardenResult, harden } from "./train/harden.ts";
-export { type PretrainResult, pretrain } from "./train/pretrain.ts";
-export { type StepResult, step } from "./train/step.ts";
-export { type ProgressLine, type ProgressOptions, type ProgressUpdate, type Reporter } from "./verbs/reporter.ts";
-export { Interrupted, type Verb, type VerbOptions } from "./verbs/verb.ts";
-
-// Data, models and files.
-export { type Dataset, type DatasetOptions, loadDataset } from "./data/dataset.ts";
-export { createSession, type Session, type SessionOptions } from "./engine/session.ts";
-export { RequestError, RunError } from "./errors.ts";
-export { type ClassifierOptions, type LoadedClassifier, loadClassifier } from "./evaluate/classifier.ts";
-export { readSafetensors, writeSafetensors } from "./files/safetensors.ts";
-
 // Graphs: values, gradients, attacks, losses, reading and writing of ONNX.
 export { type PgdOptions, pgd } from "../graphs/attacks/pgd.ts";
 export { l2, linf, type ThreatModel } from "../graphs/attacks/threat-model.ts";
@@ -46,3 +23,24 @@ export type { Model } from "../graphs/onnx/write.ts";
 export * as ops from "../graphs/ops/public.ts";
 export { compile } from "../graphs/steps/step.ts";
 export { portable } from "../graphs/targets/portable.ts";
+// Verbs.
+export { type ClusterFigures, type ClusterResult, cluster } from "./cluster/cluster.ts";
+export { type CompareResult, compare } from "./compare/compare.ts";
+export { type DemoResult, demo } from "./compare/demo.ts";
+// Data, models and files.
+export { type Dataset, type DatasetOptions, loadDataset } from "./data/dataset.ts";
+export { type ExportResult, exportModel } from "./deploy/export.ts";
+export { type ImportResult, importWeights } from "./deploy/import.ts";
+export { type DoctorResult, doctor } from "./engine/doctor.ts";
+export { createSession, type Session, type SessionOptions } from "./engine/session.ts";
+export { RequestError, RunError } from "./errors.ts";
+export { type ClassifierOptions, type LoadedClassifier, loadClassifier } from "./evaluate/classifier.ts";
+export { type EvaluateResult, evaluate } from "./evaluate/evaluate.ts";
+export { readSafetensors, writeSafetensors } from "./files/safetensors.ts";
+export { type ReportResult, report } from "./report/verb.ts";
+export { type FinetuneResult, finetune } from "./train/finetune.ts";
+export { type HardenResult, harden } from "./train/harden.ts";
+export { type PretrainResult, pretrain } from "./train/pretrain.ts";
+export { type StepResult, step } from "./train/step.ts";
+export type { ProgressLine, ProgressOptions, ProgressUpdate, Reporter } from "./verbs/reporter.ts";
+export { Interrupted, type Verb, type VerbOptions } from "./verbs/verb.ts";

@@ -10,7 +10,8 @@
  * with scikit-learn and safetensors.
  */
 import { spawnSync } from "node:child_process";
-import { createPoints, kMeans } from "../../src/cluster/k-means.ts";
+import { kMeans } from "../../src/cluster/k-means.ts";
+import { createPoints } from "../../src/cluster/points.ts";
 import { availableCores } from "../../src/engine/cores.ts";
 import { RequestError, RunError } from "../../src/errors.ts";
 import { readSafetensors } from "../../src/files/safetensors.ts";

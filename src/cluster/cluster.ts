@@ -10,7 +10,8 @@ import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { normalizedMutualInformation, purity } from "./agreement.ts";
-import { createPoints, kMeans } from "./k-means.ts";
+import { kMeans } from "./k-means.ts";
+import { createPoints } from "./points.ts";
 import { openTeacher } from "./teacher.ts";
 
 const teacher = { group: "Teacher" };
