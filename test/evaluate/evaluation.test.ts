@@ -11,7 +11,7 @@ import { add, averagePool, div, log, mul, randomNormalLike, round, slice, softma
 import type { Classifier } from "../../graphs/steps/evaluate.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { evaluate } from "../../src/cli/commands/evaluate.ts";
+import { evaluateCommand } from "../../src/cli/commands/evaluate.ts";
 import { predictionOf } from "../../src/evaluate/attacks/attack.ts";
 import { askModel, type Questions } from "../../src/evaluate/attacks/questions.ts";
 import { imagesOf } from "../../src/evaluate/classifier.ts";
@@ -225,7 +225,7 @@ describe("the command", () => {
     stderr.on("data", (text: Buffer) => {
       err += text.toString();
     });
-    const code = await evaluate.execute(["--model", model, "--dataset", "shapes", "--threads", "1", ...args], {
+    const code = await evaluateCommand.execute(["--model", model, "--dataset", "shapes", "--threads", "1", ...args], {
       stdout,
       stderr,
     });

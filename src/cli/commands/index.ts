@@ -27,7 +27,7 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   },
   evaluate: {
     summary: "accuracy of a classifier on clean, attacked and corrupted images",
-    load: async () => (await import("./evaluate.ts")).evaluate,
+    load: async () => (await import("./evaluate.ts")).evaluateCommand,
   },
   compare: {
     summary: "methods under one budget: pretrain, finetune and attack each with several seeds",
