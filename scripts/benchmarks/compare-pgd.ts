@@ -21,7 +21,7 @@ import { median } from "../../src/bench/measure.ts";
 import { random } from "../../src/data/random.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { RunError } from "../../src/errors.ts";
-import { askModel } from "../../src/evaluate/attacks/questions.ts";
+import { openOracle } from "../../src/evaluate/attacks/oracle.ts";
 import { initialTensor } from "../../src/train/initialize.ts";
 import { existingPath, readFlags } from "../flags.ts";
 
@@ -56,7 +56,7 @@ const serve = async (): Promise<void> => {
     for (const slot of slots.values()) weights.set(slot.path, initialTensor(slot, 1));
   const scope = new Scope(new FrozenStore((path) => weights.get(path)), { mode: "eval", branches: ["pgd"] });
   const engine = await chooseEngine({ provider: "cpu", threads, target: values.target });
-  const questions = askModel({
+  const oracle = openOracle({
     classifier: (x) => layer(scope, x),
     image: [3, 32, 32],
     batch,
@@ -73,11 +73,11 @@ const serve = async (): Promise<void> => {
   const labels = Array.from({ length: batch }, (_, i) => i % 10);
   for await (const _ of createInterface({ input: process.stdin })) {
     const [began, used] = [performance.now(), process.cpuUsage()];
-    await questions.pgd({ threat: linf(8 / 255), steps, stepSize: 2 / 255 }, clean, start, labels);
+    await oracle.pgd({ threat: linf(8 / 255), steps, stepSize: 2 / 255 }, clean, start, labels);
     const { user, system } = process.cpuUsage(used);
     console.log(JSON.stringify({ wall: (performance.now() - began) / 1e3, processor: (user + system) / 1e6 }));
   }
-  await questions.release();
+  await oracle.release();
 };
 
 const worker = (name: string, command: string, args: readonly string[]) => {

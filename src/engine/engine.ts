@@ -35,13 +35,13 @@ export interface Engine {
   /** The same for a program that judges or attacks a classifier: for the faster target where none was asked for. */
   loadEvaluation: LoadEvaluation;
   /** So many threads, with a share of the engine's threads each, that load such programs and run them side by side. */
-  lanes(count: number): readonly Lane[];
+  threads(count: number): readonly EngineThread[];
 }
 
 type LoadEvaluation = (outputs: Step["outputs"]) => Promise<Session>;
 
 /** A thread that loads programs; closed, it ends with their sessions. */
-export interface Lane {
+export interface EngineThread {
   readonly loadEvaluation: LoadEvaluation;
   close(): Promise<void>;
 }
@@ -157,7 +157,7 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
       return { model, session: await createSession(model, { ...options, ...rewriting, ...more }) };
     },
     loadEvaluation: (outputs) => createSession(evaluation(outputs), { ...options, optimization: "all" }),
-    lanes: (count) =>
+    threads: (count) =>
       Array.from({ length: count }, () => {
         const thread = sessionThread();
         const share = { ...options, threads: Math.max(1, Math.floor(threads / count)), optimization: "all" } as const;

@@ -1,23 +1,17 @@
 /** Accuracy of a classifier on clean, attacked and corrupted images. */
 import { loadDataset } from "../data/dataset.ts";
-import { chooseEngine, type Engine, type Lane } from "../engine/engine.ts";
+import { chooseEngine, type Engine, type EngineThread } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { writeReport } from "../report/write.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
+import { type AttackSpec, checkClasses, parseAttacks } from "./attack-list.ts";
 import { printRadius } from "./attacks/ball.ts";
-import { askModel, inLanes, type Questions } from "./attacks/questions.ts";
+import { type Oracle, openOracle } from "./attacks/oracle.ts";
+import { parallelOracle } from "./attacks/parallel-oracle.ts";
 import { type LoadedClassifier, loadClassifier } from "./classifier.ts";
 import { type CorruptionFigures, type Corruptions, evaluateCorruptions, findCorruptions } from "./corruptions.ts";
 import { evaluateSettings, type Settings } from "./evaluate-settings.ts";
-import {
-  type AttackName,
-  attackNames,
-  checkClasses,
-  type EvaluationLog,
-  type EvaluationProgress,
-  type EvaluationResult,
-  evaluateRobustness,
-} from "./evaluation.ts";
+import { evaluateRobustness } from "./evaluation.ts";
 import { memoryLog, openEvaluationLog } from "./evaluation-log.ts";
 import {
   figuresTable,
@@ -28,6 +22,7 @@ import {
   writePictures,
   writeResults,
 } from "./results.ts";
+import type { EvaluationLog, EvaluationProgress, EvaluationResult } from "./types.ts";
 
 export interface EvaluateResult {
   /** The file or run folder. */
@@ -50,11 +45,11 @@ export interface EvaluateResult {
 const usualEps = { linf: 8 / 255, l2: 0.5 } as const;
 
 /** What is asked for, checked as far as it can be before anything is read. */
-const checkRequest = (settings: Settings): { attacks: readonly AttackName[]; corruptions: string | undefined } => {
+const checkRequest = (settings: Settings): { attacks: readonly AttackSpec[]; corruptions: string | undefined } => {
   const { corruptionsData, std, saveAdversarial, resume, out } = settings;
   if (settings.attacks.includes("corruptions") && corruptionsData === undefined)
     throw new RequestError("corruptions needs --corruptions-data, the folder of CIFAR-10-C's .npy files");
-  const attacks = attackNames(settings.attacks.filter((name) => name !== "corruptions"));
+  const attacks = parseAttacks(settings.attacks.filter((name) => name !== "corruptions"));
   if (std.some((s) => s <= 0)) throw new RequestError("--std must be above 0");
   if (saveAdversarial && out === undefined)
     throw new RequestError("--save-adversarial needs --out, the folder to write to");
@@ -99,24 +94,24 @@ const openModel = (
   { batch: wanted, threads }: Settings,
   count: number,
   engine: Engine,
-): { readonly questions: Questions; readonly threads: readonly Lane[] } => {
+): { readonly oracle: Oracle; readonly threads: readonly EngineThread[] } => {
   const batch = fixedBatch ?? Math.min(wanted, count);
   const open = (share: number, load: Engine["loadEvaluation"]) =>
-    askModel({ classifier: build, image, batch: share, fixed: fixedBatch !== undefined, load });
+    openOracle({ classifier: build, image, batch: share, fixed: fixedBatch !== undefined, load });
   const parallel = fixedBatch === undefined && engine.provider === "cpu" ? threadsFor(batch, threads) : 1;
-  if (parallel === 1) return { questions: open(batch, engine.loadEvaluation), threads: [] };
-  const lanes = engine.lanes(parallel);
+  if (parallel === 1) return { oracle: open(batch, engine.loadEvaluation), threads: [] };
+  const opened = engine.threads(parallel);
   const share = Math.ceil(batch / parallel);
-  const models = lanes.map(({ loadEvaluation }) => open(share, loadEvaluation));
-  return { questions: inLanes(models, batch), threads: lanes };
+  const models = opened.map(({ loadEvaluation }) => open(share, loadEvaluation));
+  return { oracle: parallelOracle(models, batch), threads: opened };
 };
 
 /** A progress line in percent, and the update that moves it. */
 const followProgress = (context: VerbContext) => {
   const line = context.progress({ steps: 1, unit: "%" });
   let last = "";
-  const progress = ({ stage, of, share, accuracy, images }: EvaluationProgress) => {
-    if (stage !== last) context.log(`${stage}: ${of} images`);
+  const progress = ({ stage, total, share, accuracy, images }: EvaluationProgress) => {
+    if (stage !== last) context.log(`${stage}: ${total} images`);
     last = stage;
     line.update({ step: share, images, figures: { accuracy } });
   };
@@ -131,9 +126,9 @@ interface Evaluated {
 /** Runs attacks, then corruptions. */
 const measure = async (
   settings: Settings,
-  attacks: readonly AttackName[],
+  attacks: readonly AttackSpec[],
   corruptions: Corruptions | undefined,
-  { questions, images, log, side }: { questions: Questions; images: NamedImages; log: EvaluationLog; side: number },
+  { oracle, images, log, side }: { oracle: Oracle; images: NamedImages; log: EvaluationLog; side: number },
   context: VerbContext,
 ): Promise<Evaluated> => {
   const { norm, restarts, iterations, targets, queries, seed, out, limit } = settings;
@@ -143,14 +138,14 @@ const measure = async (
   const stopped = new Interrupted(out === undefined ? "stopped" : "stopped; go on with --resume");
   const attacking = followProgress(context);
   const result = await evaluateRobustness({
-    ...{ questions, images, attacks, log, signal, progress: attacking.progress },
+    ...{ oracle, images, attacks, log, signal, progress: attacking.progress },
     settings: { norm, eps, stepSize, restarts, iterations, targets, queries, seed },
   });
   attacking.line.stop();
   if (result === undefined) throw stopped;
   if (corruptions === undefined) return { result, corruptions };
   const scoring = followProgress(context);
-  const options = { ...corruptions, questions, size: side, limit, log, signal, progress: scoring.progress };
+  const options = { ...corruptions, oracle, size: side, limit, log, signal, progress: scoring.progress };
   const figures = await evaluateCorruptions(options);
   scoring.line.stop();
   if (figures === undefined) throw stopped;
@@ -184,7 +179,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
   checkClasses(request.attacks, classifier.classes);
   const images = await loadImages(settings, classifier);
   const engine = await chooseEngine(settings);
-  const { questions, threads } = openModel(classifier, settings, images.count, engine);
+  const { oracle, threads } = openModel(classifier, settings, images.count, engine);
   const shown = firstRight(grid);
   const keeps = (i: number) => saveAdversarial || shown.has(i);
   const { digest, source, classes } = classifier;
@@ -196,7 +191,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
       `${norm === "linf" ? "L-inf" : "L2"} radius ${radius}, on ${engine.provider} (${engine.reason})`,
   );
   try {
-    const given = { questions, images, log, side: classifier.image[1] };
+    const given = { oracle, images, log, side: classifier.image[1] };
     const evaluated = await measure(settings, request.attacks, corruptions, given, context);
     for (const warning of evaluated.result.warnings) warn(warning);
     context.print(figuresTable(evaluated.result.figures, evaluated.corruptions));
@@ -208,7 +203,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
     }
     return summary;
   } finally {
-    await questions.release();
+    await oracle.release();
     for (const thread of threads) await thread.close();
   }
 };

@@ -6,7 +6,7 @@ import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { RequestError } from "../errors.ts";
 import { readSafetensors, writeSafetensors } from "../files/safetensors.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
-import type { ChunkRecord, EvaluatedImages, EvaluationLog } from "./evaluation.ts";
+import type { ChunkRecord, EvaluatedImages, EvaluationLog } from "./types.ts";
 
 const logFile = "finished.jsonl";
 const partsFolder = "adversarial";

@@ -4,8 +4,8 @@ import { writeFileAtomic } from "../files/atomic.ts";
 import { type GridCell, writeAttackGrid } from "./attack-grid.ts";
 import type { LoadedClassifier } from "./classifier.ts";
 import type { CorruptionFigures } from "./corruptions.ts";
-import type { AttackFigures, EvaluatedImages, EvaluationLog, EvaluationResult } from "./evaluation.ts";
 import type { DiskLog } from "./evaluation-log.ts";
+import type { AttackFigures, EvaluatedImages, EvaluationLog, EvaluationResult } from "./types.ts";
 
 /** Figures of an attack as they are kept: shares rounded to a millionth. */
 export interface PlainFigures {
