@@ -47,14 +47,14 @@ export const cutClassifier = (logits: Value): CutClassifier => {
 };
 
 /** A bias that no class wins with: that of the rows of a head that stand for no class. */
-export const NEVER = -1e4;
+export const unusedBias = -1e4;
 
 /** A head with `slots` rows; those beyond its own never win. */
 export const padded = ({ weight, bias }: Pick<CutClassifier, "weight" | "bias">, slots: number) => {
   const [classes = 0, width = 0] = weight.shape;
   const wide = new Float32Array(slots * width);
   wide.set(weight.data.subarray(0, classes * width));
-  const long = new Float32Array(slots).fill(NEVER);
+  const long = new Float32Array(slots).fill(unusedBias);
   long.set(bias.data);
   return { weight: float32([slots, width], wide), bias: float32([slots], long) };
 };

@@ -15,7 +15,7 @@ import { listed, RequestError } from "../errors.ts";
 import type { Network } from "../runs/network.ts";
 
 /** Weights of a network, matched to the last tensor. */
-export interface Imported {
+export interface MatchedWeights {
   readonly network: Network;
   /** Parameters and running statistics by our names, float32. */
   readonly weights: Map<string, Tensor>;
@@ -29,7 +29,7 @@ export interface Imported {
   readonly projector: boolean;
 }
 
-export interface ImportOptions {
+export interface MatchOptions {
   /** Side of the images; default 32 with the CIFAR stem, 224 with ImageNet's. */
   readonly size?: number | undefined;
   /** Names of the branches in the order of bn_list. */
@@ -120,7 +120,7 @@ const branchNames = (count: number): readonly string[] =>
  * Weights from elsewhere as a network. Every tensor must be one that the network reads, in its shape, and none may lack.
  * @throws RequestError that lists what does not fit
  */
-export const importWeights = (tensors: ReadonlyMap<string, Tensor>, options: ImportOptions): Imported => {
+export const matchWeights = (tensors: ReadonlyMap<string, Tensor>, options: MatchOptions): MatchedWeights => {
   const { source } = options;
   const all = new Map<string, Tensor>();
   const wrong: string[] = [];

@@ -47,11 +47,11 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   },
   harden: {
     summary: "make an ONNX classifier from elsewhere robust on your own images",
-    load: async () => (await import("./harden.ts")).harden,
+    load: async () => (await import("./harden.ts")).hardenCommand,
   },
   serve: {
     summary: "open a trained classifier in the browser, attack it and teach it",
-    load: async () => (await import("./serve.ts")).serve,
+    load: async () => (await import("./serve.ts")).serveCommand,
   },
   doctor: {
     summary: "what this machine can compute on, and how to mend what is missing",
