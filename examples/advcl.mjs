@@ -22,4 +22,6 @@ const classifier = await finetune(
 // Accuracy on clean images and under PGD; then a plain ONNX file.
 const { attacks } = await evaluate({ ...images, model: classifier.out, attacks: ["clean", "pgd10"], limit: 100 });
 const { out } = await exportModel({ from: classifier.out, limit: 0, out: `${folder}/classifier.onnx` });
-console.log(JSON.stringify({ loss: encoder.metrics.loss, clean: attacks.clean.accuracy, pgd10: attacks.pgd10.accuracy, out }));
+console.log(
+  JSON.stringify({ loss: encoder.metrics.loss, clean: attacks.clean.accuracy, pgd10: attacks.pgd10.accuracy, out }),
+);

@@ -88,7 +88,18 @@ describe("import and export", () => {
   });
 
   test("what is finetuned holds one branch, and goes out in names that come in again", async () => {
-    await run(finetuneCommand, "--scheme", "slf", "--from", at("run"), "--dataset", "shapes", ...tiny, "--out", at("tuned"));
+    await run(
+      finetuneCommand,
+      "--scheme",
+      "slf",
+      "--from",
+      at("run"),
+      "--dataset",
+      "shapes",
+      ...tiny,
+      "--out",
+      at("tuned"),
+    );
     const weights = ["--from", at("tuned"), "--format", "safetensors", "--out", at("tuned.safetensors")];
     expect(await run(exportCommand, ...weights)).toMatchObject({ layout: "torchvision" });
     const back = await run(importCommand, "--from", at("tuned.safetensors"), "--out", at("tuned-again"));
