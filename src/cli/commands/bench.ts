@@ -1,9 +1,10 @@
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { type AdvclOptions, advcl, advclBranches } from "../../../graphs/methods/advcl.ts";
+import type { StepOptions } from "../../../graphs/methods/method.ts";
 import type { Depth } from "../../../graphs/nn/resnet.ts";
 import type { Tensor } from "../../../graphs/onnx/tensor.ts";
 import { manySteps } from "../../../graphs/steps/many.ts";
-import { advclBranches, type PretrainOptions, paperSettings, pretrainStep } from "../../../graphs/steps/pretrain.ts";
 import {
   describeShape,
   encoderShapes,
@@ -108,8 +109,8 @@ export const bench = defineCommand({
       });
       return;
     }
-    const options: PretrainOptions = {
-      ...paperSettings,
+    const options: StepOptions & AdvclOptions = {
+      ...advcl.paper,
       batch,
       size,
       depth: Number(settings.depth) as Depth,
@@ -119,7 +120,7 @@ export const bench = defineCommand({
       attackSteps: settings.attackSteps,
     };
     const { stepsARun } = settings;
-    const single = pretrainStep(options);
+    const single = advcl.build(options);
     const step = stepsARun === 1 ? single : manySteps(single, stepsARun);
     const feeds = benchFeeds(step, seed);
     const [inputs, held] = [true, false].map((fed) =>

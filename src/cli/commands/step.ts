@@ -1,6 +1,6 @@
+import { advcl, advclBranches } from "../../../graphs/methods/advcl.ts";
 import { headName } from "../../../graphs/nn/head.ts";
 import { float32, type Tensor, typeName, zeros } from "../../../graphs/onnx/tensor.ts";
-import { advclBranches, pretrainStep } from "../../../graphs/steps/pretrain.ts";
 import { chooseEngine, targetRow } from "../../engine/engine.ts";
 import { listed, RequestError } from "../../errors.ts";
 import { checkWritable } from "../../files/atomic.ts";
@@ -60,7 +60,7 @@ export const step = defineCommand({
       branches: advclBranches,
       evaluatedBranch: "pgd",
     };
-    const program = pretrainStep({
+    const program = advcl.build({
       ...settings,
       ...network,
       batch: rows,
