@@ -9,6 +9,7 @@ import { constantOf, input, isAbsent, isConstant, type Value } from "../onnx/gra
 import { float32, type Tensor, zeros } from "../onnx/tensor.ts";
 import { gemm, mul, reduceSum } from "../ops/index.ts";
 import { sgd } from "../optim/sgd.ts";
+import { nextName, paramName } from "../steps/names.ts";
 import { nextStates } from "../steps/step.ts";
 import { attackStep } from "./attack.ts";
 
@@ -90,7 +91,7 @@ export const pageHead = (slots: number, width: number, examples: number): Readon
   const next = Object.fromEntries(
     grad(loss, [weight, bias]).map((gradient, i) => {
       const slot = slotsOf[i] as (typeof slotsOf)[number];
-      return [`next.param.${slot.path}`, optimizer(store, slot, gradient, lr)];
+      return [nextName(paramName(slot.path)), optimizer(store, slot, gradient, lr)];
     }),
   );
   return { ...next, ...nextStates(store), loss };

@@ -9,8 +9,8 @@
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { advclBranches } from "../../graphs/methods/advcl.ts";
 import { finetuneStep } from "../../graphs/steps/finetune.ts";
-import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import { benchFeeds, median } from "../../src/bench/measure.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { RunError } from "../../src/errors.ts";

@@ -11,7 +11,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
+import { advcl } from "../../graphs/methods/advcl.ts";
 import { benchFeeds, median, peakMemory } from "../../src/bench/measure.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { RunError } from "../../src/errors.ts";
@@ -49,8 +49,8 @@ interface Run {
 /** Answers each line on stdin with one step and its figures; the first answer says that it is ready. */
 const serve = async (): Promise<void> => {
   const engine = await chooseEngine({ provider: "cpu", threads, target: values.target });
-  const step = pretrainStep({
-    ...paperSettings,
+  const step = advcl.build({
+    ...advcl.paper,
     batch,
     size,
     depth: 18,

@@ -1,10 +1,10 @@
 /** How long a step takes, and what in it. */
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { advcl, advclBranches } from "../../graphs/methods/advcl.ts";
 import type { Depth } from "../../graphs/nn/resnet.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
-import { advclBranches, paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import type { Engine } from "../engine/engine.ts";
 import { type Profile, readProfile } from "../engine/profile.ts";
@@ -40,7 +40,7 @@ type Feeds = Readonly<Record<string, Tensor>>;
 const buildStep = (settings: BenchSettings): Step => {
   const { batch, size, width, clusters, attackSteps, stepsARun } = settings;
   const [depth, stem] = [Number(settings.depth) as Depth, stemOf(settings.stem, size)];
-  const single = pretrainStep({ ...paperSettings, batch, size, depth, width, stem, clusters, attackSteps });
+  const single = advcl.build({ ...advcl.paper, batch, size, depth, width, stem, clusters, attackSteps });
   return stepsARun === 1 ? single : manySteps(single, stepsARun);
 };
 

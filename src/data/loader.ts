@@ -1,6 +1,7 @@
 /** Batches of images, in views keyed by (seed, epoch, image), with labels and other numbers beside them. */
 import { types } from "node:util";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import type { InputRecipe, InputRecipes } from "../../graphs/views/recipe.ts";
 import { RequestError } from "../errors.ts";
 import { type BatchSource, inProcess, inThreads } from "./batch-source.ts";
 import type { Dataset } from "./dataset.ts";
@@ -10,20 +11,8 @@ import { checkPseudoLabels, type PseudoLabels } from "./pseudo-labels.ts";
 import { epochOrder, random } from "./random.ts";
 import { checkRecipe, type ViewRecipe } from "./view.ts";
 
-/** What an input of a step is made from. */
-export type LoaderInput =
-  | ViewRecipe
-  /** int32 [B]: the class. */
-  | { readonly kind: "label" }
-  /** int32 [B]: the cluster among k. */
-  | { readonly kind: "pseudo-label"; readonly k: number }
-  /** int32 [B]: the place in the official dataset. */
-  | { readonly kind: "index" }
-  /** int32 [B]: a number from 0 to below `below`, drawn anew for each image in each epoch. */
-  | { readonly kind: "random"; readonly below: number };
-
-/** Inputs by name. A view's name is part of its random key: two names give two different views of an image. */
-export type LoaderInputs = Readonly<Record<string, LoaderInput>>;
+export type LoaderInput = InputRecipe;
+export type LoaderInputs = InputRecipes;
 
 export interface LoaderOptions {
   readonly dataset: Dataset;

@@ -3,6 +3,8 @@
  * `layer2.0.downsample.conv.weight`); torchvision's single-branch ResNets call the shortcut `downsample.0` and
  * `downsample.1`, and a widely copied CIFAR ResNet `shortcut.0`, `shortcut.1` and `linear`.
  */
+
+import { advclBranches } from "../../graphs/methods/advcl.ts";
 import { clusterHeads, headName, projector } from "../../graphs/nn/head.ts";
 import { linear } from "../../graphs/nn/layer.ts";
 import { type Depth, depths, resnet, type Stem } from "../../graphs/nn/resnet.ts";
@@ -10,7 +12,6 @@ import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { fromFloat16 } from "../../graphs/onnx/float16.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import { float32, type Tensor, typeName } from "../../graphs/onnx/tensor.ts";
-import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import { listed, RequestError } from "../errors.ts";
 import type { Network } from "../runs/network.ts";
 

@@ -1,8 +1,8 @@
 /** One AdvCL step on given weights and a given batch, for comparisons with other programs. */
 import { z } from "zod";
+import { advcl, advclBranches } from "../../graphs/methods/advcl.ts";
 import { headName } from "../../graphs/nn/head.ts";
 import { float32, type Tensor, typeName, zeros } from "../../graphs/onnx/tensor.ts";
-import { advclBranches, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import { chooseEngine } from "../engine/engine.ts";
 import { listed, RequestError } from "../errors.ts";
@@ -87,7 +87,7 @@ const buildStep = (settings: Settings, batch: Tensors): { program: Step; cluster
     evaluatedBranch: "pgd",
   };
   const radius = settings.highFrequency ? settings.radius : 0;
-  return { program: pretrainStep({ ...settings, ...network, batch: rows, clusters, radius, trace: true }), clusters };
+  return { program: advcl.build({ ...settings, ...network, batch: rows, clusters, radius, trace: true }), clusters };
 };
 
 /** What the step reads, from the two files; all that does not fit is listed in one refusal. */
