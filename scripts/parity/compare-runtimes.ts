@@ -18,7 +18,6 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { basename, delimiter, dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { chromium } from "playwright-core";
 import { type NetworkPart, outputName } from "../../graphs/deploy/network.ts";
@@ -200,15 +199,7 @@ const compare = async (what: NetworkPart): Promise<Row[]> => {
           return raw(join(folder, `${precision}.tract.bin`));
         });
     if (java !== undefined) {
-      const program = join(
-        dirname(fileURLToPath(import.meta.url)),
-        "..",
-        "..",
-        "scripts",
-        "fixtures",
-        "java",
-        "Logits.java",
-      );
+      const program = join(packageRoot, "scripts", "fixtures", "java", "Logits.java");
       await run("javac", ["-cp", java, "-d", folder, program]);
       for (const precision of precisions)
         await take(`onnxruntime (Java) ${/[\d.]+\d/.exec(basename(java))?.[0] ?? ""}`, precision, async () => {
