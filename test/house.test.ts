@@ -14,12 +14,6 @@ const longest = 350;
 const tables = ["graphs/targets/cpu/costs.ts"];
 /** Files that were too long when this test was written, with their lines then: they may only shrink, and leave this list. */
 const known: Readonly<Record<string, number>> = {
-  "src/cli/command.ts": 463,
-  "src/cli/commands/evaluate.ts": 352,
-  "src/cli/commands/finetune.ts": 525,
-  "src/cluster/k-means.ts": 479,
-  "src/data/loader.ts": 353,
-  "src/evaluate/evaluation.ts": 538,
   "graphs/onnx/graph.ts": 382,
   "graphs/onnx/parse.ts": 426,
   "graphs/onnx/write.ts": 351,
@@ -75,7 +69,6 @@ const planted: readonly { readonly rule: string; readonly file: string; readonly
     file: "src/h.ts",
     text: `export const h = (x: number[]): void => {\n${"  x.push(1);\n".repeat(61)}};\n`,
   },
-  { rule: "style/noNonNullAssertion", file: "src/i.ts", text: "export const i = (x: number[]): number => x[0]!;\n" },
   {
     rule: "style/useConsistentMemberAccessibility",
     file: "src/j.ts",

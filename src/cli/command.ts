@@ -43,6 +43,13 @@ export interface Command {
   execute(args: readonly string[], streams: Streams): Promise<number>;
 }
 
+/** A command as the list shows it; loaded only when it is used. */
+export interface CommandEntry {
+  /** The same text as in the command's own file (a test compares them). */
+  readonly summary: string;
+  readonly load: () => Promise<Command>;
+}
+
 export interface CommandDefinition<Own extends Readonly<Record<string, z.ZodType>>, Result> {
   readonly verb: Verb<Own, Result>;
   /** One line for the list of commands, without a full stop. */

@@ -2,7 +2,7 @@
 import { CommanderError, Command as Parser } from "commander";
 import { RequestError } from "../errors.ts";
 import { kebabCase } from "../settings/name.ts";
-import { type GivenSettings, nearestName } from "../settings/resolve.ts";
+import { type GivenSettings, unknownSetting } from "../settings/resolve.ts";
 import { expectation, isList, type SettingRow, type SettingRows } from "../settings/schema.ts";
 
 /** A flag: the setting that it gives, or with `no-` takes away. */
@@ -35,9 +35,7 @@ const refusal = (error: CommanderError, command: string, flags: ReadonlyMap<stri
     return new RequestError(`${written} needs a value: ${row === undefined ? "give one" : expectation(row)}`);
   }
   if (error.code !== "commander.unknownOption") return error;
-  const nearest = nearestName(kebabCase(name), [...flags.keys()]);
-  const remedy = nearest === undefined ? `see advcl ${command} --help` : `did you mean --${nearest}?`;
-  return new RequestError(`advcl ${command} has no setting ${written}; ${remedy}`);
+  return unknownSetting(command, [...flags.keys()], name, `advcl ${command} has no setting ${written}`, "--");
 };
 
 /**

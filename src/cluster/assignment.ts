@@ -26,56 +26,64 @@ export interface Assigning {
  * and, for each group of centres, how far the others are at least (`lower`); as centres move, so do the bounds.
  */
 export class Assignment {
-  private readonly points: Points;
-  private readonly forming: Forming;
-  private readonly sessions: Assigning;
-  private readonly groups: number;
-  private readonly size: number;
+  readonly #points: Points;
+  readonly #forming: Forming;
+  readonly #sessions: Assigning;
+  readonly #groups: number;
+  readonly #size: number;
   /** [groups·size, dim] */
-  private readonly centres: Float32Array;
+  readonly #centres: Float32Array;
   /** [groups·size], half the squared norm of each centre. */
-  private readonly halves: Float32Array;
+  readonly #halves: Float32Array;
   /** Norm of the longest centre. */
-  private longest = 0;
+  #longest = 0;
   /** [count] */
-  private readonly nearest: Int32Array;
+  readonly #nearest: Int32Array;
   /** [count] */
-  private readonly upper: Float64Array;
+  readonly #upper: Float64Array;
   /** [count, groups] */
-  private readonly lower: Float64Array;
+  readonly #lower: Float64Array;
   /** Points to compare, and their copy side by side. */
-  private readonly rows = new Int32Array(chunk);
-  private readonly copies: Float32Array;
+  readonly #rows = new Int32Array(chunk);
+  readonly #copies: Float32Array;
 
   constructor(points: Points, forming: Forming, sessions: Assigning, centres: Float32Array, k: number) {
     const { groups, size } = groupsOf(k);
-    this.points = points;
-    this.forming = forming;
-    this.sessions = sessions;
-    this.groups = groups;
-    this.size = size;
-    this.centres = centres;
-    this.halves = new Float32Array(groups * size).fill(1e30); // of the empty places
-    this.nearest = new Int32Array(points.count).fill(-1);
-    this.upper = new Float64Array(points.count).fill(Infinity);
-    this.lower = new Float64Array(points.count * groups);
-    this.copies = new Float32Array(chunk * points.dim);
+    this.#points = points;
+    this.#forming = forming;
+    this.#sessions = sessions;
+    this.#groups = groups;
+    this.#size = size;
+    this.#centres = centres;
+    this.#halves = new Float32Array(groups * size).fill(1e30); // of the empty places
+    this.#nearest = new Int32Array(points.count).fill(-1);
+    this.#upper = new Float64Array(points.count).fill(Infinity);
+    this.#lower = new Float64Array(points.count * groups);
+    this.#copies = new Float32Array(chunk * points.dim);
   }
 
   /** Learns that a point was given to another cluster. */
   forget(point: number): void {
-    this.nearest[point] = this.forming.labels[point]!;
-    this.upper[point] = Infinity;
-    this.lower.fill(0, point * this.groups, (point + 1) * this.groups);
+    this.#nearest[point] = this.#forming.labels[point]!;
+    this.#upper[point] = Infinity;
+    this.#lower.fill(0, point * this.#groups, (point + 1) * this.#groups);
   }
 
   /** One pass, after the centres moved by `moves` [k]. Returns how many points changed their cluster. */
   async pass(moves: Float64Array): Promise<number> {
-    const { points, forming, groups, size, centres, nearest, upper, lower, rows } = this;
+    const points = this.#points;
+    const forming = this.#forming;
+    const groups = this.#groups;
+    const size = this.#size;
+    const centres = this.#centres;
+    const nearest = this.#nearest;
+    const upper = this.#upper;
+    const lower = this.#lower;
+    const rows = this.#rows;
     const drifts = Array.from({ length: groups }, (_, g) => Math.max(0, ...moves.subarray(g * size, (g + 1) * size)));
     const squares = squaresOf(centres.subarray(0, moves.length * points.dim), points.dim);
-    for (const [c, square] of squares.entries()) this.halves[c] = square / 2;
-    this.longest = Math.sqrt(squares.reduce((a, b) => Math.max(a, b)));
+    for (const [c, square] of squares.entries()) this.#halves[c] = square / 2;
+    this.#longest = Math.sqrt(squares.reduce((a, b) => Math.max(a, b)));
     let changed = 0;
     for (let from = 0; from < points.count; from += chunk) {
       const to = Math.min(from + chunk, points.count);
@@ -92,13 +100,13 @@ export class Assignment {
       }
       if (pairs > wholeProductShare * (to - from) * groups) {
         for (let i = from; i < to; i++) rows[i - from] = i;
-        await this.compare(to - from, 0, groups);
+        await this.#compare(to - from, 0, groups);
       } else {
         for (const i of rows.subarray(0, open)) upper[i] = Math.sqrt(squaredDistance(points, i, centres, nearest[i]!));
         for (let g = 0; g < groups; g++) {
           let n = 0;
           for (let i = from; i < to; i++) if (upper[i]! > lower[i * groups + g]!) rows[n++] = i;
-          if (n > 0) await this.compare(n, g, g + 1);
+          if (n > 0) await this.#compare(n, g, g + 1);
         }
       }
       for (let i = from; i < to; i++)
@@ -111,16 +119,25 @@ export class Assignment {
   }
 
   /** Compares the first n of `rows` with one group of centres or with all. */
-  private async compare(n: number, firstGroup: number, endGroup: number): Promise<void> {
-    const { points, groups, size, centres, halves, longest, nearest, upper, lower, copies } = this;
+  async #compare(n: number, firstGroup: number, endGroup: number): Promise<void> {
+    const points = this.#points;
+    const groups = this.#groups;
+    const size = this.#size;
+    const centres = this.#centres;
+    const halves = this.#halves;
+    const longest = this.#longest;
+    const nearest = this.#nearest;
+    const upper = this.#upper;
+    const lower = this.#lower;
+    const copies = this.#copies;
     const { dim, data } = points;
-    const rows = this.rows.subarray(0, n);
+    const rows = this.#rows.subarray(0, n);
     const start = firstGroup * size;
     const end = endGroup * size;
     const adjacent = rows[n - 1]! - rows[0]! === n - 1;
     if (!adjacent) copyRows(points, rows, copies);
     const given = adjacent ? data.subarray(rows[0]! * dim) : copies;
-    const results = await (end - start > size ? this.sessions.all : this.sessions.one).run({
+    const results = await (end - start > size ? this.#sessions.all : this.#sessions.one).run({
       "input.points": float32([n, dim], given.subarray(0, n * dim)),
       "input.centres": float32([end - start, dim], centres.subarray(start * dim, end * dim)),
       "input.halves": float32([end - start], halves.subarray(start, end)),

@@ -1,8 +1,8 @@
 /** What is compared: a method, with settings of it that differ from its paper's. */
 import { type MethodName, methodNames } from "../../graphs/methods/index.ts";
 import { RequestError } from "../errors.ts";
-import { camelCase } from "../settings/name.ts";
-import { nearestName } from "../settings/resolve.ts";
+import { camelCase, kebabCase } from "../settings/name.ts";
+import { nearestName, unknownSetting } from "../settings/resolve.ts";
 import { isList } from "../settings/schema.ts";
 import { feeds } from "../train/feeds.ts";
 import { pretrain } from "../train/pretrain.ts";
@@ -32,10 +32,16 @@ const parseChange = (text: string, change: string): readonly [string, unknown] =
   const [name = "", value] = change.split("=");
   if (!/^[a-z][a-z-]*$/.test(name))
     throw new RequestError(`methods ${text}: write a change as /setting=value or /no-setting, not ${change}`);
-  if (value !== undefined) return [camelCase(name), value.replaceAll("+", ",")];
+  const { rows, name: command } = pretrain.spec;
+  const known = (key: string): string => {
+    if (Object.hasOwn(rows, key)) return key;
+    const where = `advcl ${command} has no setting --${name}`;
+    throw unknownSetting(command, Object.keys(rows).map(kebabCase), name, where, "--");
+  };
+  if (value !== undefined) return [known(camelCase(name)), value.replaceAll("+", ",")];
   const negated = name.startsWith("no-");
-  const key = camelCase(negated ? name.slice(3) : name);
-  const row = pretrain.spec.rows[key];
+  const key = known(camelCase(negated ? name.slice(3) : name));
+  const row = rows[key];
   return [key, negated ? (row !== undefined && isList(row) ? [] : false) : true];
 };
 

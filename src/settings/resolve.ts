@@ -90,6 +90,13 @@ const check = (row: SettingRow, value: unknown, label: string): SettingValue => 
   throw new RequestError(`${label} is ${describe(value)} but must be ${expectation(row)}${remedy}`);
 };
 
+/** The refusal of a setting that a command does not have, with the one that may be meant. `where` says who has it. */
+export const unknownSetting = (command: string, known: readonly string[], name: string, where: string, dashes = "") => {
+  const nearest = nearestName(kebabCase(name), known);
+  const remedy = nearest === undefined ? `see advcl ${command} --help` : `did you mean ${dashes}${nearest}?`;
+  return new RequestError(`${where}; ${remedy}`);
+};
+
 /**
  * What an object of settings gives, by key, in any spelling; undefined values are left out.
  *
@@ -101,13 +108,11 @@ export const readObject = (command: string, rows: SettingRows, content: object, 
   for (const [name, value] of Object.entries(content)) {
     const key = keyOf(rows, name);
     if (key === undefined) {
-      const nearest = nearestName(kebabCase(name), Object.keys(rows).map(kebabCase));
-      const remedy = nearest === undefined ? `see advcl ${command} --help` : `did you mean ${nearest}?`;
       const where =
         place === ""
           ? `advcl ${command} has no setting ${name}`
           : `${place} has the setting ${name}, which advcl ${command} does not have`;
-      throw new RequestError(`${where}; ${remedy}`);
+      throw unknownSetting(command, Object.keys(rows).map(kebabCase), name, where);
     }
     if (value !== undefined) given.set(key, { value, label: place === "" ? name : `${name} in ${place}` });
   }

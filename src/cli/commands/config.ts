@@ -2,14 +2,16 @@ import { stringify } from "yaml";
 import { RequestError } from "../../errors.ts";
 import { kebabCase } from "../../settings/name.ts";
 import { nearestName } from "../../settings/resolve.ts";
-import type { Command } from "../command.ts";
+import type { Command, CommandEntry } from "../command.ts";
 import { asksHelp } from "../flags.ts";
-import { commands } from "./index.ts";
 
 const usage = "write advcl config COMMAND [--setting value …]";
 
 /** The command whose settings are asked for. It takes that command's flags, so it has no rows of its own. */
-const loadTarget = async (target: string | undefined): Promise<Command> => {
+const loadTarget = async (
+  commands: Readonly<Record<string, CommandEntry>>,
+  target: string | undefined,
+): Promise<Command> => {
   const names = Object.keys(commands).filter((name) => name !== "config");
   if (target === undefined || target.startsWith("-")) throw new RequestError(`advcl config needs a command: ${usage}`);
   const entry = names.includes(target) ? commands[target] : undefined;
@@ -19,7 +21,8 @@ const loadTarget = async (target: string | undefined): Promise<Command> => {
   throw new RequestError(`there are no settings of ${JSON.stringify(target)}, which is no command; ${remedy}`);
 };
 
-export const config: Command = {
+/** Prints the settings of another command of a table. */
+export const configCommand = (commands: Readonly<Record<string, CommandEntry>>): Command => ({
   name: "config",
   summary: "print all settings of a command as YAML",
   help: () =>
@@ -27,10 +30,10 @@ export const config: Command = {
   configure: async () => ({ settings: {}, json: false }),
   execute: async ([target, ...args], { stdout }) => {
     if (target === undefined && asksHelp(args)) return 0;
-    const command = await loadTarget(target);
+    const command = await loadTarget(commands, target);
     const { settings, json } = await command.configure(args);
     const named = Object.fromEntries(Object.entries(settings).map(([key, value]) => [kebabCase(key), value ?? null]));
     stdout.write(json ? `${JSON.stringify(named)}\n` : stringify(named));
     return 0;
   },
-};
+});

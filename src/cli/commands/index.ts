@@ -1,11 +1,4 @@
-import type { Command } from "../command.ts";
-
-/** A command as the list shows it; loaded only when it is used. */
-export interface CommandEntry {
-  /** The same text as in the command's own file (a test compares them). */
-  readonly summary: string;
-  readonly load: () => Promise<Command>;
-}
+import type { CommandEntry } from "../command.ts";
 
 /** The commands in the order of --help. */
 export const commands: Readonly<Record<string, CommandEntry>> = {
@@ -67,6 +60,6 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   },
   config: {
     summary: "print all settings of a command as YAML",
-    load: async () => (await import("./config.ts")).config,
+    load: async () => (await import("./config.ts")).configCommand(commands),
   },
 };
