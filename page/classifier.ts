@@ -1,22 +1,6 @@
 /** The classifier: features, heads on them, attacks, training of a head. */
+import type { PageDescription } from "../src/serve/page-description.ts";
 import type { Engine, Program, Tensor } from "./engine.ts";
-
-/** page.json. */
-export interface About {
-  readonly title: string;
-  readonly facts: Readonly<Record<string, string>>;
-  readonly size: number;
-  readonly features: number;
-  /** Rows of every head. */
-  readonly slots: number;
-  /** Rows of a training step. */
-  readonly examples: number;
-  readonly classes: readonly string[];
-  readonly eps: number;
-  /** Class of each sample, -1 where unknown. */
-  readonly samples: readonly number[];
-  readonly sampleClasses: readonly string[];
-}
 
 /** A linear layer on the features. Rows beyond `classes` never win. */
 export interface Head {
@@ -48,8 +32,6 @@ export interface Example {
   readonly label: number;
 }
 
-const NEVER = -1e4;
-
 const softmax = (logits: readonly number[]): number[] => {
   const top = Math.max(...logits);
   const powers = logits.map((v) => Math.exp(v - top));
@@ -60,17 +42,17 @@ const softmax = (logits: readonly number[]): number[] => {
 const scalar = (value: number): Tensor => ({ dims: [], data: Float32Array.of(value) });
 
 export class Classifier {
-  readonly about: About;
+  readonly about: PageDescription;
   private readonly program: Program;
   private readonly attackProgram: Program;
   private readonly headProgram: Program;
 
-  private constructor(about: About, programs: readonly [Program, Program, Program]) {
+  private constructor(about: PageDescription, programs: readonly [Program, Program, Program]) {
     this.about = about;
     [this.program, this.attackProgram, this.headProgram] = programs;
   }
 
-  static async load(engine: Engine, about: About, features: Program): Promise<Classifier> {
+  static async load(engine: Engine, about: PageDescription, features: Program): Promise<Classifier> {
     const attack = await engine.load("attack.onnx");
     const head = await engine.load("head.onnx");
     return new Classifier(about, [features, attack, head]);
@@ -124,7 +106,7 @@ export class Classifier {
     classes: readonly string[],
     steps: number,
   ): AsyncGenerator<{ step: number; loss: number; head: Head }> {
-    const { slots, features: d, examples: rows } = this.about;
+    const { slots, features: d, examples: rows, unusedBias } = this.about;
     const used = examples.slice(-rows);
     const mean = Float32Array.from({ length: d }, (_, i) =>
       used.reduce((sum, { features: f }) => sum + (f[i] as number) / used.length, 0),
@@ -143,7 +125,7 @@ export class Classifier {
       share[i] = 1 / used.length;
     });
     const zero = (size: number, dims: readonly number[]): Tensor => ({ dims, data: new Float32Array(size) });
-    const untrained = Float32Array.from({ length: slots }, (_, c) => (c < classes.length ? 0 : NEVER));
+    const untrained = Float32Array.from({ length: slots }, (_, c) => (c < classes.length ? 0 : unusedBias));
     let held: Record<string, Tensor> = {
       "param.weight": zero(slots * d, [slots, d]),
       "param.bias": { dims: [slots], data: untrained },

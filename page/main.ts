@@ -1,5 +1,6 @@
 /** The page: choose an image, see the prediction, attack it, teach a head. */
-import { type About, Classifier, type Head, type Picture } from "./classifier.ts";
+import type { PageDescription } from "../src/serve/page-description.ts";
+import { Classifier, type Head, type Picture } from "./classifier.ts";
 import { openEngine } from "./engine.ts";
 import { distance, draw, drawDifference, fromBytes, fromFile } from "./pictures.ts";
 import { showBars, showCurve } from "./verdict.ts";
@@ -22,7 +23,7 @@ interface OwnClass {
 const TRAIN_STEPS = 120;
 
 const start = async (): Promise<void> => {
-  const about = (await (await fetch("page.json")).json()) as About;
+  const about = (await (await fetch("page.json")).json()) as PageDescription;
   const { size, slots } = about;
   $("title").textContent = about.title;
   document.title = `${about.title} · advcl`;

@@ -31,9 +31,9 @@ export const drawDifference = (
 
 /** Largest change of a pixel. */
 export const distance = (a: Picture, b: Picture): number => {
-  let most = 0;
-  for (let i = 0; i < a.length; i++) most = Math.max(most, Math.abs((a[i] as number) - (b[i] as number)));
-  return most;
+  let largest = 0;
+  for (let i = 0; i < a.length; i++) largest = Math.max(largest, Math.abs((a[i] as number) - (b[i] as number)));
+  return largest;
 };
 
 /** Interleaved RGB bytes, `stride` apart, as a picture. */

@@ -3,7 +3,7 @@
 const percent = (share: number): string =>
   share >= 0.9995 ? "100 %" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 
-const most = 10;
+const shownClasses = 10;
 
 /** Bars of the classes that matter most, before and after an attack. `truth` is marked. */
 export const showBars = (
@@ -15,7 +15,8 @@ export const showBars = (
 ): void => {
   const weight = (c: number): number => Math.max(clean[c] ?? 0, attacked?.[c] ?? 0);
   const all = classes.map((_, c) => c);
-  const shown = classes.length <= most ? all : [...all].sort((a, b) => weight(b) - weight(a)).slice(0, most);
+  const shown =
+    classes.length <= shownClasses ? all : [...all].sort((a, b) => weight(b) - weight(a)).slice(0, shownClasses);
   element.replaceChildren(
     ...shown.map((c) => {
       const row = document.createElement("div");

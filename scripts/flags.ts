@@ -57,3 +57,14 @@ export const existingPath = (flag: string, path: string | undefined): string => 
   statSync(path);
   return resolve(path);
 };
+
+/** The numbers of a flag that takes several, separated by commas. */
+export const numbersIn = (flag: string, text: string): number[] =>
+  text.split(",").map((part) => {
+    const number = parseNumber(part);
+    if (number === undefined)
+      throw new RequestError(
+        `--${flag} is ${JSON.stringify(text)} but must be numbers separated by commas, such as 16,32`,
+      );
+    return number;
+  });

@@ -1,8 +1,10 @@
 /** One step of a PGD attack (Madry et al. 2018, L-inf) as a model of its own, whose radius and step are inputs. */
+import { pgdUpdate } from "../attacks/pgd.ts";
+import { linf, type ThreatModel } from "../attacks/threat-model.ts";
 import { grad } from "../autodiff/grad.ts";
 import { crossEntropy } from "../losses/cross-entropy.ts";
 import { input, type Value } from "../onnx/graph.ts";
-import { add, cast, clip, greater, less, max, min, mul, softmax, sub } from "../ops/index.ts";
+import { cast, greater, less, softmax, sub } from "../ops/index.ts";
 
 export interface AttackStep {
   /** Where the images are now. */
@@ -17,6 +19,10 @@ export interface AttackStep {
   readonly outputs: { readonly next: Value; readonly probabilities: Value; readonly loss: Value };
 }
 
+/** sign(x) = [x > 0] - [x < 0]. Not Sign: the WebGPU engines leave it to the CPU. */
+const signByComparison = (x: Value): Value =>
+  sub(cast(greater(x, 0), { to: "float32" }), cast(less(x, 0), { to: "float32" }));
+
 /** Images of the shape are pixels in [0, 1]; `logits` gives [B,classes]. A negative step size leads towards the label. */
 export const attackStep = (shape: readonly number[], logits: (x: Value) => Value): AttackStep => {
   const image = { dtype: "float32", shape } as const;
@@ -27,10 +33,7 @@ export const attackStep = (shape: readonly number[], logits: (x: Value) => Value
   const at = logits(x);
   const loss = crossEntropy(at, label, "sum");
   const [gradient] = grad(loss, [x]) as [Value];
-  // Not Sign: the WebGPU engines leave it to the CPU.
-  const up = cast(greater(gradient, 0), { to: "float32" });
-  const direction = sub(up, cast(less(gradient, 0), { to: "float32" }));
-  const moved = add(x, mul(direction, stepSize));
-  const next = clip(min(max(moved, sub(clean, eps)), add(clean, eps)), 0, 1);
+  const threat: ThreatModel = { ...linf(eps), direction: signByComparison };
+  const next = pgdUpdate({ threat, stepSize }, gradient, x, clean);
   return { x, clean, label, eps, stepSize, outputs: { next, probabilities: softmax(at, { axis: 1 }), loss } };
 };

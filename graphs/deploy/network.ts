@@ -8,13 +8,14 @@ import { cast, concat, div, transpose } from "../ops/index.ts";
 import { dimensions, resizeBilinear } from "./ops.ts";
 import { bind } from "./rewrite.ts";
 
-export const whats = ["encoder", "classifier", "projector"] as const;
-export type What = (typeof whats)[number];
+/** What of a network can be exported. */
+export const networkParts = ["encoder", "classifier", "projector"] as const;
+export type NetworkPart = (typeof networkParts)[number];
 
 export interface DeployedOptions extends Omit<ResNetOptions, "unit"> {
   /** Side of the square images. */
   readonly size: number;
-  readonly what: What;
+  readonly what: NetworkPart;
   /** Of a classifier. */
   readonly classes: number;
   /** Images of the batch that the graph is built for; nothing but the types of inputs and outputs depends on it. */
@@ -70,7 +71,7 @@ export const withWeights = (
   );
 
 /** Name of the output that an export of `what` is about. */
-export const outputName = (what: What): string =>
+export const outputName = (what: NetworkPart): string =>
   ({ encoder: "features", classifier: "logits", projector: "projection" })[what];
 
 /**

@@ -9,6 +9,7 @@ import { constantOf, input, isAbsent, isConstant, type Value } from "../onnx/gra
 import { float32, type Tensor, zeros } from "../onnx/tensor.ts";
 import { gemm, mul, reduceSum } from "../ops/index.ts";
 import { sgd } from "../optim/sgd.ts";
+import { nextName, paramName } from "../steps/names.ts";
 import { nextStates } from "../steps/step.ts";
 import { attackStep } from "./attack.ts";
 
@@ -47,14 +48,14 @@ export const cutClassifier = (logits: Value): CutClassifier => {
 };
 
 /** A bias that no class wins with: that of the rows of a head that stand for no class. */
-export const NEVER = -1e4;
+export const unusedBias = -1e4;
 
 /** A head with `slots` rows; those beyond its own never win. */
 export const padded = ({ weight, bias }: Pick<CutClassifier, "weight" | "bias">, slots: number) => {
   const [classes = 0, width = 0] = weight.shape;
   const wide = new Float32Array(slots * width);
   wide.set(weight.data.subarray(0, classes * width));
-  const long = new Float32Array(slots).fill(NEVER);
+  const long = new Float32Array(slots).fill(unusedBias);
   long.set(bias.data);
   return { weight: float32([slots, width], wide), bias: float32([slots], long) };
 };
@@ -90,7 +91,7 @@ export const pageHead = (slots: number, width: number, examples: number): Readon
   const next = Object.fromEntries(
     grad(loss, [weight, bias]).map((gradient, i) => {
       const slot = slotsOf[i] as (typeof slotsOf)[number];
-      return [`next.param.${slot.path}`, optimizer(store, slot, gradient, lr)];
+      return [nextName(paramName(slot.path)), optimizer(store, slot, gradient, lr)];
     }),
   );
   return { ...next, ...nextStates(store), loss };

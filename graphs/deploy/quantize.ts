@@ -94,9 +94,9 @@ const quantizedWeight = (weight: Value): { readonly value: Value; readonly scale
   const scales = new Float32Array(channels);
   const integers = new Int8Array(source.length);
   for (let c = 0; c < channels; c++) {
-    let most = 0;
-    for (let i = c * each; i < (c + 1) * each; i++) most = max(most, abs(source[i] as number));
-    const scale = fround(most === 0 ? 1 : most / largestWeight);
+    let largest = 0;
+    for (let i = c * each; i < (c + 1) * each; i++) largest = max(largest, abs(source[i] as number));
+    const scale = fround(largest === 0 ? 1 : largest / largestWeight);
     scales[c] = scale;
     for (let i = c * each; i < (c + 1) * each; i++)
       integers[i] = max(-largestWeight, min(largestWeight, round((source[i] as number) / scale)));

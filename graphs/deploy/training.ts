@@ -11,6 +11,7 @@ import { crossEntropy } from "../losses/cross-entropy.ts";
 import { apply, type Definition, input, type Value } from "../onnx/graph.ts";
 import { concat, isNan, not, notDifferentiable, or, reduceSum, reshape, slice } from "../ops/index.ts";
 import { type SgdOptions, sgd } from "../optim/sgd.ts";
+import { pathOf } from "../steps/names.ts";
 import { update } from "../steps/step.ts";
 import { type DeployedOptions, deployed } from "./network.ts";
 import { rewrite } from "./rewrite.ts";
@@ -86,7 +87,7 @@ export const onDevice = (options: OnDeviceOptions): OnDevice => {
   const evaluation = { loss: measured, logits: guessed };
   const reset = afterAll([...Object.values(written), measured, guessed]);
   const flags = Object.entries(written).map(([name, value]) =>
-    overwrite(parameters.get(name.replace(/^next\.(param|state)\./, "")) as Value, value, reset),
+    overwrite(parameters.get(pathOf(name)) as Value, value, reset),
   );
   return {
     feeds: [image, label, plainLr],

@@ -1,9 +1,9 @@
-import { pgd } from "../attacks/pgd.ts";
+import { type AttackOptions, pgd } from "../attacks/pgd.ts";
 import { crossEntropy } from "../losses/cross-entropy.ts";
 import { transformerLayer } from "../nn/attention.ts";
 import { interleave } from "../nn/interleave.ts";
 import { type Layer, linear } from "../nn/layer.ts";
-import { Scope } from "../nn/scope.ts";
+import { Scope, type Store } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
 import { add, concat, expandAs, gather, matMul, matrixTranspose, mul, reshape, slice } from "../ops/index.ts";
 import { finish } from "../steps/step.ts";
@@ -19,12 +19,14 @@ import {
   selfieGrid,
   tiles,
 } from "../views/puzzles.ts";
-import { begin, type Method, type MethodOptions } from "./method.ts";
+import { uniformStart, weakView } from "../views/recipe.ts";
+import { advclTraining, attackedParts, defineMethod, paperAttack } from "./method.ts";
 
 export const apDpeTasks = ["rotation", "jigsaw", "jigsaw3", "selfie"] as const;
 export type ApDpeTask = (typeof apDpeTasks)[number];
 
-export interface ApDpeOptions extends MethodOptions {
+/** Options that are its own. */
+export interface ApDpeOptions extends AttackOptions {
   readonly tasks: readonly ApDpeTask[];
 }
 
@@ -58,60 +60,86 @@ const selfieLogits =
     return reshape(mul(matMul(asked, matrixTranspose(hidden)), 1 / Math.sqrt(d)), [masked * b, masked]);
   };
 
-/** A task: images, how their attack starts, what is to be said of them, and the head that says it. */
-interface Posed {
+/** A task of a batch: images, how their attack starts, their labels, and the head that gives their logits. */
+interface Task {
   readonly x: Value;
   readonly start: Value;
   readonly labels: Value;
   readonly head: Layer;
 }
 
-/**
- * Adversarial pretraining by self-supervised tasks (Chen et al., CVPR 2020): how far an image was turned; how its tiles
- * were shuffled, 2×2 in any order or 3×3 in one of 72; which of four masked patches belongs where (Selfie). Cross-entropy
- * on images attacked to raise it (evaluation mode), the mean over the tasks. All tasks share the whole encoder, patches
- * too, where their code ends the shared part after three stages. Left out: the penalty of their ensemble on the correlation
- * of the tasks' gradients. It is itself a function of gradients, so descending it takes second derivatives of the encoder,
- * which batch norm does not have here. Inputs `clean`; for rotation `start_turn0` to `start_turn3`; for each other task
- * `start_<task>`, and int32 [B] `order` (0 to 23), `order3` (0 to 71), `masked` (0 to 1819).
- */
-export const apDpe: Method<ApDpeOptions> = {
+/** How each task is made of the clean images of a batch. */
+const tasksOf = (
+  store: Store,
+  image: (name: string) => Value,
+  clean: Value,
+): Readonly<Record<ApDpeTask, () => Task>> => {
+  const batch = clean.dim(0);
+  const choice = (name: string) => store.input(name, { dtype: "int32", shape: [batch] });
+  const shuffled = (name: string, n: number, labels: Value, orders: readonly (readonly number[])[]): Task => ({
+    x: jigsaw(cropTo(clean, n), n, labels, orders),
+    start: cropTo(image(`start_${name}`), n),
+    labels,
+    head: linear({ features: orders.length }),
+  });
+  return {
+    rotation: () => ({
+      x: rotations(clean),
+      start: interleave([0, 1, 2, 3].map((turn) => image(`start_turn${turn}`))),
+      labels: integers(Array.from({ length: 4 * batch }, (_, i) => i % 4)),
+      head: linear({ features: 4 }),
+    }),
+    jigsaw: () => shuffled("jigsaw", 2, choice("order"), quarterOrders),
+    jigsaw3: () => shuffled("jigsaw3", 3, choice("order3"), ninthOrders),
+    selfie: () => {
+      const { side, masked } = selfieGrid;
+      const chosen = choice("masked");
+      const places = maskings.flatMap((order) => order.slice(0, masked));
+      return {
+        x: reordered(tiles(cropTo(clean, side), side), chosen, maskings),
+        start: tiles(cropTo(image("start_selfie"), side), side),
+        labels: integers(Array.from({ length: masked * batch }, (_, i) => i % masked)),
+        head: selfieLogits(gather(integers(places, [maskings.length, masked]), chosen)),
+      };
+    },
+  };
+};
+
+export const apDpe = defineMethod<ApDpeOptions>({
   name: "ap-dpe",
   title: "adversarial pretraining of AP-DPE (Chen et al. 2020)",
   branches: undefined,
   evaluatedBranch: "normal",
+  own: { ...paperAttack, tasks: ["rotation", "jigsaw", "selfie"] },
+  training: {
+    ...advclTraining,
+    epochs: 150,
+    batch: 128,
+    lr: 0.1,
+    weightDecay: 5e-4,
+    schedule: "cosine",
+    warmupEpochs: 0,
+  },
+  inputs: ({ eps, tasks }) => ({
+    clean: weakView,
+    ...(tasks.includes("rotation") &&
+      Object.fromEntries([0, 1, 2, 3].map((turn) => [`start_turn${turn}`, uniformStart(eps)]))),
+    ...(tasks.includes("jigsaw") && {
+      start_jigsaw: uniformStart(eps),
+      order: { kind: "random", below: quarterOrders.length },
+    }),
+    ...(tasks.includes("jigsaw3") && {
+      start_jigsaw3: uniformStart(eps),
+      order3: { kind: "random", below: ninthOrders.length },
+    }),
+    ...(tasks.includes("selfie") && {
+      start_selfie: uniformStart(eps),
+      masked: { kind: "random", below: maskings.length },
+    }),
+  }),
   build: (options) => {
-    const { store, encoder, image, attack } = begin(options);
-    const { batch } = options;
-    const clean = image("clean");
-    const choice = (name: string) => store.input(name, { dtype: "int32", shape: [batch] });
-    const shuffled = (name: string, n: number, labels: Value, orders: readonly (readonly number[])[]): Posed => ({
-      x: jigsaw(cropTo(clean, n), n, labels, orders),
-      start: cropTo(image(`start_${name}`), n),
-      labels,
-      head: linear({ features: orders.length }),
-    });
-    const posed: Readonly<Record<ApDpeTask, () => Posed>> = {
-      rotation: () => ({
-        x: rotations(clean),
-        start: interleave([0, 1, 2, 3].map((turn) => image(`start_turn${turn}`))),
-        labels: integers(Array.from({ length: 4 * batch }, (_, i) => i % 4)),
-        head: linear({ features: 4 }),
-      }),
-      jigsaw: () => shuffled("jigsaw", 2, choice("order"), quarterOrders),
-      jigsaw3: () => shuffled("jigsaw3", 3, choice("order3"), ninthOrders),
-      selfie: () => {
-        const { side, masked } = selfieGrid;
-        const chosen = choice("masked");
-        const places = maskings.flatMap((order) => order.slice(0, masked));
-        return {
-          x: reordered(tiles(cropTo(clean, side), side), chosen, maskings),
-          start: tiles(cropTo(image("start_selfie"), side), side),
-          labels: integers(Array.from({ length: masked * batch }, (_, i) => i % masked)),
-          head: selfieLogits(gather(integers(places, [maskings.length, masked]), chosen)),
-        };
-      },
-    };
+    const { store, encoder, image, attack } = attackedParts(options);
+    const posed = tasksOf(store, image, image("clean"));
     const trace: Record<string, Value> = {};
     const losses = options.tasks.map((task) => {
       const { x, start, labels, head } = posed[task]();
@@ -127,4 +155,4 @@ export const apDpe: Method<ApDpeOptions> = {
     const each = Object.fromEntries(options.tasks.map((task, i) => [task, losses[i] as Value]));
     return finish(store, options, { loss: mean, ...each }, trace);
   },
-};
+});

@@ -1,4 +1,4 @@
-import { pgd } from "../attacks/pgd.ts";
+import { type AttackOptions, pgd } from "../attacks/pgd.ts";
 import { cosine } from "../losses/cosine.ts";
 import { threeLayerProjector } from "../nn/head.ts";
 import { interleave, viewOf } from "../nn/interleave.ts";
@@ -6,7 +6,8 @@ import { Scope } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
 import { add, mul, neg } from "../ops/index.ts";
 import { finish } from "../steps/step.ts";
-import { begin, type Method } from "./method.ts";
+import { uniformStart, weakView } from "../views/recipe.ts";
+import { advclTraining, attackedParts, defineMethod, paperAttack } from "./method.ts";
 
 /** The copy of the network that is the teacher. */
 export const TEACHER = "teacher";
@@ -16,14 +17,26 @@ export const TEACHER = "teacher";
  * and with itself on attacked ones. The attack (evaluation mode) lowers the student's cosine with the teacher.
  * loss = -cos(student(clean), teacher(clean)) - 2·cos(student(adversarial), student(clean)). Inputs `clean`, `start`.
  */
-export const deacl: Method = {
+export const deacl = defineMethod<AttackOptions>({
   name: "deacl",
   title: "DeACL (Zhang et al. 2022)",
   branches: undefined,
   evaluatedBranch: "normal",
+  own: paperAttack,
+  training: {
+    ...advclTraining,
+    epochs: 100,
+    batch: 256,
+    lr: 0.5,
+    weightDecay: 5e-4,
+    schedule: "cosine",
+    warmupEpochs: 10,
+    warmupFrom: 0,
+  },
+  inputs: ({ eps }) => ({ clean: weakView, start: uniformStart(eps) }),
   given: [TEACHER],
   build: (options) => {
-    const { store, encoder, image, attack } = begin(options);
+    const { store, encoder, image, attack } = attackedParts(options);
     const project = (scope: Scope, x: Value) => threeLayerProjector()(scope.at("head_proj"), encoder(scope, x));
     const clean = image("clean");
     const frozen = new Scope(store, { mode: "eval" });
@@ -44,4 +57,4 @@ export const deacl: Method = {
       { "attack.x": adversarial },
     );
   },
-};
+});

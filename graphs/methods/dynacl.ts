@@ -7,22 +7,53 @@ import { scalar, type Value } from "../onnx/graph.ts";
 import { add, mul, stopGradient, sub } from "../ops/index.ts";
 import { AVERAGE } from "../optim/ema.ts";
 import { finish } from "../steps/step.ts";
-import { begin, dualBranches as branches, type Method, tracePair, viewPair } from "./method.ts";
+import { dynaclView } from "../views/recipe.ts";
+import {
+  attackedParts,
+  dualBranches as branches,
+  type ContrastiveAttackOptions,
+  defineMethod,
+  pairStarts,
+  paperAttack,
+  simclrTraining,
+  tracePair,
+  viewPair,
+} from "./method.ts";
+
+/** Its schedule moves every 50 of its 1000 epochs. */
+const period = (epochs: number): number => Math.max(1, Math.round(epochs / 20));
+
+/** Strength of the augmentation in an epoch: from 1 down, period by period. */
+export const dynaclStrength = (epochs: number, epoch: number): number => {
+  const first = Math.floor((epoch - 1) / period(epochs)) * period(epochs);
+  return 1 - first / epochs;
+};
+
+/** Weight w of the adversarial stream: from 1 up by 2/3 over the training, period by period. */
+export const dynaclWeight = (epochs: number, epoch: number): number =>
+  Math.min(1 + ((Math.floor(epoch / period(epochs)) * period(epochs)) / epochs) * (2 / 3), 2);
 
 /**
  * DynACL (Luo et al., ICLR 2023): ACL under augmentations that weaken over the epochs, with a weight that moves from the
  * clean stream to the adversarial one: (2-w)/2 · clean + w/2 · adversarial. The second view of each pair goes through a
  * moving average of the weights, which is what is evaluated. Inputs as ACL's, and the scalar `weight` w.
  */
-export const dynacl: Method = {
+export const dynacl = defineMethod<ContrastiveAttackOptions>({
   name: "dynacl",
   title: "DynACL (Luo et al. 2023)",
   branches,
   evaluatedBranch: "pgd",
+  own: { ...paperAttack, temperature: 0.5 },
+  training: { ...simclrTraining, ema: 0.99 },
+  inputs: ({ eps, epochs }, epoch) => {
+    const view = dynaclView(dynaclStrength(epochs, epoch));
+    return { view1: view, view2: view, ...pairStarts(eps) };
+  },
+  scalars: ({ epochs }, epoch) => ({ weight: dynaclWeight(epochs, epoch) }),
   build: (options) => {
-    const beginning = begin(options, branches);
-    const { store, encoder, attack } = beginning;
-    const { clean, start } = viewPair(beginning);
+    const parts = attackedParts(options, branches);
+    const { store, encoder, attack } = parts;
+    const { clean, start } = viewPair(parts);
     const project = (scope: Scope, x: Value) => threeLayerProjector(branches)(scope.at("head_proj"), encoder(scope, x));
     const contrast = (z1: Value, z2: Value) => ntXent(interleave([z1, z2]), 2, options.temperature);
 
@@ -44,4 +75,4 @@ export const dynacl: Method = {
     const loss = mul(add(mul(ofClean, sub(scalar(2), weight)), mul(ofAttacked, weight)), 0.5);
     return finish(store, options, { loss, clean: ofClean, adversarial: ofAttacked }, tracePair(attacked));
   },
-};
+});

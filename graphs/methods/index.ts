@@ -1,28 +1,26 @@
 /** The methods of pretraining, by the name that `pretrain --method` takes. */
-import type { PretrainOptions } from "../steps/pretrain.ts";
+
+import type { Step } from "../steps/step.ts";
 import { acl } from "./acl.ts";
 import { advcl } from "./advcl.ts";
-import { type ApDpeOptions, apDpe } from "./ap-dpe.ts";
+import { apDpe } from "./ap-dpe.ts";
 import { byorl } from "./byorl.ts";
 import { deacl } from "./deacl.ts";
 import { dynacl } from "./dynacl.ts";
-import type { Method } from "./method.ts";
+import type { Method, StepOptions } from "./method.ts";
 import { rocl } from "./rocl.ts";
 import { simclr } from "./simclr.ts";
 
-export const methodNames = ["advcl", "simclr", "acl", "rocl", "byorl", "ap-dpe", "dynacl", "deacl"] as const;
-export type MethodName = (typeof methodNames)[number];
+/** Each with the type of its own options; a program that knows a method by name only takes it from `methods`. */
+const table = { advcl, simclr, acl, rocl, byorl, "ap-dpe": apDpe, dynacl, deacl } satisfies Record<string, Method>;
 
-/** What any method's step may be built with. */
-export type AnyMethodOptions = PretrainOptions & ApDpeOptions;
+export type MethodName = keyof typeof table;
+export const methodNames = Object.keys(table) as readonly MethodName[] as readonly [MethodName, ...MethodName[]];
 
-export const methods: Readonly<Record<MethodName, Method<AnyMethodOptions>>> = {
-  advcl,
-  simclr,
-  acl,
-  rocl,
-  byorl,
-  "ap-dpe": apDpe,
-  dynacl,
-  deacl,
-};
+/** A method that is known by name only: `build` throws where one of its own options is missing. */
+export interface NamedMethod extends Method {
+  build(options: StepOptions & Readonly<Record<string, unknown>>): Step;
+}
+
+const untyped: Readonly<Record<MethodName, Method>> = table;
+export const methods: Readonly<Record<MethodName, NamedMethod>> = untyped;

@@ -6,7 +6,8 @@ import { Scope } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
 import { add, clip, mul } from "../ops/index.ts";
 import { finish } from "../steps/step.ts";
-import { begin, type Method } from "./method.ts";
+import { advclView, uniformStart } from "../views/recipe.ts";
+import { attackedParts, type ContrastiveAttackOptions, defineMethod, simclrTraining } from "./method.ts";
 
 /** Weight of the regulariser: 1/256 in its code. */
 const LAMBDA = 1 / 256;
@@ -16,13 +17,17 @@ const LAMBDA = 1 / 256;
  * views and the attacked one, and a little NT-Xent of the attacked one with the second. As in its code the second factor
  * of each similarity is a constant to the gradient. Inputs `view1`, `view2`, `start1`.
  */
-export const rocl: Method = {
+export const rocl = defineMethod<ContrastiveAttackOptions>({
   name: "rocl",
   title: "RoCL (Kim et al. 2020)",
   branches: undefined,
   evaluatedBranch: "normal",
+  own: { attackSteps: 7, eps: 0.0314, stepSize: 0.007, temperature: 0.5 },
+  // 0.1 before the warm-up, fifteen times that after it.
+  training: { ...simclrTraining, lr: 1.5, lrEnd: 0, warmupFrom: 0.1 },
+  inputs: ({ eps }) => ({ view1: advclView, view2: advclView, start1: uniformStart(eps) }),
   build: (options) => {
-    const { store, encoder, image, attack } = begin(options);
+    const { store, encoder, image, attack } = attackedParts(options);
     const similarity = (z: Value, views: number) => ntXent(z, views, options.temperature, { detachSecond: true });
     const project = (scope: Scope, x: Value) => {
       const h = encoder(scope, x);
@@ -46,4 +51,4 @@ export const rocl: Method = {
       { "attack.x1": viewOf(adversarial, 0, 1) },
     );
   },
-};
+});

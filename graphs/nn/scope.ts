@@ -6,6 +6,7 @@ import type { DType } from "../onnx/dtype.ts";
 import { GraphError } from "../onnx/error.ts";
 import { input, named, type Type, type Value } from "../onnx/graph.ts";
 import { add, loop, mul } from "../ops/index.ts";
+import { feedName, paramName, stateName } from "../steps/names.ts";
 
 /** How a parameter or a state starts, as data: the driver draws the numbers. */
 export type Init =
@@ -43,11 +44,11 @@ export class Store {
   private current = new Map<string, Value>();
 
   parameter(path: string, shape: readonly number[], init: Init): Value {
-    return this.slot(this.parameters, "param", path, { dtype: "float32", shape }, init).value;
+    return this.slot(this.parameters, paramName, path, { dtype: "float32", shape }, init).value;
   }
 
   state(path: string, type: Type, init: Init): Value {
-    const slot = this.slot(this.states, "state", path, type, init);
+    const slot = this.slot(this.states, stateName, path, type, init);
     return this.current.get(path) ?? slot.value;
   }
 
@@ -68,7 +69,7 @@ export class Store {
   input(name: string, type: Type): Value {
     const known = this.inputs.get(name);
     if (known !== undefined) return known;
-    const made = input(`input.${name}`, type);
+    const made = input(feedName(name), type);
     this.inputs.set(name, made);
     return made;
   }
@@ -106,14 +107,16 @@ export class Store {
     return results.slice(0, initial.length);
   }
 
-  private slot(slots: Map<string, Slot>, kind: string, path: string, type: Type, init: Init): Slot {
+  private slot(slots: Map<string, Slot>, nameOf: (path: string) => string, path: string, type: Type, init: Init): Slot {
     const known = slots.get(path);
     if (known !== undefined) {
       if (known.type.shape.join() !== type.shape.join())
-        throw new GraphError("parameter", `${kind} ${path} is used with two shapes`, { types: [known.type, type] });
+        throw new GraphError("parameter", `${nameOf(path).replace(".", " ")} is used with two shapes`, {
+          types: [known.type, type],
+        });
       return known;
     }
-    const made = { path, type, init, value: input(`${kind}.${path}`, type) };
+    const made = { path, type, init, value: input(nameOf(path), type) };
     slots.set(path, made);
     return made;
   }

@@ -14,6 +14,7 @@ import {
   valuesOf,
   variadic,
 } from "./define.ts";
+// biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
 import { expandAs } from "./movement.ts";
 
 type Unary = Op<[x: Value]>;

@@ -2,7 +2,9 @@
 import { check } from "../onnx/error.ts";
 import { type Attributes, constantInts, ints, isAbsent, type Spelling, type Type, type Value } from "../onnx/graph.ts";
 import { axisOf, defineOp, notDifferentiable, type Op, type OpSpec } from "./define.ts";
+// biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
 import { cast, div, equal, exp, mul, sub } from "./elementwise.ts";
+// biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
 import { expandAs, reshape } from "./movement.ts";
 
 export type Reduction = { readonly axes?: readonly number[]; readonly keepdims?: number };

@@ -5,6 +5,7 @@ import { crossEntropy } from "../losses/cross-entropy.ts";
 import { dlr, margin, targetedDlr } from "../losses/margin.ts";
 import { input, type Value } from "../onnx/graph.ts";
 import { identity, mul, reduceSum } from "../ops/index.ts";
+import { feedName } from "./names.ts";
 
 /** Images [B,C,H,W] in [0, 1] to logits [B,classes]. */
 export type Classifier = (x: Value) => Value;
@@ -26,9 +27,9 @@ export interface ImageBatch {
 }
 
 const images = ({ batch, image }: ImageBatch, name: string): Value =>
-  input(`input.${name}`, { dtype: "float32", shape: [batch, ...image] });
+  input(feedName(name), { dtype: "float32", shape: [batch, ...image] });
 const classes = ({ batch }: ImageBatch, name: string): Value =>
-  input(`input.${name}`, { dtype: "int32", shape: [batch] });
+  input(feedName(name), { dtype: "int32", shape: [batch] });
 
 /** `input.x` to `logits`. */
 export const logitsStep = (classifier: Classifier, size: ImageBatch): Record<"logits", Value> => ({

@@ -1,6 +1,5 @@
 /** Training of a classifier: finetuning of a pretrained encoder, or adversarial training from the start. */
-import { type PgdOptions, pgd } from "../attacks/pgd.ts";
-import { linf } from "../attacks/threat-model.ts";
+import { type AttackOptions, linfPgd, pgd } from "../attacks/pgd.ts";
 import { crossEntropy } from "../losses/cross-entropy.ts";
 import { klDivergence, trades } from "../losses/trades.ts";
 import { type ClassifierOptions, head } from "../nn/classifier.ts";
@@ -10,8 +9,10 @@ import { resnet } from "../nn/resnet.ts";
 import { Scope, Store } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
 import type { Tensor } from "../onnx/tensor.ts";
-import { add, argMax, cast, equal, identity, reduceMean } from "../ops/index.ts";
+import { add, identity } from "../ops/index.ts";
 import { type SgdOptions, sgd } from "../optim/sgd.ts";
+import { accuracy } from "./accuracy.ts";
+import { metrics } from "./names.ts";
 import { type Step, update } from "./step.ts";
 
 /**
@@ -28,12 +29,6 @@ export interface ClassifierBatch extends ClassifierOptions {
   readonly branch: string;
 }
 
-export interface AttackOptions {
-  readonly attackSteps: number;
-  readonly eps: number;
-  readonly stepSize: number;
-}
-
 export interface FinetuneOptions extends ClassifierBatch, AttackOptions, SgdOptions {
   readonly objective: Objective;
   /** Weight of the closeness in TRADES. */
@@ -46,12 +41,6 @@ export interface FinetuneOptions extends ClassifierBatch, AttackOptions, SgdOpti
   /** Also give `attack.x`, for comparisons. */
   readonly trace?: boolean;
 }
-
-const pgdOptions = ({ attackSteps, eps, stepSize }: AttackOptions): PgdOptions => ({
-  threat: linf(eps),
-  steps: attackSteps,
-  stepSize,
-});
 
 /** Images, labels and attack starts of a batch. */
 const inputsOf = (store: Store, { batch, size }: ClassifierBatch) => {
@@ -77,12 +66,6 @@ const modelOf = (
   };
 };
 
-/** The class of the largest of the logits [B,classes], int32 [B]. */
-export const guesses = (logits: Value): Value => cast(argMax(logits, { axis: 1, keepdims: 0 }), { to: "int32" });
-
-const accuracy = (logits: Value, labels: Value): Value =>
-  reduceMean(cast(equal(guesses(logits), labels), { to: "float32" }), { keepdims: 0 });
-
 /**
  * Builds the step. Inputs: `clean`, `label` [B], `lr`, and where there is an attack `start`, the noise that it begins with.
  * The attack sees the classifier in evaluation mode. In training mode TRADES moves the running statistics by the clean
@@ -94,7 +77,7 @@ export const finetuneStep = (options: FinetuneOptions): Step => {
   const model = modelOf(store, options, encoder);
   const { clean, label, start } = inputsOf(store, options);
   const judged = (x: Value) => model("eval", [branch], x);
-  const attacked = (loss: (x: Value) => Value): Value => pgd(pgdOptions(options), loss)(clean, add(clean, start()));
+  const attacked = (loss: (x: Value) => Value): Value => pgd(linfPgd(options), loss)(clean, add(clean, start()));
   let x = clean;
   let measured: Record<string, Value> & { readonly loss: Value };
   if (objective === "trades") {
@@ -114,8 +97,7 @@ export const finetuneStep = (options: FinetuneOptions): Step => {
     measured = { loss: crossEntropy(logits, label), [name]: accuracy(logits, label) };
   }
   const { outputs } = update(store, measured.loss, sgd(options));
-  const metrics = Object.fromEntries(Object.entries(measured).map(([name, value]) => [`metric.${name}`, value]));
-  return { store, outputs: { ...outputs, ...metrics, ...(options.trace && { "attack.x": identity(x) }) } };
+  return { store, outputs: { ...outputs, ...metrics(measured), ...(options.trace && { "attack.x": identity(x) }) } };
 };
 
 /**
@@ -131,7 +113,7 @@ export const classifierStep = (
   const { clean, label, start } = inputsOf(store, options);
   const judged = (x: Value) => model("eval", [branch], x);
   if (attackSteps === 0) return { store, outputs: { logits: judged(clean) } };
-  const attack = pgd(pgdOptions(options), (at) => crossEntropy(judged(at), label, "none"));
+  const attack = pgd(linfPgd(options), (at) => crossEntropy(judged(at), label, "none"));
   const x = attack(clean, add(clean, start()));
   return { store, outputs: { logits: judged(clean), attacked: identity(x), robustLogits: judged(x) } };
 };

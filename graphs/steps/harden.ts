@@ -2,15 +2,16 @@
  * Adversarial finetuning of a classifier that came from elsewhere. Its batch norms stay in evaluation mode, as files hold
  * them; weights move by SGD.
  */
-import { pgd } from "../attacks/pgd.ts";
+import { type AttackOptions, pgd } from "../attacks/pgd.ts";
 import { linf } from "../attacks/threat-model.ts";
 import { crossEntropy } from "../losses/cross-entropy.ts";
 import { klDivergence, trades } from "../losses/trades.ts";
 import { Store } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
-import { add, cast, clip, equal, mul, reduceMean } from "../ops/index.ts";
+import { add, clip, mul } from "../ops/index.ts";
 import { type SgdOptions, sgd } from "../optim/sgd.ts";
-import { type AttackOptions, guesses } from "./finetune.ts";
+import { accuracy } from "./accuracy.ts";
+import { metrics } from "./names.ts";
 import { type Step, update } from "./step.ts";
 
 export interface HardenOptions extends AttackOptions, SgdOptions {
@@ -42,17 +43,9 @@ export const hardenStep = (options: HardenOptions, classify: (store: Store) => (
     objective === "trades" ? klDivergence(natural, logits(x), "none") : crossEntropy(logits(x), label, "none");
   const attack = { threat: linf(mul(strength, eps)), steps: attackSteps, stepSize: mul(strength, stepSize) };
   const attacked = logits(pgd(attack, loss)(clean, start));
-  const right = (guess: Value): Value =>
-    reduceMean(cast(equal(guesses(guess), label), { to: "float32" }), { keepdims: 0 });
   const measured =
     objective === "trades" ? trades(natural, attacked, label, beta) : { loss: crossEntropy(attacked, label) };
   const { outputs } = update(store, measured.loss, sgd(options), undefined, options.clip);
-  const metrics = { ...measured, accuracy: right(natural), robustAccuracy: right(attacked) };
-  return {
-    store,
-    outputs: {
-      ...outputs,
-      ...Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`metric.${name}`, value])),
-    },
-  };
+  const figures = { ...measured, accuracy: accuracy(natural, label), robustAccuracy: accuracy(attacked, label) };
+  return { store, outputs: { ...outputs, ...metrics(figures) } };
 };

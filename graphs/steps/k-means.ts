@@ -3,6 +3,7 @@ import type { Value } from "../onnx/graph.ts";
 import { input } from "../onnx/graph.ts";
 import { buildModel, type Model } from "../onnx/write.ts";
 import { cast, gemm, reduceMax, reshape, sub, topK } from "../ops/index.ts";
+import { feedName } from "./names.ts";
 
 export interface CentresShape {
   /** Components of a point. */
@@ -14,8 +15,8 @@ export interface CentresShape {
 /** Rows of the models below are free; this is what they are built with. */
 const ROWS = 4096;
 
-const points = (dim: number): Value => input("input.points", { dtype: "float32", shape: [ROWS, dim] });
-const against = ({ k, dim }: CentresShape): Value => input("input.centres", { dtype: "float32", shape: [k, dim] });
+const points = (dim: number): Value => input(feedName("points"), { dtype: "float32", shape: [ROWS, dim] });
+const against = ({ k, dim }: CentresShape): Value => input(feedName("centres"), { dtype: "float32", shape: [k, dim] });
 
 /**
  * Points against groups of centres. Scores are x·c - ‖c‖²/2 = (‖x‖² - ‖x - c‖²)/2: the largest is of the nearest centre.
@@ -25,17 +26,17 @@ const against = ({ k, dim }: CentresShape): Value => input("input.centres", { dt
  */
 export const nearestCentres = ({ dim, groups, size }: { dim: number; groups: number; size: number }): Model => {
   const k = groups * size;
-  const halves = input("input.halves", { dtype: "float32", shape: [k] });
+  const halves = input(feedName("halves"), { dtype: "float32", shape: [k] });
   const all = sub(gemm(points(dim), against({ dim, k }), { transB: 1 }), halves);
   const { values: scores, indices } = topK(all, 2);
   const best = reduceMax(reshape(all, [-1, groups, size]), { axes: [2], keepdims: 0 });
   return buildModel({ scores, nearest: cast(indices, { to: "int32" }), best }, [], {
-    dynamic: { "input.points": ["rows"], scores: ["rows"], nearest: ["rows"], best: ["rows"] },
+    dynamic: { [feedName("points")]: ["rows"], scores: ["rows"], nearest: ["rows"], best: ["rows"] },
   });
 };
 
 /** `products` float32 [rows,k] of `points` [rows,dim] and `centres` [k,dim]: what k-means++ draws its next centre by. */
 export const productsWith = (shape: CentresShape): Model => {
   const products = gemm(points(shape.dim), against(shape), { transB: 1 });
-  return buildModel({ products }, [], { dynamic: { "input.points": ["rows"], products: ["rows"] } });
+  return buildModel({ products }, [], { dynamic: { [feedName("points")]: ["rows"], products: ["rows"] } });
 };

@@ -3,9 +3,8 @@ import { bind } from "../deploy/rewrite.ts";
 import { Store } from "../nn/scope.ts";
 import { constant, filled, type Value } from "../onnx/graph.ts";
 import { add, gather, loop, mul, oneHot, reshape } from "../ops/index.ts";
+import { kindOf, nextName, paramName, stateName } from "./names.ts";
 import type { Step } from "./step.ts";
-
-const measured = "metric.";
 
 /**
  * A program that does `count` steps, one after the other, in a Loop. Its inputs are those of `count` steps stacked along a
@@ -21,10 +20,10 @@ export const manySteps = (step: Step, count: number): Step => {
     ([name, value]) => [value, store.input(name, { dtype: value.dtype, shape: [count, ...value.shape] })] as const,
   );
   const slots = new Map<string, Value>();
-  for (const { path, value } of step.store.parameters.values()) slots.set(`next.param.${path}`, value);
-  for (const { path, value } of step.store.states.values()) slots.set(`next.state.${path}`, value);
+  for (const { path, value } of step.store.parameters.values()) slots.set(nextName(paramName(path)), value);
+  for (const { path, value } of step.store.states.values()) slots.set(nextName(stateName(path)), value);
   const moved = Object.keys(step.outputs).filter((name) => slots.has(name));
-  const metrics = Object.keys(step.outputs).filter((name) => name.startsWith(measured));
+  const metrics = Object.keys(step.outputs).filter((name) => kindOf(name) === "metric");
   const initial = [
     ...moved.map((name) => bound.get(slots.get(name) as Value) as Value),
     ...metrics.map(() => constant(filled("float32", [count], 0))),

@@ -3,6 +3,7 @@ import { bind } from "../deploy/rewrite.ts";
 import { Store } from "../nn/scope.ts";
 import { GraphError } from "../onnx/error.ts";
 import { isInput, type Value, visibleNodesOf } from "../onnx/graph.ts";
+import { fedBackTo, gradName, kindOf } from "./names.ts";
 import type { Step } from "./step.ts";
 
 export interface SplitStep {
@@ -20,7 +21,7 @@ export interface SplitStep {
 export const splitStep = (step: Step): SplitStep => {
   const { gradients } = step;
   if (gradients === undefined) throw new GraphError("parameter", "only a training step can be split at its gradients");
-  const names = Object.keys(step.outputs).filter((name) => name.startsWith("next.") || name.startsWith("metric."));
+  const names = Object.keys(step.outputs).filter((name) => fedBackTo(name) !== undefined || kindOf(name) === "metric");
   const after = dependents(
     names.map((name) => step.outputs[name] as Value),
     new Set(gradients.values()),
@@ -29,7 +30,7 @@ export const splitStep = (step: Step): SplitStep => {
   const early = names.filter((name) => !late.includes(name));
   const pick = (wanted: readonly string[]) =>
     Object.fromEntries(wanted.map((name) => [name, step.outputs[name] as Value]));
-  const named = Object.fromEntries(Array.from(gradients, ([path, value]) => [`grad.${path}`, value]));
+  const named = Object.fromEntries(Array.from(gradients, ([path, value]) => [gradName(path), value]));
   return {
     gradients: program(step, { ...named, ...pick(early) }, new Map()),
     update: program(step, pick(late), gradients),
@@ -43,7 +44,7 @@ const program = (
   given: ReadonlyMap<string, Value>,
 ): Step => {
   const store = new Store();
-  const replaced = Array.from(given, ([path, value]) => [value, store.input(`grad.${path}`, value)] as const);
+  const replaced = Array.from(given, ([path, value]) => [value, store.input(gradName(path), value)] as const);
   const bound = bind(outputs, new Map(replaced));
   const used = new Set(visibleNodesOf(Object.values(bound)).flatMap((node) => node.outputs.filter(isInput)));
   const again = new Map<Value, Value>();

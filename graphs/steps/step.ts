@@ -8,11 +8,9 @@ import { AVERAGE, type MovingAverage, moveAverage } from "../optim/ema.ts";
 import { type OptimizerOptions, optimizerOf } from "../optim/optimizer.ts";
 import type { Optimizer } from "../optim/sgd.ts";
 import { lowerInOneOpset, type Target } from "../targets/lower.ts";
+import { gradName, metrics, nextName, paramName, stateName } from "./names.ts";
 
-/**
- * Names of a step model: it takes `input.*`, `param.*` and `state.*`, and gives `metric.*` and, because ONNX has one name
- * for one value, `next.param.*` and `next.state.*`. A driver feeds those back and knows nothing else of the model.
- */
+/** A program that reads a batch and the parameters and gives the next ones, under the names of names.ts; a driver knows no others. */
 export interface Step {
   readonly store: Store;
   readonly outputs: Readonly<Record<string, Value>>;
@@ -47,7 +45,7 @@ export const update = (
       );
   for (const { slot, gradient } of lastLayersLast(found)) {
     const clipped = scale === undefined ? gradient : mul(gradient, scale);
-    outputs[`next.param.${slot.path}`] = optimizer(store, slot, clipped, lr);
+    outputs[nextName(paramName(slot.path))] = optimizer(store, slot, clipped, lr);
   }
   const gradients = new Map(found.map(({ slot, gradient }) => [slot.path, gradient]));
   return { gradients, outputs: { ...outputs, ...nextStates(store) } };
@@ -67,8 +65,8 @@ const clipScale = (gradients: readonly Value[], clip: number): Value =>
  */
 const lastLayersLast = <T extends { readonly gradient: Value }>(found: readonly T[]): readonly T[] => {
   const depth = depthsOf(visibleNodesOf(found.map(({ gradient }) => gradient)));
-  const of = (gradient: Value): number => depth.get(gradient.node) ?? 0;
-  return [...found].sort((a, b) => of(b.gradient) - of(a.gradient));
+  const depthOf = (gradient: Value): number => depth.get(gradient.node) ?? 0;
+  return [...found].sort((a, b) => depthOf(b.gradient) - depthOf(a.gradient));
 };
 
 /** What is next of every state that a program moves. */
@@ -76,7 +74,7 @@ export const nextStates = (store: Store): Record<string, Value> =>
   Object.fromEntries(
     [...store.states.values()]
       .filter(({ path, value }) => store.latest(path) !== value)
-      .map(({ path }) => [`next.state.${path}`, store.latest(path)]),
+      .map(({ path }) => [nextName(stateName(path)), store.latest(path)]),
   );
 
 export interface FinishOptions extends OptimizerOptions {
@@ -93,21 +91,24 @@ export interface FinishOptions extends OptimizerOptions {
 export const finish = (
   store: Store,
   options: FinishOptions,
-  metrics: { readonly loss: Value } & Readonly<Record<string, Value>>,
+  measured: { readonly loss: Value } & Readonly<Record<string, Value>>,
   trace: Readonly<Record<string, Value>> = {},
   averages: readonly MovingAverage[] = [],
 ): Step => {
-  const { gradients, outputs } = update(store, metrics.loss, optimizerOf(options));
+  const { gradients, outputs } = update(store, measured.loss, optimizerOf(options));
   const all = options.ema ? [...averages, { copy: AVERAGE, decay: options.ema }] : averages;
   for (const average of all)
-    moveAverage(store, (path) => outputs[`next.param.${path}`] ?? (store.parameters.get(path) as Slot).value, average);
-  const measured = Object.entries(metrics).map(([name, value]) => [`metric.${name}`, value] as const);
+    moveAverage(
+      store,
+      (path) => outputs[nextName(paramName(path))] ?? (store.parameters.get(path) as Slot).value,
+      average,
+    );
   const traced = options.trace
-    ? [...Object.entries(trace), ...[...gradients].map(([path, gradient]) => [`grad.${path}`, gradient] as const)]
+    ? [...Object.entries(trace), ...[...gradients].map(([path, gradient]) => [gradName(path), gradient] as const)]
     : [];
   return {
     store,
-    outputs: { ...outputs, ...nextStates(store), ...Object.fromEntries([...measured, ...traced]) },
+    outputs: { ...outputs, ...nextStates(store), ...metrics(measured), ...Object.fromEntries(traced) },
     gradients,
   };
 };

@@ -1,56 +1,61 @@
 /**
- * The AdvCL step against PyTorch at the same mathematics: one worker process each, one step of each in turn, medians.
+ * The AdvCL step (5 attack steps) against PyTorch at the same mathematics: one worker process each, one step of each in turn, medians;
+ * a table where several widths, sizes of images or batches are given.
  *
  *     npm run build
- *     node dist/scripts/benchmarks/compare-speed.js --python PYTHON --reference advcl_torch.py [--batch 32] [--width 64] [--size 32]
- *       [--rounds 5] [--threads 2] [--modes authors,hoisted,bf16] [--target cpu]
+ *     node dist/scripts/benchmarks/compare-speed.js --python PYTHON [--widths 16,32,64] [--images 32,96] [--batches 32,64,128]
+ *       [--rounds 5] [--threads 2] [--modes authors,hoisted,bf16] [--target cpu] [--reference advcl_torch.py]
  *
- * `authors`: clean views anew in each attack step, NCHW; `hoisted`: clean views once, channels last; `bf16`: that under
- * autocast. Wall seconds and the processor's seconds, which other programs on the machine disturb less; peaks in GB.
+ * Without lists: width 64, 32×32 images, batch 32. `authors`: clean views anew in each attack step, NCHW; `hoisted`: clean views once,
+ * channels last; `bf16`: that under autocast. Wall seconds and the processor's seconds, which other programs on the machine disturb
+ * less; peaks in GB; ratios are PyTorch's seconds over ours. PYTHON has torch. The last line is one JSON object.
  */
-import { type ChildProcess, spawn } from "node:child_process";
-import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
-import { paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
-import { benchFeeds, median, peakMemory } from "../../src/bench/measure.ts";
+import { advcl } from "../../graphs/methods/advcl.ts";
+import { benchFeeds } from "../../src/bench/measure.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
-import { RunError } from "../../src/errors.ts";
 import { stemOf } from "../../src/runs/network.ts";
-import { existingPath, readFlags } from "../flags.ts";
+import { existingPath, numbersIn, readFlags } from "../flags.ts";
+import {
+  comparisonFlags,
+  describe,
+  machine,
+  ourWorker,
+  type Summary,
+  serveTurns,
+  summarize,
+  takeTurns,
+  torchWorker,
+} from "./side-by-side.ts";
 
 const { values } = readFlags(import.meta.url, {
   options: {
-    worker: { type: "boolean", default: false },
-    python: { type: "string", default: "python3" },
-    reference: { type: "string" },
-    batch: { type: "string", default: "32" },
-    width: { type: "string", default: "64" },
-    size: { type: "string", default: "32" },
-    rounds: { type: "string", default: "5" },
-    threads: { type: "string", default: "2" },
+    ...comparisonFlags,
+    widths: { type: "string" },
+    images: { type: "string" },
+    batches: { type: "string" },
     modes: { type: "string", default: "authors,hoisted" },
     target: { type: "string", default: "cpu" },
   },
 });
-const [batch, width, size, rounds, threads] = [
-  values.batch,
-  values.width,
-  values.size,
-  values.rounds,
-  values.threads,
-].map(Number) as [number, number, number, number, number];
+const threads = Number(values.threads);
 
-interface Run {
-  readonly wall: number;
-  readonly cpu: number;
-  readonly peak: number;
+/** One cell of the table: filters of the first layer, side of the images, images in a batch. */
+interface Shape {
+  readonly width: number;
+  readonly size: number;
+  readonly batch: number;
 }
+const shapes: readonly Shape[] = numbersIn("widths", values.widths ?? "64").flatMap((width) =>
+  numbersIn("images", values.images ?? "32").flatMap((size) =>
+    numbersIn("batches", values.batches ?? "32").map((batch) => ({ width, size, batch })),
+  ),
+);
 
-/** Answers each line on stdin with one step and its figures; the first answer says that it is ready. */
-const serve = async (): Promise<void> => {
+/** Our half: one step a turn, whose results the next one starts from. */
+const serve = async ({ width, size, batch }: Shape): Promise<void> => {
   const engine = await chooseEngine({ provider: "cpu", threads, target: values.target });
-  const step = pretrainStep({
-    ...paperSettings,
+  const step = advcl.build({
+    ...advcl.paper,
     batch,
     size,
     depth: 18,
@@ -61,96 +66,44 @@ const serve = async (): Promise<void> => {
   });
   const { session, model } = await engine.load(step);
   const feeds = benchFeeds(step, 1);
-  console.log(JSON.stringify({ nodes: model.nodes.size }));
-  for await (const _ of createInterface({ input: process.stdin })) {
-    const [start, used] = [performance.now(), process.cpuUsage()];
+  await serveTurns({ target: engine.target.name, nodes: model.nodes.size }, async () => {
     const results = await session.run(feeds);
-    const { user, system } = process.cpuUsage(used);
-    const run: Run = {
-      wall: (performance.now() - start) / 1e3,
-      cpu: (user + system) / 1e6,
-      peak: (await peakMemory()) / 1e9,
-    };
     for (const [name, value] of Object.entries(results)) if (name.startsWith("next.")) feeds[name.slice(5)] = value;
-    console.log(JSON.stringify(run));
-  }
+  });
 };
 
-const torchWorker = `
-import contextlib, importlib.util, json, resource, sys, time, torch
-spec = importlib.util.spec_from_file_location("advcl_torch", sys.argv[1])
-ref = importlib.util.module_from_spec(spec); spec.loader.exec_module(ref)
-mode, batch, width, size, threads = sys.argv[2], *map(int, sys.argv[3:7])
-torch.set_num_threads(threads); torch.manual_seed(0)
-net, data = ref.AdvCLNet(width).train(), ref.random_batch(batch, size)
-if mode != "authors":
-    last = dict(memory_format=torch.channels_last)
-    net = net.to(**last)
-    data = {k: v if k == "labels" else v.contiguous(**last) for k, v in data.items()}
-opt = ref.sgd(net, 0.01)
-amp = torch.autocast("cpu", dtype=torch.bfloat16) if mode == "bf16" else contextlib.nullcontext()
-print(json.dumps({"torch": torch.__version__}), flush=True)
-for _ in sys.stdin:
-    wall, cpu = time.perf_counter(), time.process_time()
-    opt.zero_grad(set_to_none=True)
-    with amp:
-        loss = ref.step(net, data, mode != "authors")[0]
-    loss.backward(); opt.step(); loss.item()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "peak": peak}), flush=True)
-`;
-
-interface Worker {
-  readonly name: string;
-  readonly child: ChildProcess;
-  next(): Promise<string>;
-}
-
-const worker = (name: string, command: string, args: readonly string[]): Worker => {
-  const child = spawn(command, [...args], { stdio: ["pipe", "pipe", "inherit"] });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  return {
-    name,
-    child,
-    next: async () => {
-      const { value, done } = await lines.next();
-      if (done) throw new RunError(`the worker ${name} ended (exit code ${child.exitCode})`);
-      return value;
-    },
-  };
+/** Our step and PyTorch's in each of its modes; one sentence where a worker ended, as one that lacks memory does. */
+const measure = async ({ width, size, batch }: Shape): Promise<readonly Summary[] | string> => {
+  const reference = existingPath("reference", values.reference);
+  const own = { widths: width, images: size, batches: batch, threads, target: values.target };
+  const torch = { width, size, batch, threads, reference };
+  const contenders = [
+    ourWorker(import.meta.url, own),
+    ...values.modes
+      .split(",")
+      .map((mode) => torchWorker(`torch ${mode}`, values.python, "pretrain", { ...torch, mode })),
+  ];
+  try {
+    return summarize(await takeTurns(contenders, { rounds: Number(values.rounds) }));
+  } catch (error) {
+    if (shapes.length === 1) throw error;
+    return (error as Error).message;
+  }
 };
 
 const compare = async (): Promise<void> => {
-  const reference = existingPath("reference", values.reference);
-  const shape = [`${batch}`, `${width}`, `${size}`, `${threads}`];
-  const workers = [
-    worker("ours", process.execPath, [fileURLToPath(import.meta.url), ...process.argv.slice(2), "--worker"]),
-    ...values.modes
-      .split(",")
-      .map((mode) => worker(`torch ${mode}`, values.python, ["-c", torchWorker, reference, mode, ...shape])),
-  ];
-  const runs = new Map<string, Run[]>(workers.map(({ name }) => [name, []]));
-  for (const { name, next } of workers) console.log(`${name}: ready ${await next()}`);
-  // The first round warms up and does not count.
-  for (let round = 0; round <= rounds; round++)
-    for (const { name, child, next } of workers) {
-      child.stdin?.write("go\n");
-      const run = JSON.parse(await next()) as Run;
-      if (round > 0) runs.get(name)?.push(run);
-    }
-  for (const { child } of workers) child.stdin?.end();
-  const figures = (name: string, key: keyof Run) => (runs.get(name) as Run[]).map((run) => run[key]);
-  console.log(
-    `\nResNet-18 width ${width}, batch ${batch}, ${size}×${size}, ${threads} threads, ${rounds} rounds in turn`,
-  );
-  for (const { name } of workers) {
-    const ratio = (key: "wall" | "cpu") => (median(figures(name, key)) / median(figures("ours", key))).toFixed(2);
-    const [wall, cpu] = [figures(name, "wall"), figures(name, "cpu")];
-    console.log(
-      `${name.padEnd(14)} ${median(wall).toFixed(2)} s (min ${Math.min(...wall).toFixed(2)}), cpu ${median(cpu).toFixed(2)} s, ` +
-        `peak ${Math.max(...figures(name, "peak")).toFixed(2)} GB; over ours ${ratio("wall")}, cpu ${ratio("cpu")}`,
-    );
+  const on = machine(threads);
+  const rows: object[] = [];
+  console.log(`The AdvCL step of ResNet-18 on ${on}, ${values.rounds} rounds in turn, medians`);
+  for (const shape of shapes) {
+    const measured = await measure(shape);
+    const failed = typeof measured === "string";
+    rows.push({ ...shape, ...(failed ? { error: measured } : { contenders: measured }) });
+    console.log(`\nwidth ${shape.width}, ${shape.size}×${shape.size} images, batch ${shape.batch}`);
+    console.log(failed ? `failed: ${measured}` : describe(measured));
+    if (failed) process.exitCode = 1;
   }
+  console.log(JSON.stringify({ machine: on, rounds: Number(values.rounds), rows }));
 };
 
-await (values.worker ? serve() : compare());
+await (values.worker ? serve(shapes[0] as Shape) : compare());

@@ -8,6 +8,8 @@
  * `--bandwidth` in GB/s and `--flops` in TFLOP/s are those of an H100's data sheet (SXM; dense TF32). The last line is one
  * JSON object.
  */
+
+import { advcl } from "../../graphs/methods/advcl.ts";
 import { dtypes } from "../../graphs/onnx/dtype.ts";
 import {
   constantInts,
@@ -20,7 +22,6 @@ import {
   type Value,
 } from "../../graphs/onnx/graph.ts";
 import { loopDefinition } from "../../graphs/ops/index.ts";
-import { pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { targetNamed } from "../../src/engine/engine.ts";
 import { readFlags } from "../flags.ts";
@@ -77,7 +78,7 @@ const count = (nodes: readonly Node[], times: number): void => {
     found.bytes += times * (read + written);
   }
 };
-const step = pretrainStep({ ...goldenOptions, trace: false, batch: Number(flags.batch), width: Number(flags.width) });
+const step = advcl.build({ ...goldenOptions, trace: false, batch: Number(flags.batch), width: Number(flags.width) });
 count(nodesOf(Object.values(lower(step.outputs, targetNamed(flags.target))), null), 1);
 
 const bandwidth = Number(flags.bandwidth) * 1e9;

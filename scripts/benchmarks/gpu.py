@@ -6,7 +6,7 @@ A machine with an NVIDIA GPU, step by step (only the first three need a network;
   1. npm install                            # in the project; builds dist/ too. Bring node itself along where the machine has none
   2. python -m pip install torch numpy safetensors                     # a build for the machine's CUDA; it brings cuBLAS and cuDNN
   3. the CUDA provider beside onnxruntime-node's binding: npm run install:cuda for CUDA 12; docs/gpu.md tells the way for CUDA 13
-  4. python scripts/benchmarks/gpu.py --reference advcl_torch.py --data cifar-10-batches-bin --out artifacts/gpu.json --resume [--node PATH]
+  4. python scripts/benchmarks/gpu.py --data cifar-10-batches-bin --out artifacts/gpu.json --resume [--node PATH]
 
 A call ends after --budget seconds (nine minutes, for machines that are lent for ten at a time); the same call again goes on where it
 stopped. Exit code 0: everything is there; 1: something is missing or failed, and the file says what. CUDA's libraries are found in
@@ -15,7 +15,7 @@ torch's own packages, nothing is fetched, and the first run of each step, in whi
 A machine without a GPU shows that every stage runs, on its CPU and with tiny networks; its figures mean nothing. Those of WebGPU run on
 the software driver that Debian's chromium brings, where it is:
 
-  python scripts/benchmarks/gpu.py --reference advcl_torch.py --data cifar-10-batches-bin --dry
+  python scripts/benchmarks/gpu.py --data cifar-10-batches-bin --dry
 
 The file is rewritten after each measurement. A stage that fails is kept as {"error": …} and the others go on. With --resume what the
 file holds is not measured again, what failed is; --stages picks some.
@@ -32,7 +32,9 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
 import torch
+from load_reference import add_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 TF32_OFF = {"NVIDIA_TF32_OVERRIDE": "0"}
@@ -202,7 +204,7 @@ class Machine:
 
     def script(self, name, target, provider, *args, env=None):
         """Results of a script that ends with a JSON object, whether what it found is right or wrong."""
-        got = self.run([self.a.node, str(ROOT / f"dist/scripts/{name}.js"), "--provider", provider, "--target", target, "--threads",
+        got = self.run([self.a.node, str(ROOT / f"dist/scripts/parity/{name}.js"), "--provider", provider, "--target", target, "--threads",
                         str(self.a.threads), *args], env)
         lines = got.get("stdout", "").strip().splitlines()
         if lines and lines[-1].startswith("{"):
@@ -251,7 +253,7 @@ def gpu_machine(m):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--reference", required=True, help="advcl_torch.py")
+    add_reference(p)
     p.add_argument("--data", required=True, help="folder of CIFAR-10 binary files")
     p.add_argument("--out", type=Path, default=Path("artifacts/gpu.json"))
     p.add_argument("--dry", action="store_true", help="on the CPU, tiny: shows that every stage runs")

@@ -10,11 +10,16 @@
  * with scikit-learn and safetensors.
  */
 import { spawnSync } from "node:child_process";
-import { createPoints, kMeans } from "../../src/cluster/k-means.ts";
+import { join } from "node:path";
+import { median } from "../../src/bench/measure.ts";
+import { kMeans } from "../../src/cluster/k-means.ts";
+import { createPoints } from "../../src/cluster/points.ts";
 import { availableCores } from "../../src/engine/cores.ts";
 import { RequestError, RunError } from "../../src/errors.ts";
 import { readSafetensors } from "../../src/files/safetensors.ts";
+import { packageRoot } from "../../src/version.ts";
 import { readFlags } from "../flags.ts";
+import { type Contender, machine, type Turn, takeTurns } from "./side-by-side.ts";
 
 const { positionals } = readFlags(import.meta.url, { allowPositionals: true });
 const [path = "features.safetensors", k = "500", rounds = "3", python = "python"] = positionals;
@@ -25,13 +30,8 @@ if (features === undefined)
 const threads = availableCores();
 const points = createPoints(features.data as Float32Array, features.shape[1] as number);
 
-const median = (values: readonly number[]): number => {
-  const sorted = [...values].sort((a, b) => a - b);
-  return ((sorted[(sorted.length - 1) >> 1] as number) + (sorted[sorted.length >> 1] as number)) / 2;
-};
-
-interface Fit {
-  readonly seconds: number;
+/** A whole fit. */
+interface Fit extends Turn {
   readonly passSeconds: number;
   readonly earlyPassSeconds: number;
   readonly passes: number;
@@ -54,32 +54,38 @@ const ours = async (seed: number): Promise<Fit> => {
   const passSeconds = (end - (ends[0] as number)) / 1000 / (passes - 1);
   const early = ends.slice(0, 11);
   const earlyPassSeconds = ((early.at(-1) as number) - (early[0] as number)) / 1000 / (early.length - 1);
-  return { seconds: (end - start) / 1000, passSeconds, earlyPassSeconds, passes, inertia };
+  return { wall: (end - start) / 1000, passSeconds, earlyPassSeconds, passes, inertia };
 };
 
 const theirs = (seed: number): Fit => {
   const env = { ...process.env, OMP_NUM_THREADS: String(threads) };
-  const args = ["scripts/benchmarks/k-means.py", path, "--time", k, "--seed", String(seed)];
+  const args = [join(packageRoot, "scripts", "benchmarks", "k-means.py"), path, "--time", k, "--seed", String(seed)];
   const { stdout, stderr, status } = spawnSync(python, args, { encoding: "utf8", env });
   if (status !== 0) throw new RunError(`${python} failed: ${stderr.trim().split("\n").at(-1)}`);
-  const fit = JSON.parse(stdout) as Fit;
-  return { ...fit, earlyPassSeconds: fit.passSeconds };
+  const { seconds, passSeconds, passes, inertia } = JSON.parse(stdout) as Omit<Fit, "wall" | "earlyPassSeconds"> & {
+    readonly seconds: number;
+  };
+  return { wall: seconds, passSeconds, earlyPassSeconds: passSeconds, passes, inertia };
 };
 
-const say = (name: string, { seconds, passSeconds, passes, inertia }: Fit): void =>
-  console.log(
-    `${name}: ${seconds.toFixed(1)} s, ${passes} passes of ${passSeconds.toFixed(3)} s, inertia ${inertia.toFixed(0)}`,
-  );
-
-const [mine, other]: [Fit[], Fit[]] = [[], []];
-for (let round = 0; round < Number(rounds); round++) {
-  mine.push(await ours(round));
-  say("ours", mine.at(-1) as Fit);
-  other.push(theirs(round));
-  say("scikit-learn", other.at(-1) as Fit);
-}
-console.log(`${points.count} × ${points.dim}, K = ${k}, ${threads} threads, medians of ${rounds}:`);
-for (const key of ["seconds", "passSeconds", "earlyPassSeconds", "inertia"] as const) {
+/** A fit with the seed of its round. */
+const contender = (name: string, measure: (seed: number) => Fit | Promise<Fit>): Contender<Fit> => {
+  let round = 0;
+  return { name, ready: async () => "", turn: async () => measure(round++), end: () => undefined };
+};
+const on = machine(threads);
+const turns = await takeTurns([contender("ours", ours), contender("scikit-learn", theirs)], {
+  rounds: Number(rounds),
+  warmUp: false,
+});
+for (const [name, fits] of turns)
+  for (const { wall, passes, passSeconds, inertia } of fits)
+    console.log(
+      `${name}: ${wall.toFixed(1)} s, ${passes} passes of ${passSeconds.toFixed(3)} s, inertia ${inertia.toFixed(0)}`,
+    );
+console.log(`${points.count} × ${points.dim}, K = ${k}, ${on}, medians of ${rounds}:`);
+const [mine = [], other = []] = turns.values();
+for (const key of ["wall", "passSeconds", "earlyPassSeconds", "inertia"] as const) {
   const [a, b] = [mine, other].map((fits) => median(fits.map((fit) => fit[key]))) as [number, number];
   console.log(`${key}: ours ${a.toPrecision(5)}, scikit-learn ${b.toPrecision(5)}, ratio ${(a / b).toPrecision(4)}`);
 }

@@ -49,8 +49,7 @@ await writeFile(
  * Speeds of the ways to compute a 3×3 convolution with stride 1, GFLOP/s.
  * Written by scripts/benchmarks/measure-lowerings.ts: ${cpus()[0]?.model.trim()}, ${threads} threads, onnxruntime-node ${versions()["onnxruntime-node"]}.
  */
-import { readFlags } from "../flags.ts";
-import type { Cost } from "../ways.ts";
+import type { Cost } from "./ways.ts";
 
 export const costs: readonly Cost[] = ${JSON.stringify([...costs.values()])};
 `,

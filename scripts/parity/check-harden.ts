@@ -13,8 +13,8 @@ import { random } from "../../src/data/random.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { createRunner } from "../../src/engine/runner.ts";
 import { createSession } from "../../src/engine/session.ts";
-import { trainable } from "../../src/train/harden-model.ts";
-import { patchWeights } from "../../src/train/patch.ts";
+import { trainable } from "../../src/train/harden/model.ts";
+import { patchWeights } from "../../src/train/harden/patch.ts";
 import { readFlags } from "../flags.ts";
 
 const [folder = ".", ...only] = readFlags(import.meta.url, { allowPositionals: true }).positionals;

@@ -14,11 +14,11 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { linf } from "../../graphs/attacks/threat-model.ts";
+import { advcl } from "../../graphs/methods/advcl.ts";
 import { constant, type Value } from "../../graphs/onnx/graph.ts";
 import { float32, zeros } from "../../graphs/onnx/tensor.ts";
 import { gemm, reshape } from "../../graphs/ops/index.ts";
 import { type AttackLoss, attackLosses, gradientStep, pgdStep } from "../../graphs/steps/evaluate.ts";
-import { paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { compile } from "../../graphs/steps/step.ts";
 import { benchFeeds, median } from "../../src/bench/measure.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
@@ -29,8 +29,8 @@ import { relativeError } from "./golden.ts";
 
 readFlags(import.meta.url, {});
 
-const step = pretrainStep({
-  ...paperSettings,
+const step = advcl.build({
+  ...advcl.paper,
   batch: 4,
   size: 16,
   depth: 18,

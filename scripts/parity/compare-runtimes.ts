@@ -18,15 +18,14 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { basename, delimiter, dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { chromium } from "playwright-core";
-import { outputName, type What } from "../../graphs/deploy/network.ts";
+import { type NetworkPart, outputName } from "../../graphs/deploy/network.ts";
 import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { type DatasetName, loadDataset } from "../../src/data/dataset.ts";
 import { argMaxRows } from "../../src/deploy/accuracy.ts";
 import { floatImages } from "../../src/deploy/images.ts";
-import { exportModel, type Precision, precisions } from "../../src/deploy/model.ts";
+import { buildExport, type Precision, precisions } from "../../src/deploy/model.ts";
 import { runReference } from "../../src/deploy/reference.ts";
 import { deployedOptions, openSource } from "../../src/deploy/source.ts";
 import { runInWeb } from "../../src/deploy/web.ts";
@@ -71,7 +70,7 @@ const calibration = await load("train", 256); // as many as `advcl export` takes
 const image = floatImages(images, 0, images.count);
 
 interface Row {
-  readonly what: What;
+  readonly what: NetworkPart;
   readonly runtime: string;
   readonly precision: Precision;
   /** What it gave, or why it gave nothing. */
@@ -85,12 +84,12 @@ interface Row {
 const passed = new Float32Array(0);
 
 /** What every runtime makes of the exported encoder or classifier. */
-const compare = async (what: What): Promise<Row[]> => {
+const compare = async (what: NetworkPart): Promise<Row[]> => {
   const options = deployedOptions(source, what, from);
   const models = new Map<Precision, Uint8Array>();
   for (const precision of precisions) {
     const chosen = { ...options, precision, io: "float32", preprocess: false, metadata: { source: from } } as const;
-    models.set(precision, (await exportModel(chosen, source.weights, source.branch?.index, calibration)).bytes);
+    models.set(precision, (await buildExport(chosen, source.weights, source.branch?.index, calibration)).bytes);
   }
 
   const folder = await mkdtemp(join(tmpdir(), "advcl-compare-"));
@@ -200,15 +199,7 @@ const compare = async (what: What): Promise<Row[]> => {
           return raw(join(folder, `${precision}.tract.bin`));
         });
     if (java !== undefined) {
-      const program = join(
-        dirname(fileURLToPath(import.meta.url)),
-        "..",
-        "..",
-        "scripts",
-        "fixtures",
-        "java",
-        "Logits.java",
-      );
+      const program = join(packageRoot, "scripts", "fixtures", "java", "Logits.java");
       await run("javac", ["-cp", java, "-d", folder, program]);
       for (const precision of precisions)
         await take(`onnxruntime (Java) ${/[\d.]+\d/.exec(basename(java))?.[0] ?? ""}`, precision, async () => {
@@ -240,7 +231,7 @@ const lines = rows
     if (result === passed) return [precision, what, runtime, "passes", "", ""];
     const wanted = top(expected);
     const furthest = (from: Float32Array) =>
-      result.reduce((most, v, i) => Math.max(most, Math.abs(v - (from[i] as number))), 0);
+      result.reduce((largest, v, i) => Math.max(largest, Math.abs(v - (from[i] as number))), 0);
     const worst = furthest(expected);
     const same = top(result).filter((c, i) => c === wanted[i]).length;
     const good = worst <= 1e-4 && same === images.count && result.length === expected.length;

@@ -2,7 +2,7 @@
 
 Needs torch, numpy, safetensors, and the compiled project (npm run build).
 
-  python scripts/parity/compare-step.py --reference advcl_torch.py --data cifar-10-batches-bin
+  python scripts/parity/compare-step.py --data cifar-10-batches-bin
 
 The network is first trained for a few steps (--warm-up): an untrained one maps all images to nearly the same features, and
 then even PyTorch in float32 parts from itself in float64. PyTorch computes in float64 (the truth) and in float32 (what
@@ -10,23 +10,18 @@ rounding alone does); this project in float32. Prints relative L2 errors against
 of pixels off by more than 1e-5.
 """
 import argparse
-import importlib.util
 import json
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
 import torch
+from load_reference import add_reference, load_reference
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def reference(path):
-    spec = importlib.util.spec_from_file_location("advcl_torch", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def warmed_up(ref, width, batches, steps, batch):
@@ -60,7 +55,7 @@ def ours(net, batch, heads, a, target, folder):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--reference", required=True, help="the PyTorch reference, advcl_torch.py")
+    add_reference(p)
     p.add_argument("--data", required=True, help="folder of CIFAR-10 binary files")
     p.add_argument("--width", type=int, default=64)
     p.add_argument("--batch", type=int, default=16)
@@ -73,7 +68,7 @@ def main():
     p.add_argument("--node", default="node")
     p.add_argument("--worst", type=int, default=3, help="tensors furthest from the truth that are named, with their lengths")
     a = p.parse_args()
-    ref = reference(a.reference)
+    ref = load_reference(a.reference)
     torch.set_num_threads(a.threads)
     batches = ref.RealBatches(a.data, 1)
     net = warmed_up(ref, a.width, batches, a.warm_up, a.warm_up_batch)

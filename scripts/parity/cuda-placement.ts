@@ -17,6 +17,7 @@ import { cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, wri
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { unzipSync } from "fflate";
+import { advcl, advclBranches } from "../../graphs/methods/advcl.ts";
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
 import { methodNames, methods } from "../../graphs/methods/index.ts";
 import { head } from "../../graphs/nn/classifier.ts";
@@ -28,7 +29,6 @@ import { cast, mul, reduceMean } from "../../graphs/ops/index.ts";
 import { type AttackLoss, attackLosses, gradientStep } from "../../graphs/steps/evaluate.ts";
 import { classifierStep, finetuneStep } from "../../graphs/steps/finetune.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
-import { advclBranches, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { compile, type Step } from "../../graphs/steps/step.ts";
 import { nativeFolder } from "../../src/engine/devices.ts";
 import { targetNamed } from "../../src/engine/engine.ts";
@@ -208,7 +208,7 @@ const control = placementOf(buildModel({ y: mul(cast(mean, { to: "float32" }), x
 if (control.onCpu.ReduceMean !== 1 || control.copies !== 2)
   throw new Error(`the control is not seen to use the CPU: ${JSON.stringify(control)}`);
 
-const pretraining = pretrainStep({ ...goldenOptions, trace: false });
+const pretraining = advcl.build({ ...goldenOptions, trace: false });
 const classifier = { ...goldenOptions, classes: 10, branch: "pgd", branches: advclBranches };
 const finetuning = { ...classifier, beta: 6, momentum: 0.9, weightDecay: 1e-4 };
 const judged = classifierStep({ ...classifier, attackSteps: 2 });

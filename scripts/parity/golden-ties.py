@@ -2,7 +2,7 @@
 
 Needs torch, numpy, safetensors.
 
-  python scripts/parity/golden-ties.py --reference advcl_torch.py [--out artifacts/golden-ties]
+  python scripts/parity/golden-ties.py [--out artifacts/golden-ties]
 
 For each step of the attack it prints the pre-activation of each ReLU that float32 can hardly tell from zero (--distance, in
 standard deviations of its channel), and what changes when this one falls on the other side: the gradient of the images, and
@@ -12,21 +12,16 @@ attack step (attack.safetensors) and the results of that other step (turned.safe
 --ties. The last line is one JSON object.
 """
 import argparse
-import importlib.util
 import json
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
 import torch
+from load_reference import add_reference, load_reference
 from safetensors.torch import load_file, save_file
 
-FIXTURES = Path(__file__).resolve().parent.parent / "test/fixtures/golden"
-
-
-def reference(path):
-    spec = importlib.util.spec_from_file_location("advcl_torch", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+FIXTURES = Path(__file__).resolve().parents[2] / "test/fixtures/golden"
 
 
 class Relus:
@@ -61,13 +56,13 @@ def unequal(a, b):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--reference", required=True, help="the PyTorch reference, advcl_torch.py")
+    add_reference(p)
     p.add_argument("--distance", type=float, default=1e-6, help="standard deviations from zero")
     p.add_argument("--out", type=Path)
     p.add_argument("--threads", type=int, default=1)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    ref = reference(a.reference)
+    ref = load_reference(a.reference)
     given, golden = load_file(FIXTURES / "given.safetensors"), load_file(FIXTURES / "pretrain_steps5.safetensors")
     net = ref.AdvCLNet(16).double().train()
     net.load_state_dict({k.removeprefix("before."): v for k, v in given.items() if k.startswith("before.")}, strict=False)

@@ -1,7 +1,8 @@
 /** The golden values (test/fixtures/golden/README.md) and how far from them each kind of arithmetic may be. */
 import { join } from "node:path";
+import { type AdvclOptions, advcl } from "../../graphs/methods/advcl.ts";
+import type { StepOptions } from "../../graphs/methods/method.ts";
 import { float32, type Tensor, zeros } from "../../graphs/onnx/tensor.ts";
-import { type PretrainOptions, paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import { readSafetensors } from "../../src/files/safetensors.ts";
 import { packageRoot } from "../../src/version.ts";
@@ -54,8 +55,8 @@ export const unequalPixels = (a: ArrayLike<number>, b: ArrayLike<number>): numbe
 };
 
 /** The settings of the golden steps; their learning rate is 0.1. */
-export const goldenOptions: PretrainOptions = {
-  ...paperSettings,
+export const goldenOptions: StepOptions & AdvclOptions = {
+  ...advcl.paper,
   batch: 16,
   size: 32,
   depth: 18,
@@ -75,7 +76,7 @@ export const goldenStep = async (
   attackSteps: GoldenAttackSteps,
 ): Promise<{ readonly step: Step; readonly feeds: Readonly<Record<string, Tensor>> }> => {
   const given = await golden("given");
-  const step = pretrainStep({ ...goldenOptions, attackSteps });
+  const step = advcl.build({ ...goldenOptions, attackSteps });
   const feeds: Record<string, Tensor> = {};
   const { inputs, parameters, states } = step.store;
   const of = (name: string): Tensor => fed(given.get(name) as Tensor);

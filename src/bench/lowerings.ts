@@ -9,7 +9,11 @@ import { type ConvOp, type ConvShape, fastest, type Way, waysFor } from "../../g
 import { Laid, rowMajor } from "../../graphs/targets/layout.ts";
 import { lower, type Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
+import type { Engine } from "../engine/engine.ts";
 import { createSession, type Session, type SessionOptions } from "../engine/session.ts";
+import type { VerbContext } from "../verbs/verb.ts";
+import { gemmPeak } from "./measure.ts";
+import type { BenchSettings } from "./settings.ts";
 
 /** One line of the table. Speeds count the direct sum's operations, whatever the way spends. */
 export interface LoweringRow<W extends string = string> {
@@ -172,3 +176,34 @@ export async function* measureTarget(
       yield { op, shape, way: name, chosen: false, milliseconds, gflops: operations(shape) / milliseconds / 1e6 };
     }
 }
+
+export interface LoweringFigures {
+  /** Rate of a large product. */
+  readonly peakGflops: number;
+  readonly rows: readonly LoweringRow[];
+}
+
+const printLowering = ({ op, shape, way, milliseconds, gflops, chosen }: LoweringRow, peak: number): string =>
+  `${op.padEnd(8)} ${describeShape(shape).padEnd(30)} ${way.padEnd(9)} ${milliseconds.toFixed(2).padStart(9)} ms ` +
+  `${gflops.toFixed(0).padStart(5)} GFLOP/s ${((100 * gflops) / peak).toFixed(0).padStart(4)} % of peak${chosen ? "  chosen" : ""}`;
+
+/** Every way of the CPU target, or the one way of the target that is asked for. */
+export const benchLowerings = async (
+  { batch, width, size, reps, target }: BenchSettings,
+  engine: Engine,
+  context: VerbContext,
+): Promise<LoweringFigures> => {
+  const { gflops: peakGflops } = await gemmPeak(engine);
+  const rows: LoweringRow[] = [];
+  const shapes = encoderShapes(batch, width, size);
+  const options = { ...engine.options, reps };
+  const measured =
+    engine.provider === "cpu" && target === undefined
+      ? measureLowerings(shapes, options)
+      : measureTarget(shapes, target ?? engine.target.name, engine.target, options);
+  for await (const row of measured) {
+    rows.push(row);
+    context.print(printLowering(row, peakGflops));
+  }
+  return { peakGflops, rows };
+};

@@ -2,8 +2,9 @@
 import { exitCode, isOurs, RequestError } from "../errors.ts";
 import { nearestName } from "../settings/resolve.ts";
 import { version } from "../version.ts";
-import { asksHelp, printColumns } from "./command.ts";
 import { commands } from "./commands/index.ts";
+import { asksHelp } from "./flags.ts";
+import { printColumns } from "./help.ts";
 
 const { stdout, stderr } = process;
 
@@ -64,13 +65,23 @@ const report = (error: unknown): number => {
 
 /** Leaves once everything is written: pipes are written to in the background. */
 const leave = (code: number): void => {
+  done = true;
   stdout.write("", () => stderr.write("", () => process.exit(code)));
 };
 
+/** Whether the command has ended. */
+let done = false;
+
 stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code === "EPIPE") process.exit(0); // the reader has seen enough: advcl --help | head
-  throw error;
+  stderr.write(`error: the results can't be written (${error.message}); give stdout room, or --out a folder\n`);
+  process.exit(1);
 });
+stderr.on("error", () => {}); // nobody listens any more; the work goes on
 process.on("uncaughtException", (error) => leave(report(error)));
+process.on("beforeExit", () => {
+  // Node leaves with 0 when nothing is pending, even if the command has not returned.
+  if (!done) leave(report(new Error("internal: the command ended before its work was done")));
+});
 
 run(process.argv.slice(2)).then(leave, (error: unknown) => leave(report(error)));

@@ -1,31 +1,4 @@
-/** What a step reports. */
-export interface ProgressUpdate {
-  readonly step: number;
-  readonly epoch?: number;
-  /** Figures to show by name, in order: the loss first. */
-  readonly figures?: Readonly<Record<string, number>>;
-  /** Images done since the last update. */
-  readonly images?: number;
-  /** Seconds since the last update that were spent waiting for data. */
-  readonly dataWait?: number;
-}
-
-export interface ProgressOptions {
-  /** Steps in all. */
-  readonly steps: number;
-  /** Epochs in all. */
-  readonly epochs?: number;
-  /** Steps done before, by the run that is resumed. */
-  readonly done?: number;
-  /** What is counted (default `step`); `%` shows the share of the steps that are done instead of their number. */
-  readonly unit?: string;
-}
-
-export interface ProgressLine {
-  update(progress: ProgressUpdate): void;
-  /** Leaves the line as it is and stops. Safe to call twice. */
-  stop(): void;
-}
+import type { ProgressLine, ProgressOptions } from "../verbs/reporter.ts";
 
 interface Output {
   readonly stream: { readonly isTTY?: boolean; readonly columns?: number; write(text: string): unknown };

@@ -1,120 +1,108 @@
-/** Commands made of other commands: each part is done once, and its results are remembered in the folder of the whole. */
+/** Work made of several verbs: each part is done once, and its results are remembered in the folder of the whole. */
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { Writable } from "node:stream";
-import type { Command, Context } from "../cli/command.ts";
-import { RequestError, RunError } from "../errors.ts";
+import type { z } from "zod";
+import { RequestError } from "../errors.ts";
 import { makeFolder, writeFileAtomic } from "../files/atomic.ts";
 import { fileError } from "../files/file-error.ts";
 import { configFile } from "../runs/run-folder.ts";
 import { kebabCase } from "../settings/name.ts";
+import type { Given } from "../settings/spec.ts";
+import { indentedReporter } from "../verbs/reporter.ts";
+import { Interrupted, type Verb, type VerbContext } from "../verbs/verb.ts";
 
-/** Thrown to leave when a signal has come. */
-export class Stopped extends Error {}
+type Shape = Readonly<Record<string, z.ZodType>>;
 
-/** What a command gave with --json. */
-export type Results = Readonly<Record<string, unknown>>;
-
-/** Settings as flags; what is undefined is left out. */
-export const flagsOf = (settings: Readonly<Record<string, unknown>>): string[] =>
-  Object.entries(settings).flatMap(([key, value]) =>
-    value === undefined ? [] : [`--${kebabCase(key)}`, Array.isArray(value) ? value.join(",") : String(value)],
-  );
-
-/** The flag that goes on with the run in a folder, where there is one. */
-export const resumeFlag = (folder: string): string[] => (existsSync(join(folder, configFile)) ? ["--resume"] : []);
-
-/** Runs a command of ours and returns its results; undefined where a signal stopped it. */
-const perform = async (
-  command: Command,
-  flags: readonly string[],
-  context: Context,
-  title: string,
-): Promise<Results | undefined> => {
-  context.log(`${title}: advcl ${command.name} ${flags.join(" ")}`);
-  let answer = "";
-  const stdout = new Writable({
-    write: (chunk, _, done) => {
-      answer += String(chunk);
-      done();
-    },
+/** Settings as flags that a user can type; what is undefined is left out. */
+const flagsOf = (settings: object): string[] =>
+  Object.entries(settings).flatMap(([key, value]) => {
+    const name = kebabCase(key);
+    if (value === undefined) return [];
+    if (value === true) return [`--${name}`];
+    if (value === false || (Array.isArray(value) && value.length === 0)) return [`--no-${name}`];
+    return [`--${name}`, Array.isArray(value) ? value.join(",") : String(value)];
   });
-  const stderr = new Writable({
-    write: (chunk, _, done) => {
-      for (const line of String(chunk).split("\n")) if (line !== "") context.log(`  ${line}`);
-      done();
-    },
-  });
-  const code = await command.execute([...flags, "--json"], { stdout, stderr });
-  if (context.signal.aborted) return undefined;
-  if (code !== 0) throw new RunError(`${title}: advcl ${command.name} ended with code ${code}`);
-  return JSON.parse(answer.trim().split("\n").at(-1) as string) as Results;
-};
 
-const readJson = async (path: string): Promise<Results | undefined> => {
+/** The command that does what a verb does with settings. */
+export const commandOf = (name: string, settings: object): string => ["advcl", name, ...flagsOf(settings)].join(" ");
+
+/** The setting that goes on with the run in a folder, where there is one. */
+export const resuming = (folder: string): { readonly resume?: true } =>
+  existsSync(join(folder, configFile)) ? { resume: true } : {};
+
+const readJson = async (path: string): Promise<Readonly<Record<string, unknown>> | undefined> => {
   try {
-    return JSON.parse(await readFile(path, "utf8")) as Results;
+    return JSON.parse(await readFile(path, "utf8")) as Readonly<Record<string, unknown>>;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw fileError(error, "read", path);
   }
 };
 
-export class Pipeline {
-  private readonly out: string;
-  private readonly context: Context;
-
-  constructor(out: string, context: Context) {
-    this.out = out;
-    this.context = context;
-  }
-
+/** The work in a folder. */
+export interface Pipeline {
   /**
-   * Keeps the settings in a file of the folder.
-   * @param growing settings that may be others when the pipeline goes on
-   * @throws RequestError where the folder holds such a `thing` with other settings, and something of it is done
+   * Calls a verb, unless its results are remembered under the name.
+   *
+   * @param settings a function is called only where the verb is: what the settings need may be a part of its own
+   * @throws Interrupted where the signal is aborted
    */
-  async claim(file: string, thing: string, growing: readonly string[] = []): Promise<void> {
-    const { recorded, changeable } = this.context;
-    await makeFolder(this.out);
-    const path = join(this.out, file);
-    const settings = Object.fromEntries(
-      Object.entries(recorded).filter(([key]) => !growing.includes(key) && !changeable.includes(key)),
-    );
-    const before = await readJson(path);
-    const differing = Object.keys({ ...settings, ...before }).filter(
-      (key) => before !== undefined && JSON.stringify(before[key] ?? null) !== JSON.stringify(settings[key] ?? null),
-    );
-    const begun = (await readdir(this.out)).some((name) => name !== file);
-    if (begun && differing.length > 0)
-      throw new RequestError(
-        `${this.out} holds a ${thing} with other settings (${differing.map(kebabCase).join(", ")}); give its own, or another --out`,
-      );
-    await writeFileAtomic(path, `${JSON.stringify(settings, null, 2)}\n`);
-  }
-
-  /**
-   * Runs a command, unless its results are remembered under the name.
-   * @param flags made only where it is run: what they need may be a part of its own
-   * @throws Stopped where a signal has come
-   */
-  async once(
+  once<Own extends Shape, Result extends object>(
     name: string,
-    command: Command,
-    flags: readonly string[] | (() => Promise<readonly string[]>),
-  ): Promise<Results> {
-    const path = join(this.out, "results", `${name}.json`);
-    const known = await readJson(path);
-    if (known !== undefined) return known;
-    if (this.context.signal.aborted) throw new Stopped();
-    const given = typeof flags === "function" ? await flags() : flags;
-    const began = performance.now();
-    const made = await perform(command, given, this.context, name);
-    if (made === undefined) throw new Stopped();
-    const results = { ...made, seconds: (performance.now() - began) / 1000 };
-    await mkdir(join(this.out, "results"), { recursive: true });
-    await writeFileAtomic(path, `${JSON.stringify(results, null, 2)}\n`);
-    return results;
-  }
+    verb: Verb<Own, Result>,
+    settings: Given<Own> | (() => Promise<Given<Own>>),
+  ): Promise<Result & { readonly seconds: number }>;
 }
+
+/**
+ * Keeps the settings of the whole in a file of its folder, and opens it for its parts.
+ *
+ * @param growing settings that may be others when the work goes on
+ * @throws RequestError where the folder holds such a `thing` with other settings, and something of it is done
+ */
+export const openPipeline = async (
+  { out, file, thing, growing = [] }: { out: string; file: string; thing: string; growing?: readonly string[] },
+  context: VerbContext,
+): Promise<Pipeline> => {
+  const { recorded, changeable } = context;
+  await makeFolder(out);
+  const path = join(out, file);
+  const settings = Object.fromEntries(
+    Object.entries(recorded).filter(([key]) => !growing.includes(key) && !changeable.includes(key)),
+  );
+  const before = await readJson(path);
+  const differing = Object.keys({ ...settings, ...before }).filter(
+    (key) => before !== undefined && JSON.stringify(before[key] ?? null) !== JSON.stringify(settings[key] ?? null),
+  );
+  const begun = (await readdir(out)).some((name) => name !== file);
+  if (begun && differing.length > 0)
+    throw new RequestError(
+      `${out} holds a ${thing} with other settings (${differing.map(kebabCase).join(", ")}); give its own, or another --out`,
+    );
+  await writeFileAtomic(path, `${JSON.stringify(settings, null, 2)}\n`);
+  return { once: (name, verb, given) => performOnce(join(out, "results"), name, verb, given, context) };
+};
+
+const performOnce = async <Own extends Shape, Result extends object>(
+  folder: string,
+  name: string,
+  verb: Verb<Own, Result>,
+  given: Given<Own> | (() => Promise<Given<Own>>),
+  context: VerbContext,
+): Promise<Result & { readonly seconds: number }> => {
+  const path = join(folder, `${name}.json`);
+  const known = await readJson(path);
+  if (known !== undefined) return known as Result & { readonly seconds: number };
+  const { signal } = context;
+  if (signal.aborted) throw new Interrupted("");
+  const settings = typeof given === "function" ? await given() : given;
+  context.log(`${name}: ${commandOf(verb.spec.name, settings)}`);
+  const began = performance.now();
+  const made = await verb(settings, { reporter: indentedReporter(context), signal });
+  if (signal.aborted) throw new Interrupted("");
+  const results = { ...made, seconds: (performance.now() - began) / 1000 };
+  await mkdir(folder, { recursive: true });
+  await writeFileAtomic(path, `${JSON.stringify(results, null, 2)}\n`);
+  return results;
+};

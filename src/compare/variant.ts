@@ -1,19 +1,22 @@
 /** What is compared: a method, with settings of it that differ from its paper's. */
 import { type MethodName, methodNames } from "../../graphs/methods/index.ts";
 import { RequestError } from "../errors.ts";
-import { nearestName } from "../settings/resolve.ts";
+import { camelCase, kebabCase } from "../settings/name.ts";
+import { nearestName, unknownSetting } from "../settings/resolve.ts";
+import { isList } from "../settings/schema.ts";
 import { feeds } from "../train/feeds.ts";
+import { pretrain } from "../train/pretrain.ts";
 
 export interface Variant {
   /** As it is asked for: `advcl/no-high-frequency`. */
   readonly name: string;
   readonly method: MethodName;
-  /** Flags of pretrain, in order. */
-  readonly flags: readonly string[];
+  /** Settings of pretrain by key, as texts; false, or an empty list, for `no-`. */
+  readonly settings: Readonly<Record<string, unknown>>;
 }
 
 /** AdvCL without each of its parts, and with other radii and sets of K (its sections 5.3 and appendix). */
-export const ablations: readonly string[] = [
+export const ablations: string[] = [
   "advcl",
   "advcl/no-high-frequency",
   "advcl/no-clusters",
@@ -24,8 +27,26 @@ export const ablations: readonly string[] = [
   "advcl/clusters=2+10+50",
 ];
 
+/** Reads `setting=value`, `setting` or `no-setting`; elements of lists are joined by +. */
+const parseChange = (text: string, change: string): readonly [string, unknown] => {
+  const [name = "", value] = change.split("=");
+  if (!/^[a-z][a-z-]*$/.test(name))
+    throw new RequestError(`methods ${text}: write a change as /setting=value or /no-setting, not ${change}`);
+  const { rows, name: command } = pretrain.spec;
+  const known = (key: string): string => {
+    if (Object.hasOwn(rows, key)) return key;
+    const where = `advcl ${command} has no setting --${name}`;
+    throw unknownSetting(command, Object.keys(rows).map(kebabCase), name, where, "--");
+  };
+  if (value !== undefined) return [known(camelCase(name)), value.replaceAll("+", ",")];
+  const negated = name.startsWith("no-");
+  const key = known(camelCase(negated ? name.slice(3) : name));
+  const row = rows[key];
+  return [key, negated ? (row !== undefined && isList(row) ? [] : false) : true];
+};
+
 /**
- * Reads `method/setting=value/no-setting`; elements of lists are joined by +.
+ * Reads `method/setting=value/no-setting`.
  * @throws RequestError where there is no such method
  */
 export const parseVariant = (text: string): Variant => {
@@ -37,18 +58,16 @@ export const parseVariant = (text: string): Variant => {
       `methods ${text}: there is no method ${JSON.stringify(method)}; ${nearest ? `did you mean ${nearest}?` : `choose among ${methodNames.join(", ")}`}`,
     );
   }
-  const flags = changes.flatMap((change) => {
-    const [name = "", value] = change.split("=");
-    if (!/^[a-z][a-z-]*$/.test(name))
-      throw new RequestError(`methods ${text}: write a change as /setting=value or /no-setting, not ${change}`);
-    return value === undefined ? [`--${name}`] : [`--${name}`, value.replaceAll("+", ",")];
-  });
-  return { name: text, method: known, flags };
+  return {
+    name: text,
+    method: known,
+    settings: Object.fromEntries(changes.map((change) => parseChange(text, change))),
+  };
 };
 
-/** Whether a variant trains clustering heads, and by which flag they are named. */
-export const wantsClusters = ({ method, flags }: Variant): boolean =>
-  feeds[method].paper.clusters?.length !== 0 && !flags.includes("--no-clusters");
+/** Whether a variant trains clustering heads. */
+export const wantsClusters = ({ method, settings }: Variant): boolean =>
+  feeds[method].paper.clusters?.length !== 0 && !(Array.isArray(settings.clusters) && settings.clusters.length === 0);
 
 /** A variant's name as a folder's. */
 export const slug = (name: string): string => name.replaceAll("/", "_").replaceAll("=", "-");

@@ -1,8 +1,11 @@
+import type { JitterStrength } from "../../graphs/views/recipe.ts";
 import type { Random } from "./random.ts";
 
 /**
  * Colour transforms of planar images [3, pixels] in [0, 1], in place, as torchvision defines them for float tensors.
  */
+
+export type { JitterStrength } from "../../graphs/views/recipe.ts";
 
 // Bound once: under jest every look-up of a global is slow.
 const { min, max, floor } = Math;
@@ -84,9 +87,6 @@ export interface Jitter {
   readonly saturation: number;
   readonly hue: number;
 }
-
-/** Half-widths of brightness, contrast, saturation (around 1) and hue (around 0), as of torchvision's ColorJitter. */
-export type JitterStrength = readonly [brightness: number, contrast: number, saturation: number, hue: number];
 
 /** Draws the numbers of torchvision's ColorJitter. */
 export const sampleJitter = (r: Random, [brightness, contrast, saturation, hue]: JitterStrength): Jitter => {

@@ -1,37 +1,18 @@
+/** Batches of images, in views keyed by (seed, epoch, image), with labels and other numbers beside them. */
 import { types } from "node:util";
-import { Worker } from "node:worker_threads";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
-import { compiledFile } from "../engine/compiled.ts";
-import { RequestError, RunError } from "../errors.ts";
+import type { InputRecipe, InputRecipes } from "../../graphs/views/recipe.ts";
+import { RequestError } from "../errors.ts";
+import { type BatchSource, inProcess, inThreads } from "./batch-source.ts";
 import type { Dataset } from "./dataset.ts";
-import {
-  chunkRows,
-  control,
-  type EpochRequest,
-  slotViews,
-  stopped,
-  type WorkerReport,
-  type WorkerSetup,
-} from "./loader-channel.ts";
-import { type Canvas, createPainter, type NamedRecipes } from "./painter.ts";
+import { control } from "./loader-channel.ts";
+import type { Canvas, NamedRecipes } from "./painter.ts";
 import { checkPseudoLabels, type PseudoLabels } from "./pseudo-labels.ts";
 import { epochOrder, random } from "./random.ts";
 import { checkRecipe, type ViewRecipe } from "./view.ts";
 
-/** What an input of a step is made from. */
-export type LoaderInput =
-  | ViewRecipe
-  /** int32 [B]: the class. */
-  | { readonly kind: "label" }
-  /** int32 [B]: the cluster among k. */
-  | { readonly kind: "pseudo-label"; readonly k: number }
-  /** int32 [B]: the place in the official dataset. */
-  | { readonly kind: "index" }
-  /** int32 [B]: a number from 0 to below `below`, drawn anew for each image in each epoch. */
-  | { readonly kind: "random"; readonly below: number };
-
-/** Inputs by name. A view's name is part of its random key: two names give two different views of an image. */
-export type LoaderInputs = Readonly<Record<string, LoaderInput>>;
+export type LoaderInput = InputRecipe;
+export type LoaderInputs = InputRecipes;
 
 export interface LoaderOptions {
   readonly dataset: Dataset;
@@ -77,129 +58,6 @@ export interface Loader {
   close(): Promise<void>;
 }
 
-/** An epoch being made. */
-interface Making {
-  /** The views of the next batch, in the order of the recipes. */
-  take(): Promise<Float32Array[]>;
-  /** Leaves the epoch, unless another has begun since. */
-  end(): Promise<void>;
-}
-
-interface Source {
-  begin(request: Omit<EpochRequest, "generation">): Promise<Making>;
-  close(): Promise<void>;
-}
-
-const inProcess = (canvas: Canvas, seed: number, batch: number): Source => ({
-  begin: async ({ epoch, order, recipes }) => {
-    const paint = createPainter(canvas, recipes, seed);
-    let step = 0;
-    return {
-      take: async () => {
-        const positions = order.subarray(step * batch, ++step * batch);
-        const outs = recipes.map(() => new Float32Array(positions.length * 3 * canvas.height * canvas.width));
-        paint(epoch, positions, 0, positions.length, outs);
-        return outs;
-      },
-      end: async () => {},
-    };
-  },
-  close: async () => {},
-});
-
-const threads = (count: number, setup: WorkerSetup): Source => {
-  const { numbers, batch, slots } = setup;
-  const chunks = Math.ceil(batch / chunkRows);
-  const slotOuts = Array.from({ length: slots }, (_, slot) => slotViews(setup, slot));
-  const length = setup.pixels.length / (slots * setup.views * batch);
-  let generation = 0;
-  let working = 0;
-  let failure: RunError | undefined;
-  let wake: () => void = () => {};
-  let closing = false;
-
-  const fail = (cause: unknown): void => {
-    const reason = types.isNativeError(cause) ? cause.message : String(cause); // instanceof fails across realms
-    failure ??= new RunError(`a data worker failed: ${reason}`, { cause });
-    wake();
-  };
-  const file = compiledFile("data/loader-worker.js");
-  const workers = Array.from({ length: count }, () => {
-    const worker = new Worker(file, { workerData: setup });
-    worker.on("message", (report: WorkerReport) => {
-      if (report.kind === "failed") fail(report.error);
-      if (report.kind === "idle") working--;
-      wake();
-    });
-    worker.on("error", fail);
-    worker.on("exit", (code) => {
-      if (!closing) fail(new Error(`it ended with code ${code}`));
-    });
-    worker.unref(); // a loader that nobody closed does not keep the process alive
-    return worker;
-  });
-
-  /** Sleeps until `done` or a failure, which it throws. */
-  const until = async (done: () => boolean): Promise<void> => {
-    if (failure === undefined && done()) return;
-    for (const worker of workers) worker.ref();
-    try {
-      while (failure === undefined && !done()) {
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
-      }
-    } finally {
-      for (const worker of workers) worker.unref();
-    }
-    if (failure !== undefined) throw failure;
-  };
-
-  const stop = async (): Promise<void> => {
-    Atomics.store(numbers, control.generation, ++generation);
-    Atomics.store(numbers, control.released, stopped);
-    Atomics.notify(numbers, control.released);
-    await until(() => working === 0);
-  };
-
-  return {
-    begin: async (request) => {
-      await stop();
-      numbers.fill(0);
-      const mine = ++generation;
-      Atomics.store(numbers, control.generation, mine);
-      working = count;
-      for (const worker of workers) worker.postMessage({ generation: mine, ...request } satisfies EpochRequest);
-      let step = 0;
-      return {
-        take: async () => {
-          const slot = step % slots;
-          const painted = control.painted + slot;
-          await until(() => generation !== mine || Atomics.load(numbers, painted) === chunks);
-          if (generation !== mine) throw new RunError("internal: a batch was asked of an epoch that was given up");
-          const rows = Math.min(batch, request.order.length - step * batch);
-          // ONNX Runtime refuses shared memory, and the slot is needed again.
-          const outs = slotOuts[slot]!.map((pixels) => pixels.slice(0, rows * length));
-          step++;
-          Atomics.store(numbers, painted, 0);
-          Atomics.add(numbers, control.released, 1);
-          Atomics.notify(numbers, control.released);
-          return outs;
-        },
-        end: async () => {
-          if (generation === mine && failure === undefined) await stop();
-        },
-      };
-    },
-    close: async () => {
-      closing = true;
-      failure ??= new RunError("the data loader was closed");
-      wake();
-      await Promise.all(workers.map((worker) => worker.terminate()));
-    },
-  };
-};
-
 const isView = (input: LoaderInput): input is ViewRecipe =>
   input.kind !== "label" && input.kind !== "pseudo-label" && input.kind !== "index" && input.kind !== "random";
 
@@ -231,77 +89,87 @@ const shared = <A extends Uint8Array | Int32Array>(values: A, make: (buffer: Sha
   return copy;
 };
 
+const viewsOf = (inputs: LoaderInputs): NamedRecipes =>
+  Object.entries(inputs).filter((entry): entry is [string, ViewRecipe] => isView(entry[1]));
+
+const int32 = (values: Int32Array): Tensor<"int32"> => tensor("int32", [values.length], values);
+
+/** Images of a batch: their places in what was loaded, and in the official dataset. */
+interface Rows {
+  readonly epoch: number;
+  readonly positions: Int32Array;
+  readonly indices: Int32Array;
+}
+
+/** An input of a batch; `pixels` are the views' in their order. */
+const makeTensor = (
+  { dataset, pseudoLabels, seed }: LoaderOptions,
+  [name, input]: readonly [string, LoaderInput],
+  { epoch, positions, indices }: Rows,
+  pixels: Iterator<Float32Array>,
+): Tensor => {
+  switch (input.kind) {
+    case "label":
+      return int32(positions.map((p) => dataset.labels![p]!));
+    case "index":
+      return int32(indices.slice());
+    case "random":
+      return int32(indices.map((i) => random(seed, epoch, i, name).int(input.below)));
+    case "pseudo-label": {
+      const labels = pseudoLabels!.labels(input.k);
+      return int32(indices.map((i) => labels[i]!));
+    }
+    default:
+      return tensor("float32", [positions.length, 3, dataset.height, dataset.width], pixels.next().value);
+  }
+};
+
+/** What makes the views: workers that share the images, or this thread. */
+const sourceOf = ({ dataset, batch, seed, workers, prefetch }: LoaderOptions, views: number): BatchSource => {
+  const slots = whole("prefetch", prefetch ?? 2, 2);
+  const { height, width } = dataset;
+  if (workers === 0 || views === 0)
+    return inProcess({ images: dataset.images, index: dataset.index, height, width }, seed, batch);
+  const canvas: Canvas = {
+    images: shared(dataset.images, (buffer) => new Uint8Array(buffer)),
+    index: shared(dataset.index, (buffer) => new Int32Array(buffer)),
+    height,
+    width,
+  };
+  return inThreads(workers, {
+    ...{ canvas, seed, batch, slots, views },
+    numbers: new Int32Array(new SharedArrayBuffer(4 * (control.painted + slots))),
+    pixels: new Float32Array(new SharedArrayBuffer(4 * slots * views * batch * 3 * height * width)),
+  });
+};
+
+const checkOptions = ({ dataset, batch, workers, seed, dropLast }: LoaderOptions): number => {
+  whole("batch", batch, 1);
+  whole("workers", workers, 0);
+  whole("seed", seed, 0);
+  const stepsPerEpoch = dropLast ? Math.floor(dataset.count / batch) : Math.ceil(dataset.count / batch);
+  if (stepsPerEpoch === 0)
+    throw new RequestError(
+      `batch ${batch} is larger than the ${dataset.count} images of ${dataset.name} ${dataset.split}; give a smaller batch.`,
+    );
+  return stepsPerEpoch;
+};
+
 /**
  * Makes the batches of a training or an evaluation. A batch depends on (seed, epoch, step) and the dataset alone: not on
  * the number of workers, nor on which batches were read before.
  * @throws RequestError where a setting does not fit the dataset
  */
 export const createLoader = (options: LoaderOptions): Loader => {
-  const { dataset, pseudoLabels, seed, dropLast, shuffle = true } = options;
-  const batch = whole("batch", options.batch, 1);
-  const workers = whole("workers", options.workers, 0);
-  const slots = whole("prefetch", options.prefetch ?? 2, 2);
-  whole("seed", seed, 0);
+  const { dataset, batch, seed, dropLast, shuffle = true } = options;
+  const stepsPerEpoch = checkOptions(options);
   const inputsOf = (epoch: number): LoaderInputs =>
     typeof options.inputs === "function" ? options.inputs(epoch) : options.inputs;
-  const viewsOf = (inputs: LoaderInputs): NamedRecipes =>
-    Object.entries(inputs).filter((entry): entry is [string, ViewRecipe] => isView(entry[1]));
-
-  const stepsPerEpoch = dropLast ? Math.floor(dataset.count / batch) : Math.ceil(dataset.count / batch);
-  if (stepsPerEpoch === 0)
-    throw new RequestError(
-      `batch ${batch} is larger than the ${dataset.count} images of ${dataset.name} ${dataset.split}; give a smaller batch.`,
-    );
   let checked = inputsOf(options.firstEpoch ?? 1);
   checkInputs(options, checked);
   const views = viewsOf(checked).length;
-
-  const canvas: Canvas = {
-    images: workers > 0 ? shared(dataset.images, (buffer) => new Uint8Array(buffer)) : dataset.images,
-    index: workers > 0 ? shared(dataset.index, (buffer) => new Int32Array(buffer)) : dataset.index,
-    height: dataset.height,
-    width: dataset.width,
-  };
-  const imageLength = 3 * dataset.height * dataset.width;
-  const source =
-    workers === 0 || views === 0
-      ? inProcess(canvas, seed, batch)
-      : threads(workers, {
-          canvas,
-          seed,
-          batch,
-          slots,
-          views,
-          numbers: new Int32Array(new SharedArrayBuffer(4 * (control.painted + slots))),
-          pixels: new Float32Array(new SharedArrayBuffer(4 * slots * views * batch * imageLength)),
-        });
+  const source = sourceOf(options, views);
   let waitSeconds = 0;
-
-  const int32 = (values: Int32Array): Tensor<"int32"> => tensor("int32", [values.length], values);
-
-  const makeTensor = (
-    name: string,
-    input: LoaderInput,
-    epoch: number,
-    positions: Int32Array,
-    indices: Int32Array,
-    pixels: () => Float32Array,
-  ): Tensor => {
-    switch (input.kind) {
-      case "label":
-        return int32(positions.map((p) => dataset.labels![p]!));
-      case "index":
-        return int32(indices.slice());
-      case "random":
-        return int32(indices.map((i) => random(seed, epoch, i, name).int(input.below)));
-      case "pseudo-label": {
-        const labels = pseudoLabels!.labels(input.k);
-        return int32(indices.map((i) => labels[i]!));
-      }
-      default:
-        return tensor("float32", [positions.length, 3, dataset.height, dataset.width], pixels());
-    }
-  };
 
   async function* epochBatches(epoch: number, startStep: number): AsyncGenerator<Batch, void, void> {
     const inputs = inputsOf(epoch);
@@ -314,26 +182,23 @@ export const createLoader = (options: LoaderOptions): Loader => {
       ? epochOrder(seed, epoch, dataset.count)
       : Int32Array.from({ length: dataset.count }, (_, i) => i);
     const ahead = order.subarray(startStep * batch, dropLast ? stepsPerEpoch * batch : dataset.count);
-    const recipes = viewsOf(inputs);
-    const making = await source.begin({ epoch, order: ahead, steps: stepsPerEpoch - startStep, recipes });
+    const steps = stepsPerEpoch - startStep;
+    const made = await source.startEpoch({ epoch, order: ahead, steps, recipes: viewsOf(inputs) });
     try {
       for (let step = startStep; step < stepsPerEpoch; step++) {
         const asked = performance.now();
-        const pixels = await making.take();
+        const pixels = (await made.take()).values();
         waitSeconds += (performance.now() - asked) / 1000;
         const positions = ahead.subarray((step - startStep) * batch, (step - startStep + 1) * batch);
         const indices = positions.map((p) => dataset.index[p]!);
-        let view = 0;
-        const tensors = Object.fromEntries(
-          Object.entries(inputs).map(([name, input]) => [
-            name,
-            makeTensor(name, input, epoch, positions, indices, () => pixels[view++]!),
-          ]),
+        const rows = { epoch, positions, indices };
+        const tensors = Object.entries(inputs).map(
+          (entry) => [entry[0], makeTensor(options, entry, rows, pixels)] as const,
         );
-        yield { epoch, step, indices, tensors };
+        yield { epoch, step, indices, tensors: Object.fromEntries(tensors) };
       }
     } finally {
-      await making.end();
+      await made.end();
     }
   }
 

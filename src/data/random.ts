@@ -62,55 +62,55 @@ export const philox = (
 const scale = 2 ** -32;
 
 class Xoshiro implements Random {
-  private s0: number;
-  private s1: number;
-  private s2: number;
-  private s3: number;
-  private spare: number | undefined;
+  #s0: number;
+  #s1: number;
+  #s2: number;
+  #s3: number;
+  #spare: number | undefined;
 
   constructor(state: readonly [number, number, number, number]) {
-    this.s0 = state[0] | 0;
-    this.s1 = state[1] | 0;
-    this.s2 = state[2] | 0;
-    this.s3 = state[3] | 0;
-    if ((this.s0 | this.s1 | this.s2 | this.s3) === 0) this.s0 = 1; // xoshiro's one fixed point
+    this.#s0 = state[0] | 0;
+    this.#s1 = state[1] | 0;
+    this.#s2 = state[2] | 0;
+    this.#s3 = state[3] | 0;
+    if ((this.#s0 | this.#s1 | this.#s2 | this.#s3) === 0) this.#s0 = 1; // xoshiro's one fixed point
   }
 
-  private next(): number {
-    const s1 = this.s1;
+  #next(): number {
+    const s1 = this.#s1;
     const five = imul(s1, 5);
     const result = imul((five << 7) | (five >>> 25), 9) >>> 0;
-    this.s2 ^= this.s0;
-    this.s3 ^= s1;
-    this.s1 = s1 ^ this.s2;
-    this.s0 ^= this.s3;
-    this.s2 ^= s1 << 9;
-    this.s3 = (this.s3 << 11) | (this.s3 >>> 21);
+    this.#s2 ^= this.#s0;
+    this.#s3 ^= s1;
+    this.#s1 = s1 ^ this.#s2;
+    this.#s0 ^= this.#s3;
+    this.#s2 ^= s1 << 9;
+    this.#s3 = (this.#s3 << 11) | (this.#s3 >>> 21);
     return result;
   }
 
   uniform(): number {
-    return this.next() * scale;
+    return this.#next() * scale;
   }
 
   normal(): number {
-    if (this.spare !== undefined) {
-      const value = this.spare;
-      this.spare = undefined;
+    if (this.#spare !== undefined) {
+      const value = this.#spare;
+      this.#spare = undefined;
       return value;
     }
     // Box and Muller; 1 - u keeps the logarithm finite.
     const radius = Math.sqrt(-2 * Math.log(1 - this.uniform()));
     const angle = 2 * Math.PI * this.uniform();
-    this.spare = radius * Math.sin(angle);
+    this.#spare = radius * Math.sin(angle);
     return radius * Math.cos(angle);
   }
 
   int(n: number): number {
     if (!(Number.isInteger(n) && n >= 1 && n <= 2 ** 32)) throw new RangeError(`int(${n}): n must be 1 to 2^32`);
     const fair = 2 ** 32 - (2 ** 32 % n);
-    let value = this.next();
-    while (value >= fair) value = this.next();
+    let value = this.#next();
+    while (value >= fair) value = this.#next();
     return value % n;
   }
 
@@ -127,7 +127,7 @@ class Xoshiro implements Random {
 
   fillUniform(out: Float32Array, low: number, high: number): void {
     const span = (high - low) * scale;
-    let { s0, s1, s2, s3 } = this; // `next` with its state in registers
+    let [s0, s1, s2, s3] = [this.#s0, this.#s1, this.#s2, this.#s3]; // `next` with its state in registers
     for (let i = 0; i < out.length; i++) {
       const five = imul(s1, 5);
       out[i] = low + span * (imul((five << 7) | (five >>> 25), 9) >>> 0);
@@ -139,10 +139,10 @@ class Xoshiro implements Random {
       s2 ^= shifted;
       s3 = (s3 << 11) | (s3 >>> 21);
     }
-    this.s0 = s0;
-    this.s1 = s1;
-    this.s2 = s2;
-    this.s3 = s3;
+    this.#s0 = s0;
+    this.#s1 = s1;
+    this.#s2 = s2;
+    this.#s3 = s3;
   }
 
   fillNormal(out: Float32Array, std: number): void {

@@ -3,7 +3,9 @@
  * reduction, and its weights are normalised over the pixels that exist.
  */
 
-export type Interpolation = "bilinear" | "bicubic";
+import type { Interpolation } from "../../graphs/views/recipe.ts";
+
+export type { Interpolation } from "../../graphs/views/recipe.ts";
 
 interface Taps {
   /** First source pixel of each output pixel. */

@@ -13,7 +13,7 @@ const { min, max, floor } = Math;
 
 const bins = 2048;
 /** Values of one tensor that are looked at, at most. */
-const mostValues = 1_000_000;
+const valueLimit = 1_000_000;
 
 /** How often values fell in each of `bins` equal parts of [low, high]. */
 interface Histogram {
@@ -26,7 +26,7 @@ const histogramOf = (low: number, high: number, pieces: readonly Float32Array[])
   const counts = new Float64Array(bins);
   const scale = bins / max(high - low, 1e-30);
   const total = pieces.reduce((n, values) => n + values.length, 0);
-  const stride = 2 * floor(total / mostValues / 2) + 1; // odd, so that it meets every column of an image
+  const stride = 2 * floor(total / valueLimit / 2) + 1; // odd, so that it meets every column of an image
   for (const values of pieces)
     for (let i = 0; i < values.length; i += stride) {
       const at = min(bins - 1, floor(((values[i] as number) - low) * scale));

@@ -3,6 +3,8 @@
  * `layer2.0.downsample.conv.weight`); torchvision's single-branch ResNets call the shortcut `downsample.0` and
  * `downsample.1`, and a widely copied CIFAR ResNet `shortcut.0`, `shortcut.1` and `linear`.
  */
+
+import { advclBranches } from "../../graphs/methods/advcl.ts";
 import { clusterHeads, headName, projector } from "../../graphs/nn/head.ts";
 import { linear } from "../../graphs/nn/layer.ts";
 import { type Depth, depths, resnet, type Stem } from "../../graphs/nn/resnet.ts";
@@ -10,12 +12,11 @@ import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { fromFloat16 } from "../../graphs/onnx/float16.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import { float32, type Tensor, typeName } from "../../graphs/onnx/tensor.ts";
-import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import { listed, RequestError } from "../errors.ts";
 import type { Network } from "../runs/network.ts";
 
 /** Weights of a network, matched to the last tensor. */
-export interface Imported {
+export interface MatchedWeights {
   readonly network: Network;
   /** Parameters and running statistics by our names, float32. */
   readonly weights: Map<string, Tensor>;
@@ -29,7 +30,7 @@ export interface Imported {
   readonly projector: boolean;
 }
 
-export interface ImportOptions {
+export interface MatchOptions {
   /** Side of the images; default 32 with the CIFAR stem, 224 with ImageNet's. */
   readonly size?: number | undefined;
   /** Names of the branches in the order of bn_list. */
@@ -120,7 +121,7 @@ const branchNames = (count: number): readonly string[] =>
  * Weights from elsewhere as a network. Every tensor must be one that the network reads, in its shape, and none may lack.
  * @throws RequestError that lists what does not fit
  */
-export const importWeights = (tensors: ReadonlyMap<string, Tensor>, options: ImportOptions): Imported => {
+export const matchWeights = (tensors: ReadonlyMap<string, Tensor>, options: MatchOptions): MatchedWeights => {
   const { source } = options;
   const all = new Map<string, Tensor>();
   const wrong: string[] = [];

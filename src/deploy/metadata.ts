@@ -1,5 +1,5 @@
 /** What an exported file tells of itself: plain texts, JSON where there is more than one word. */
-import type { What } from "../../graphs/deploy/network.ts";
+import type { NetworkPart } from "../../graphs/deploy/network.ts";
 import { versions } from "../version.ts";
 import type { ExportOptions } from "./model.ts";
 import type { Source } from "./source.ts";
@@ -10,7 +10,7 @@ export const classNames = (count: number, known: readonly string[] | undefined):
 
 export interface Described {
   readonly source: Source;
-  readonly what: What;
+  readonly what: NetworkPart;
   readonly precision: ExportOptions["precision"];
   readonly preprocess: boolean;
   readonly classes: readonly string[];

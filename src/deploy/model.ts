@@ -54,7 +54,7 @@ export const floatGraph = (
  *
  * @returns the model; the first dimension of its input and outputs is open, named `batch`
  */
-export const exportModel = async (
+export const buildExport = async (
   options: ExportOptions,
   weights: Weights,
   branch: number | undefined,

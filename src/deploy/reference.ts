@@ -1,5 +1,5 @@
 /** What a run itself computes: its network with batch norms as they are, in evaluation mode. */
-import { outputName, type What } from "../../graphs/deploy/network.ts";
+import { type NetworkPart, outputName } from "../../graphs/deploy/network.ts";
 import { projector } from "../../graphs/nn/head.ts";
 import { linear } from "../../graphs/nn/layer.ts";
 import { resnet } from "../../graphs/nn/resnet.ts";
@@ -14,7 +14,7 @@ import type { Source } from "./source.ts";
 /** The output that an export of `what` is about, of images [N,3,S,S], by the network that was not folded. */
 export const runReference = async (
   { network, weights, branch, classes, folder }: Pick<Source, "network" | "weights" | "branch" | "classes" | "folder">,
-  what: What,
+  what: NetworkPart,
   image: Tensor,
 ): Promise<Float32Array> => {
   const store = new Store();

@@ -1,5 +1,5 @@
 /** What an export starts from: a run, the branch that is taken of it, and what a file tells of its origin. */
-import type { DeployedOptions, What } from "../../graphs/deploy/network.ts";
+import type { DeployedOptions, NetworkPart } from "../../graphs/deploy/network.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { RequestError } from "../errors.ts";
 import { type LoadedRun, loadRun, type Network } from "../runs/network.ts";
@@ -55,7 +55,7 @@ export const sourceOf = (
 /** Options of the deployed network; throws a RequestError where the run lacks what is asked for. */
 export const deployedOptions = (
   { network, weights, classes }: Pick<Source, "network" | "weights" | "classes">,
-  what: What,
+  what: NetworkPart,
   where: string,
 ): DeployedOptions => {
   if (what === "classifier" && classes === undefined)

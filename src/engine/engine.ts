@@ -35,13 +35,13 @@ export interface Engine {
   /** The same for a program that judges or attacks a classifier: for the faster target where none was asked for. */
   loadEvaluation: LoadEvaluation;
   /** So many threads, with a share of the engine's threads each, that load such programs and run them side by side. */
-  lanes(count: number): readonly Lane[];
+  threads(count: number): readonly EngineThread[];
 }
 
 type LoadEvaluation = (outputs: Step["outputs"]) => Promise<Session>;
 
 /** A thread that loads programs; closed, it ends with their sessions. */
-export interface Lane {
+export interface EngineThread {
   readonly loadEvaluation: LoadEvaluation;
   close(): Promise<void>;
 }
@@ -70,19 +70,14 @@ const targets: Readonly<Record<string, () => Target>> = {
 export const targetNames = Object.keys(targets);
 export const targetNamed = (name: string): Target => {
   const make = Object.hasOwn(targets, name) ? targets[name] : undefined;
-  if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetRow.pattern}`);
+  if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetPattern}`);
   return make();
 };
 
-/** The setting of commands that names a target. */
-export const targetRow = {
-  type: "enum",
-  values: targetNames,
-  pattern: `portable|cpu|cpu-lean|cpu-direct|webgpu|cuda${Object.values(cudaWays)
-    .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)
-    .join("")}`,
-  help: "lowering of the graph; left out, that of the provider",
-} as const;
+/** How names of targets are made up, for help and messages. */
+export const targetPattern = `portable|cpu|cpu-lean|cpu-direct|webgpu|cuda${Object.values(cudaWays)
+  .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)
+  .join("")}`;
 
 /**
  * Loads and runs one small convolution: a provider that is not there, or that lacks what convolutions need (CUDA's looks for
@@ -162,7 +157,7 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
       return { model, session: await createSession(model, { ...options, ...rewriting, ...more }) };
     },
     loadEvaluation: (outputs) => createSession(evaluation(outputs), { ...options, optimization: "all" }),
-    lanes: (count) =>
+    threads: (count) =>
       Array.from({ length: count }, () => {
         const thread = sessionThread();
         const share = { ...options, threads: Math.max(1, Math.floor(threads / count)), optimization: "all" } as const;

@@ -1,6 +1,8 @@
 /** Shares of images that a classifier gets right: as they are, and under PGD. */
+
+import type { AttackOptions } from "../../graphs/attacks/pgd.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
-import { type AttackOptions, type ClassifierBatch, classifierStep } from "../../graphs/steps/finetune.ts";
+import { type ClassifierBatch, classifierStep } from "../../graphs/steps/finetune.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { random } from "../data/random.ts";
 import type { Engine } from "../engine/engine.ts";

@@ -6,8 +6,8 @@ import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { openNpy } from "../files/npy.ts";
 import { predictionOf } from "./attacks/attack.ts";
-import type { Questions } from "./attacks/questions.ts";
-import type { EvaluationLog, EvaluationProgress } from "./evaluation.ts";
+import type { Oracle } from "./attacks/oracle.ts";
+import type { EvaluationLog, EvaluationProgress } from "./types.ts";
 
 /** The .npy files of a folder. */
 export interface Corruptions {
@@ -17,7 +17,7 @@ export interface Corruptions {
 }
 
 export interface CorruptionOptions extends Corruptions {
-  readonly questions: Questions;
+  readonly oracle: Oracle;
   /** Side of the model's images. */
   readonly size: number;
   /** Images of each severity to look at; undefined is all. */
@@ -53,7 +53,7 @@ export const findCorruptions = async (folder: string): Promise<Corruptions> => {
 
 /** Scores every corruption of a folder; undefined where the signal came before the end. */
 export const evaluateCorruptions = async (options: CorruptionOptions): Promise<CorruptionFigures | undefined> => {
-  const { folder, names, labels, questions, size, limit, log, signal, progress } = options;
+  const { folder, names, labels, oracle, size, limit, log, signal, progress } = options;
   const count = labels.length;
   const byCorruption: Record<string, number> = {};
   for (const [place, name] of names.entries()) {
@@ -70,14 +70,14 @@ export const evaluateCorruptions = async (options: CorruptionOptions): Promise<C
       );
       const resize = byteResizer(h, w, size);
       let right = 0;
-      for (let begin = 0, chunk = 0; begin < chosen.length; begin += questions.batch, chunk++) {
-        const members = chosen.slice(begin, begin + questions.batch);
+      for (let begin = 0, chunk = 0; begin < chosen.length; begin += oracle.batch, chunk++) {
+        const members = chosen.slice(begin, begin + oracle.batch);
         let record = log.finished.get(`${stage}/${chunk}`);
         if (record === undefined) {
           if (signal.aborted) return undefined;
           const images = [];
           for (const i of members) images.push(planar(await file.rows(i, i + 1), h, size, resize));
-          const answers = await questions.answer(images.map((x) => ({ kind: "logits", x })));
+          const answers = await oracle.answer(images.map((x) => ({ kind: "logits", x })));
           const hits = answers.filter(({ logits }, k) => predictionOf(logits) === labels[members[k]!]).length;
           record = { stage, chunk, images: [], notes: { right: hits } };
           log.append(record);
@@ -85,7 +85,7 @@ export const evaluateCorruptions = async (options: CorruptionOptions): Promise<C
         right += record.notes?.right ?? 0;
         const done = begin + members.length;
         const share = (place + done / chosen.length) / names.length;
-        progress({ stage, of: chosen.length, share, accuracy: right / done, images: members.length });
+        progress({ stage, total: chosen.length, share, accuracy: right / done, images: members.length });
       }
       byCorruption[name.slice(0, -4)] = right / chosen.length;
     } finally {

@@ -6,7 +6,7 @@ import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { RequestError } from "../errors.ts";
 import { readSafetensors, writeSafetensors } from "../files/safetensors.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
-import type { ChunkRecord, EvaluatedImages, EvaluationLog } from "./evaluation.ts";
+import type { ChunkRecord, EvaluatedImages, EvaluationLog } from "./types.ts";
 
 const logFile = "finished.jsonl";
 const partsFolder = "adversarial";
@@ -41,17 +41,15 @@ const fileOf = (stage: string, chunk: number): string =>
 /** A log in memory: for evaluations that write no folder. */
 export const memoryLog = (): EvaluationLog => ({ finished: new Map(), append: () => {} });
 
-/** Opens the log of a run folder. Throws a RequestError where it is of another model. */
-export const openEvaluationLog = (run: RunFolder, { images, digest, keeps }: DiskLogOptions): DiskLog => {
-  const path = join(run.path, logFile);
-  const file = run.appendTo(logFile, { history: true });
+/** Chunks that the lines of a log tell of. Throws a RequestError where they are damaged or of another model. */
+const readLog = (path: string, folder: string, digest: string): Map<string, ChunkRecord> | undefined => {
   const lines = existsSync(path)
     ? readFileSync(path, "utf8")
         .split("\n")
         .filter((line) => line !== "")
     : [];
+  if (lines.length === 0) return undefined;
   const finished = new Map<string, ChunkRecord>();
-  if (lines.length === 0) file.append(`${JSON.stringify({ model: digest })}\n`);
   lines.forEach((line, i) => {
     let record: ChunkRecord & { model?: string };
     try {
@@ -60,17 +58,97 @@ export const openEvaluationLog = (run: RunFolder, { images, digest, keeps }: Dis
       throw new RequestError(`${path} is damaged in line ${i + 1}; choose another folder`);
     }
     if (i === 0 && record.model !== digest)
-      throw new RequestError(`${run.path} holds an evaluation of another model; choose another folder`);
+      throw new RequestError(`${folder} holds an evaluation of another model; choose another folder`);
     if (i > 0) finished.set(`${record.stage}/${record.chunk}`, record);
   });
-  const parts = join(run.path, partsFolder);
-  const pieces = async (): Promise<{ name: string; stage: string }[]> =>
-    existsSync(parts)
-      ? (await readdir(parts))
-          .filter((name) => /-\d{5}\.safetensors$/.test(name))
-          .sort()
-          .map((name) => ({ name, stage: name.replace(/-\d{5}\.safetensors$/, "") }))
-      : [];
+  return finished;
+};
+
+/** A file of adversarial images of one chunk. */
+interface Piece {
+  readonly name: string;
+  readonly stage: string;
+}
+
+const piecesIn = async (folder: string): Promise<Piece[]> =>
+  existsSync(folder)
+    ? (await readdir(folder))
+        .filter((name) => /-\d{5}\.safetensors$/.test(name))
+        .sort()
+        .map((name) => ({ name, stage: name.replace(/-\d{5}\.safetensors$/, "") }))
+    : [];
+
+/** Writes the images of a chunk that are to be kept. */
+const keepImages = async (
+  folder: string,
+  { images, keeps }: DiskLogOptions,
+  { stage, chunk, images: outcomes }: ChunkRecord,
+  x: readonly Float32Array[],
+): Promise<void> => {
+  const chosen = x.flatMap((_, k) => (keeps(outcomes[k]!.i) && stage !== "clean" ? [k] : []));
+  if (chosen.length === 0) return;
+  const pick = (value: (k: number) => number): Tensor =>
+    tensor("int32", [chosen.length], Int32Array.from(chosen, value));
+  const length = x[0]!.length;
+  const all = new Float32Array(chosen.length * length);
+  chosen.forEach((k, row) => {
+    all.set(x[k]!, row * length);
+  });
+  await mkdir(folder, { recursive: true });
+  await writeSafetensors(join(folder, fileOf(stage, chunk)), {
+    x: tensor("float32", [chosen.length, ...images.shape], all),
+    position: pick((k) => outcomes[k]!.i),
+    index: pick((k) => images.index[outcomes[k]!.i]!),
+    label: pick((k) => images.labels[outcomes[k]!.i]!),
+    prediction: pick((k) => outcomes[k]!.prediction),
+    broken: pick((k) => Number(outcomes[k]!.broken)),
+  });
+};
+
+/** What was kept, by stage and position of the image. */
+const readKept = async (folder: string): Promise<Map<string, Map<number, Adversarial>>> => {
+  const stages = new Map<string, Map<number, Adversarial>>();
+  for (const { name, stage } of await piecesIn(folder)) {
+    const { tensors } = await readSafetensors(join(folder, name));
+    const numbers = (key: string) => tensors.get(key)!.data as Int32Array;
+    const x = tensors.get("x")!.data as Float32Array;
+    const found = stages.get(stage) ?? new Map<number, Adversarial>();
+    stages.set(stage, found);
+    const [positions, predictions, broken] = [numbers("position"), numbers("prediction"), numbers("broken")];
+    const length = x.length / positions.length;
+    positions.forEach((position, k) => {
+      const image = x.slice(k * length, (k + 1) * length);
+      found.set(position, { x: image, prediction: predictions[k]!, broken: broken[k] === 1 });
+    });
+  }
+  return stages;
+};
+
+/** Joins the pieces of each stage to one file. */
+const mergeKept = async (folder: string): Promise<string[]> => {
+  const pieces = await piecesIn(folder);
+  const written: string[] = [];
+  for (const stage of new Set(pieces.map((piece) => piece.stage))) {
+    const own = pieces.filter((piece) => piece.stage === stage);
+    const files = await Promise.all(own.map(({ name }) => readSafetensors(join(folder, name))));
+    const joined: Record<string, Tensor> = {};
+    for (const key of ["x", "index", "label", "prediction", "broken"])
+      joined[key] = concatenated(files.map(({ tensors }) => tensors.get(key)!));
+    const path = join(folder, `${stage}.safetensors`);
+    await writeSafetensors(path, joined);
+    written.push(path);
+    for (const { name } of own) await rm(join(folder, name));
+  }
+  return written;
+};
+
+/** Opens the log of a run folder. Throws a RequestError where it is of another model. */
+export const openEvaluationLog = (run: RunFolder, options: DiskLogOptions): DiskLog => {
+  const file = run.appendTo(logFile, { history: true });
+  const known = readLog(join(run.path, logFile), run.path, options.digest);
+  if (known === undefined) file.append(`${JSON.stringify({ model: options.digest })}\n`);
+  const finished = known ?? new Map<string, ChunkRecord>();
+  const folder = join(run.path, partsFolder);
   return {
     finished,
     append: (record) => {
@@ -78,59 +156,10 @@ export const openEvaluationLog = (run: RunFolder, { images, digest, keeps }: Dis
       file.append(`${JSON.stringify(record)}\n`);
       file.sync();
     },
-    keep: async ({ stage, chunk, images: outcomes }, x) => {
-      const chosen = x.flatMap((_, k) => (keeps(outcomes[k]!.i) && stage !== "clean" ? [k] : []));
-      if (chosen.length === 0) return;
-      const pick = (of: (k: number) => number): Tensor => tensor("int32", [chosen.length], Int32Array.from(chosen, of));
-      const length = x[0]!.length;
-      const all = new Float32Array(chosen.length * length);
-      chosen.forEach((k, row) => {
-        all.set(x[k]!, row * length);
-      });
-      await mkdir(parts, { recursive: true });
-      await writeSafetensors(join(parts, fileOf(stage, chunk)), {
-        x: tensor("float32", [chosen.length, ...images.shape], all),
-        position: pick((k) => outcomes[k]!.i),
-        index: pick((k) => images.index[outcomes[k]!.i]!),
-        label: pick((k) => images.labels[outcomes[k]!.i]!),
-        prediction: pick((k) => outcomes[k]!.prediction),
-        broken: pick((k) => Number(outcomes[k]!.broken)),
-      });
-    },
-    kept: async () => {
-      const stages = new Map<string, Map<number, Adversarial>>();
-      for (const { name, stage } of await pieces()) {
-        const { tensors } = await readSafetensors(join(parts, name));
-        const of = (key: string) => tensors.get(key)!.data as Int32Array;
-        const x = tensors.get("x")!.data as Float32Array;
-        const found = stages.get(stage) ?? new Map<number, Adversarial>();
-        stages.set(stage, found);
-        const length = x.length / of("position").length;
-        of("position").forEach((position, k) => {
-          const image = x.slice(k * length, (k + 1) * length);
-          found.set(position, { x: image, prediction: of("prediction")[k]!, broken: of("broken")[k] === 1 });
-        });
-      }
-      return stages;
-    },
-    merge: async () => {
-      const found = await pieces();
-      const written: string[] = [];
-      for (const stage of new Set(found.map((piece) => piece.stage))) {
-        const files = await Promise.all(
-          found.filter((piece) => piece.stage === stage).map(({ name }) => readSafetensors(join(parts, name))),
-        );
-        const joined: Record<string, Tensor> = {};
-        for (const key of ["x", "index", "label", "prediction", "broken"])
-          joined[key] = concatenated(files.map(({ tensors }) => tensors.get(key)!));
-        const path = join(parts, `${stage}.safetensors`);
-        await writeSafetensors(path, joined);
-        written.push(path);
-        for (const piece of found) if (piece.stage === stage) await rm(join(parts, piece.name));
-      }
-      return written;
-    },
-    clear: () => rm(parts, { recursive: true, force: true }),
+    keep: (record, x) => keepImages(folder, options, record, x),
+    kept: () => readKept(folder),
+    merge: () => mergeKept(folder),
+    clear: () => rm(folder, { recursive: true, force: true }),
   };
 };
 

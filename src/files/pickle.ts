@@ -14,14 +14,14 @@ export interface PickledArray {
 
 class NumpyDtype {
   readonly code: string;
-  private order = "<";
+  #order = "<";
 
   constructor(code: unknown) {
     this.code = String(code);
   }
 
   __setstate__(state: readonly unknown[]): void {
-    this.order = String(state[1]);
+    this.#order = String(state[1]);
   }
 
   read(bytes: unknown, count: number): Float64Array {
@@ -30,7 +30,7 @@ class NumpyDtype {
     if (!(bytes instanceof Uint8Array)) throw new Error("its arrays were pickled by Python 2");
     if (bytes.length !== size * count) throw new Error(`${bytes.length} bytes do not hold ${count} values`);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-    const little = this.order !== ">";
+    const little = this.#order !== ">";
     const signed = this.code.startsWith("i");
     const at: Record<number, (offset: number) => number> = {
       1: (o) => (signed ? view.getInt8(o) : view.getUint8(o)),

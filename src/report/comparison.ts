@@ -4,6 +4,73 @@ import { kebabCase, printSetting, type SettingValue } from "../settings/name.ts"
 import { chart, colours, Plot } from "./chart.ts";
 import { card, cards, html, legend, list, table } from "./page.ts";
 
+/** What a classifier is told by. */
+type Key = Pick<Row, "variant" | "dataset" | "scheme">;
+
+/** How rows are drawn: methods are compared within a way of finetuning; the ways, where there is one method. */
+interface Drawing {
+  readonly rows: readonly Row[];
+  readonly cells: readonly Cell[];
+  seriesOf(key: Key): string;
+  groupOf(key: Key): string;
+  colourOf(series: string): string;
+}
+
+/** The mean of a series over its seeds, and its spread, in percent. */
+interface Mean {
+  readonly name: string;
+  readonly x: number;
+  readonly y: number;
+  readonly dx: number;
+  readonly dy: number;
+}
+
+/** Limits of an axis where values are equal, which would leave it without length. */
+const domainOf = (values: readonly number[]) => {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  return high - low < 1 ? { domain: [Math.max(0, low - 1), high + 1] } : {};
+};
+
+const meansOf = (group: string, { rows, groupOf, seriesOf }: Drawing): Mean[] =>
+  rows.flatMap((row) => {
+    const { SA, RA } = row.figures;
+    if (groupOf(row) !== group || !SA || !RA) return [];
+    return [{ name: seriesOf(row), x: 100 * SA.mean, y: 100 * RA.mean, dx: 100 * SA.spread, dy: 100 * RA.spread }];
+  });
+
+/** Accuracy under attack over accuracy on clean images, of the classifiers of a group. */
+const scatter = (group: string, drawing: Drawing): string => {
+  const { cells, groupOf, seriesOf, colourOf } = drawing;
+  const single = cells.filter((cell) => groupOf(cell) === group);
+  const means = meansOf(group, drawing);
+  const spread = means.filter(({ dx, dy }) => dx > 0 || dy > 0);
+  const [xs, ys] = [means.flatMap(({ x, dx }) => [x - dx, x + dx]), means.flatMap(({ y, dy }) => [y - dy, y + dy])];
+  const colour = { stroke: (mean: Mean) => colourOf(mean.name), strokeWidth: 1.5, strokeOpacity: 0.7 };
+  const figure = (name: string) => (cell: Cell) => 100 * (cell.figures[name] ?? Number.NaN);
+  return card(
+    chart({
+      height: 330,
+      marginTop: 24,
+      inset: 14,
+      x: {
+        label: "accuracy on clean images, % (SA) →",
+        labelAnchor: "center",
+        grid: true,
+        nice: true,
+        ...domainOf(xs),
+      },
+      y: { label: "↑ under PGD-20, % (RA)", grid: true, nice: true, ...domainOf(ys) },
+      marks: [
+        Plot.ruleY(spread, { y: "y", x1: (m: Mean) => m.x - m.dx, x2: (m: Mean) => m.x + m.dx, ...colour }),
+        Plot.ruleX(spread, { x: "x", y1: (m: Mean) => m.y - m.dy, y2: (m: Mean) => m.y + m.dy, ...colour }),
+        Plot.dot(single, { x: figure("SA"), y: figure("RA"), r: 3, stroke: (cell: Cell) => colourOf(seriesOf(cell)) }),
+        Plot.dot(means, { x: "x", y: "y", r: 6, fill: (m: Mean) => colourOf(m.name) }),
+      ],
+    }),
+    group,
+  );
+};
+
 export const comparisonReport = (
   cells: readonly Cell[],
   budget: Readonly<Record<string, SettingValue | null>>,
@@ -11,58 +78,15 @@ export const comparisonReport = (
   const rows = rowsOf(cells);
   const [head, ...lines] = tableOf(cells);
   const variants = new Set(rows.map((row) => row.variant));
-  // Methods are compared within a way of finetuning; the ways, where there is one method.
-  type Of = Pick<Row, "variant" | "dataset" | "scheme">;
-  const wayOf = ({ dataset, scheme }: Of) => `${scheme.toUpperCase()} on ${dataset}`;
-  const seriesOf = (row: Of) => (variants.size > 1 ? row.variant : row.scheme.toUpperCase());
-  const groupOf = (row: Of) => (variants.size > 1 ? wayOf(row) : row.dataset);
+  const wayOf = ({ dataset, scheme }: Key) => `${scheme.toUpperCase()} on ${dataset}`;
+  const seriesOf = (key: Key) => (variants.size > 1 ? key.variant : key.scheme.toUpperCase());
+  const groupOf = (key: Key) => (variants.size > 1 ? wayOf(key) : key.dataset);
   const series = [...new Set(rows.map(seriesOf))];
   const groups = [...new Set(rows.map(groupOf))];
   const colourOf = (name: string) => colours[series.indexOf(name) % colours.length] as string;
+  const drawing = { rows, cells, seriesOf, groupOf, colourOf };
   const names = [...new Set(rows.flatMap((row) => Object.keys(row.figures)))];
   const seeds = [...new Set(cells.map((cell) => cell.seed))];
-  const of = (figure: string) => (cell: Cell) => 100 * (cell.figures[figure] ?? Number.NaN);
-  const scatter = (group: string) => {
-    const here = rows.filter((row) => groupOf(row) === group);
-    const single = cells.filter((cell) => groupOf(cell) === group);
-    const means = here.flatMap((row) => {
-      const { SA, RA } = row.figures;
-      if (!SA || !RA) return [];
-      const name = seriesOf(row);
-      return [{ name, x: 100 * SA.mean, y: 100 * RA.mean, dx: 100 * SA.spread, dy: 100 * RA.spread }];
-    });
-    type Mean = (typeof means)[number];
-    const spread = means.filter(({ dx, dy }) => dx > 0 || dy > 0);
-    // Equal values would leave an axis without length.
-    const domainOf = (values: readonly number[]) => {
-      const [low, high] = [Math.min(...values), Math.max(...values)];
-      return high - low < 1 ? { domain: [Math.max(0, low - 1), high + 1] } : {};
-    };
-    const [xs, ys] = [means.flatMap(({ x, dx }) => [x - dx, x + dx]), means.flatMap(({ y, dy }) => [y - dy, y + dy])];
-    const colour = { stroke: (mean: Mean) => colourOf(mean.name), strokeWidth: 1.5, strokeOpacity: 0.7 };
-    return card(
-      chart({
-        height: 330,
-        marginTop: 24,
-        inset: 14,
-        x: {
-          label: "accuracy on clean images, % (SA) →",
-          labelAnchor: "center",
-          grid: true,
-          nice: true,
-          ...domainOf(xs),
-        },
-        y: { label: "↑ under PGD-20, % (RA)", grid: true, nice: true, ...domainOf(ys) },
-        marks: [
-          Plot.ruleY(spread, { y: "y", x1: (m: Mean) => m.x - m.dx, x2: (m: Mean) => m.x + m.dx, ...colour }),
-          Plot.ruleX(spread, { x: "x", y1: (m: Mean) => m.y - m.dy, y2: (m: Mean) => m.y + m.dy, ...colour }),
-          Plot.dot(single, { x: of("SA"), y: of("RA"), r: 3, stroke: (cell: Cell) => colourOf(seriesOf(cell)) }),
-          Plot.dot(means, { x: "x", y: "y", r: 6, fill: (m: Mean) => colourOf(m.name) }),
-        ],
-      }),
-      group,
-    );
-  };
   const spent = Object.entries(budget)
     .filter(([, value]) => value !== null && value !== undefined)
     .map(([key, value]) => [kebabCase(key), printSetting(value as SettingValue)] as const);
@@ -78,7 +102,7 @@ export const comparisonReport = (
       },
       {
         title: "Clean against robust",
-        body: `${legend(series)}${cards(groups.map(scatter))}${seeds.length > 1 ? '<p class="note">Large dots are means over the seeds, lines their standard deviation, small circles single runs.</p>' : ""}`,
+        body: `${legend(series)}${cards(groups.map((group) => scatter(group, drawing)))}${seeds.length > 1 ? '<p class="note">Large dots are means over the seeds, lines their standard deviation, small circles single runs.</p>' : ""}`,
       },
       ...(spent.length === 0 ? [] : [{ title: "Budget", body: list(spent) }]),
     ],

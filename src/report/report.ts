@@ -9,8 +9,8 @@ import { readRunConfig } from "../runs/run-folder.ts";
 import { comparisonReport } from "./comparison.ts";
 import { type Attacked, demoReport } from "./demo.ts";
 import { evaluationReport, evaluationSchema } from "./evaluation.ts";
+import { resultsFile } from "./files.ts";
 import { runReport } from "./run.ts";
-import { resultsFile } from "./write.ts";
 
 const [evaluationFile, attacksFile] = ["evaluation.json", "attacks.png"];
 

@@ -1,9 +1,8 @@
 import { join } from "node:path";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { reportFile } from "./files.ts";
 
-export const reportFile = "report.html";
-/** Beside a run's log: what its classifier got on test images. */
-export const resultsFile = "results.json";
+export { reportFile, resultsFile } from "./files.ts";
 
 /** Writes the report of a folder into it, or to `out`, and returns where it is. What draws charts is loaded only now. */
 export const writeReport = async (folder: string, out: string = join(folder, reportFile)): Promise<string> => {

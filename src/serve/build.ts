@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { cutClassifier, padded, pageAttack, pageHead } from "../../graphs/deploy/page.ts";
+import { cutClassifier, padded, pageAttack, pageHead, unusedBias } from "../../graphs/deploy/page.ts";
 import { bind } from "../../graphs/deploy/rewrite.ts";
 import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
@@ -14,6 +14,7 @@ import { portable } from "../../graphs/targets/portable.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { RequestError } from "../errors.ts";
 import { packageRoot } from "../version.ts";
+import type { PageDescription } from "./page-description.ts";
 
 /** A classifier of one image, as values. */
 export interface PageClassifier {
@@ -70,7 +71,8 @@ const samplePixels = ({ images, count, width, height }: Dataset): Uint8Array => 
   return pixels;
 };
 
-export const buildPage = async ({ image, logits }: PageClassifier, options: PageOptions): Promise<PageFiles> => {
+/** Refuses what the page cannot show. */
+const checkClassifier = ({ image, logits }: PageClassifier): void => {
   const [, channels, height, width] = image.shape;
   if (channels !== 3 || height !== width)
     throw new RequestError(
@@ -80,24 +82,35 @@ export const buildPage = async ({ image, logits }: PageClassifier, options: Page
     throw new RequestError(`the model gives [${logits.shape.join(", ")}], not logits [1, classes]; give a classifier`);
   if (!existsSync(join(assets, "index.html")))
     throw new Error(`internal: ${assets} lacks the page; run npm run build first`);
+};
+
+/** The classifier cut before its head: features of pixels in [0, 1], normalised as the model wants them. */
+const cutFeatures = ({ image, logits }: PageClassifier, { mean = [0, 0, 0], std = [1, 1, 1] }: PageOptions) => {
   const cut = cutClassifier(logits);
-  const { mean = [0, 0, 0], std = [1, 1, 1] } = options;
   const alongChannels = (values: readonly number[]) => constant(float32([1, 3, 1, 1], values));
   const plain = [...mean, ...std].join() === "0,0,0,1,1,1";
   const features = (x: Value): Value => {
     const normal = plain ? x : div(sub(x, alongChannels(mean)), alongChannels(std));
     return bind({ features: cut.features }, new Map([[image, normal]])).features;
   };
+  return { cut, features };
+};
+
+/** Makes the page of a classifier. */
+export const buildPage = async (classifier: PageClassifier, options: PageOptions): Promise<PageFiles> => {
+  checkClassifier(classifier);
+  const { image, logits } = classifier;
+  const { cut, features } = cutFeatures(classifier, options);
   const slots = Math.max(LEAST_SLOTS, logits.dim(1));
   const head = padded(cut, slots);
   const d = cut.features.dim(1);
   const write = (outputs: Readonly<Record<string, Value>>) => buildModel(lower(outputs, portable)).bytes;
   const x = input("x", { dtype: "float32", shape: image.shape });
   const { samples } = options;
-  const about = {
+  const description: PageDescription = {
     title: options.title,
     facts: options.facts,
-    size: width,
+    size: image.dim(3),
     features: d,
     slots,
     examples: EXAMPLES,
@@ -105,6 +118,7 @@ export const buildPage = async ({ image, logits }: PageClassifier, options: Page
     eps: options.eps,
     samples: samples === undefined ? [] : Array.from(samples.labels ?? new Int32Array(samples.count).fill(-1)),
     sampleClasses: samples?.classes ?? [],
+    unusedBias,
   };
   const files: PageFiles = new Map<string, Uint8Array | { path: string }>([
     ["features.onnx", write({ features: features(x) })],
@@ -112,7 +126,7 @@ export const buildPage = async ({ image, logits }: PageClassifier, options: Page
     ["head.onnx", write(pageHead(slots, d, EXAMPLES))],
     ["head.bin", bytesOf(head.weight.data as Float32Array, head.bias.data as Float32Array)],
     ["samples.bin", samples === undefined ? new Uint8Array() : samplePixels(samples)],
-    ["page.json", Buffer.from(`${JSON.stringify(about)}\n`)],
+    ["page.json", Buffer.from(`${JSON.stringify(description)}\n`)],
   ]);
   for (const name of await readdir(assets)) files.set(name, await readFile(join(assets, name)));
   const engine = dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));

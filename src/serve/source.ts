@@ -15,17 +15,17 @@ import { buildPage, type PageClassifier, type PageFiles, type PageOptions } from
 export interface PageRequest {
   readonly from: string;
   readonly branch: string;
-  readonly dataset: DatasetName | undefined;
-  readonly data: string | undefined;
+  readonly dataset?: DatasetName | undefined;
+  readonly data?: string | undefined;
   /** Images to try. */
   readonly samples: number;
-  readonly classNames: readonly string[] | undefined;
-  readonly mean: readonly number[] | undefined;
-  readonly std: readonly number[] | undefined;
+  readonly classNames?: readonly string[] | undefined;
+  readonly mean?: readonly number[] | undefined;
+  readonly std?: readonly number[] | undefined;
   readonly eps: number;
   readonly seed: number;
   /** Side of the images of a model that leaves it open. */
-  readonly size: number | undefined;
+  readonly size?: number | undefined;
 }
 
 interface Shown extends PageClassifier {

@@ -1,109 +1,11 @@
+/** Settings from flags, files and code: read, converted, checked, and put together with their defaults. */
 import { closest, distance } from "fastest-levenshtein";
 import { RequestError } from "../errors.ts";
 import { camelCase, kebabCase, type SettingValue } from "./name.ts";
+import { expectation, type SettingRow, type SettingRows } from "./schema.ts";
 
-interface RowOf<Kind extends string, Value> {
-  readonly type: Kind;
-  /** Value where the setting is not given; a function where it depends on the machine. Without it the setting may be undefined. */
-  readonly default?: Value | (() => Value);
-  /** The setting must be given. */
-  readonly required?: boolean;
-  /** One line for --help, without a full stop. */
-  readonly help: string;
-  /** Heading under which --help lists it (default: Settings). */
-  readonly group?: string;
-  /** Other spellings, in kebab-case. */
-  readonly aliases?: readonly string[];
-  /** May differ when a run is resumed. */
-  readonly changeable?: boolean;
-}
-
-interface Range {
-  /** Least value allowed, or least value of each element. */
-  readonly min?: number;
-  /** Greatest value allowed, or greatest value of each element. */
-  readonly max?: number;
-}
-
-/** A setting: its type, default, help and limits. Fractions such as `8/255` are numbers. */
-export type SettingRow =
-  | (RowOf<"number", number> & Range)
-  | (RowOf<"integer", number> & Range)
-  | (RowOf<"numbers", readonly number[]> & Range)
-  | (RowOf<"integers", readonly number[]> & Range)
-  | RowOf<"boolean", boolean>
-  | RowOf<"string", string>
-  | RowOf<"path", string>
-  | RowOf<"strings", readonly string[]>
-  | (RowOf<"enum", string> & {
-      readonly values: readonly string[];
-      /** How they are made up, for help and messages, where they are many. */
-      readonly pattern?: string;
-    });
-
-/** Settings by key in camelCase; flags and files spell them in kebab-case. */
-export type SettingRows = Readonly<Record<string, SettingRow>>;
-
-interface ValueOf {
-  number: number;
-  integer: number;
-  numbers: readonly number[];
-  integers: readonly number[];
-  boolean: boolean;
-  string: string;
-  path: string;
-  strings: readonly string[];
-}
-
-type RowValue<Row extends SettingRow> = Row extends { type: "enum"; values: readonly (infer Value)[] }
-  ? Value
-  : Row["type"] extends keyof ValueOf
-    ? ValueOf[Row["type"]]
-    : never;
-
-type IsGiven<Row> = Row extends { required: true } | { default: unknown } ? true : false;
-
-/** The type of the settings that rows resolve to. */
-export type SettingsOf<Rows extends SettingRows> = {
-  readonly [Key in keyof Rows]: IsGiven<Rows[Key]> extends true ? RowValue<Rows[Key]> : RowValue<Rows[Key]> | undefined;
-};
-
-/** Settings as given by one source, by key, not yet checked. */
+/** Settings as one source gives them, by key, not yet checked; the label is how messages name them. */
 export type GivenSettings = ReadonlyMap<string, { readonly value: unknown; readonly label: string }>;
-
-export const isList = ({ type }: SettingRow): boolean =>
-  type === "numbers" || type === "integers" || type === "strings";
-
-const printRange = ({ min, max }: Range, before = ""): string => {
-  if (min === undefined && max === undefined) return "";
-  if (max === undefined) return `${before} of at least ${min}`;
-  return min === undefined ? `${before} of at most ${max}` : `${before} from ${min} to ${max}`;
-};
-
-/** What a setting takes, for help and messages: `a number from 0 to 1`. */
-export const expectation = (row: SettingRow): string => {
-  switch (row.type) {
-    case "number":
-      return `a number${printRange(row)}`;
-    case "integer":
-      return `a whole number${printRange(row)}`;
-    case "numbers":
-      return `numbers separated by commas${printRange(row, ", each")}`;
-    case "integers":
-      return `whole numbers separated by commas${printRange(row, ", each")}`;
-    case "boolean":
-      return "true or false";
-    case "string":
-      return "a text";
-    case "path":
-      return "a path";
-    case "strings":
-      return "texts separated by commas";
-    case "enum":
-      if (row.pattern !== undefined) return row.pattern;
-      return row.values.length === 1 ? row.values[0]! : `${row.values.slice(0, -1).join(", ")} or ${row.values.at(-1)}`;
-  }
-};
 
 const decimal = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 
@@ -116,15 +18,18 @@ export const parseNumber = (text: string): number | undefined => {
   return Number.isFinite(value) ? value : undefined;
 };
 
-const toNumber = (value: unknown, { type, min, max }: Range & { readonly type: string }): number | undefined => {
-  const number = typeof value === "number" ? value : typeof value === "string" ? parseNumber(value) : undefined;
-  if (number === undefined || !Number.isFinite(number)) return undefined;
-  if (type.startsWith("integer") && !Number.isSafeInteger(number)) return undefined;
-  if ((min !== undefined && number < min) || (max !== undefined && number > max)) return undefined;
-  return number;
+const toNumber = (value: unknown): number | undefined =>
+  typeof value === "number" ? value : typeof value === "string" ? parseNumber(value) : undefined;
+
+const toText = (value: unknown): string | undefined =>
+  typeof value === "string" ? value : typeof value === "number" ? String(value) : undefined;
+
+const toBoolean = (value: unknown): boolean | undefined => {
+  if (value === true || value === "true") return true;
+  return value === false || value === "false" ? false : undefined;
 };
 
-const toList = <T>(value: unknown, element: (item: unknown) => T | undefined): readonly T[] | undefined => {
+const toList = (value: unknown, element: (item: unknown) => unknown): readonly unknown[] | undefined => {
   const items = Array.isArray(value)
     ? value
     : typeof value === "string"
@@ -135,28 +40,23 @@ const toList = <T>(value: unknown, element: (item: unknown) => T | undefined): r
   return elements.every((item) => item !== undefined) ? elements : undefined;
 };
 
-const toText = (value: unknown): string | undefined =>
-  typeof value === "string" ? value : typeof value === "number" ? String(value) : undefined;
-
-/** The value that a row makes of what was given; undefined where it cannot. */
-const convert = (row: SettingRow, value: unknown): SettingValue => {
-  switch (row.type) {
+/** What a row makes of a value as users write it; undefined where it cannot. */
+const convert = ({ type }: SettingRow, value: unknown): unknown => {
+  switch (type) {
     case "number":
     case "integer":
-      return toNumber(value, row);
+      return toNumber(value);
     case "numbers":
     case "integers":
-      return toList(value, (item) => toNumber(item, row));
+      return toList(value, toNumber);
     case "boolean":
-      return value === true || value === "true" ? true : value === false || value === "false" ? false : undefined;
-    case "string":
-      return toText(value);
-    case "path":
-      return value === "" ? undefined : toText(value);
+      return toBoolean(value);
     case "strings":
       return toList(value, (item) => toText(item) || undefined);
     case "enum":
-      return row.values.find((name) => name === String(value));
+      return String(value);
+    default:
+      return toText(value);
   }
 };
 
@@ -164,8 +64,8 @@ const convert = (row: SettingRow, value: unknown): SettingValue => {
 export const nearestName = (name: string, known: readonly string[]): string | undefined => {
   if (known.length === 0) return undefined;
   const nearest = closest(name, known);
-  const most = name.length <= 3 ? 1 : Math.max(2, Math.floor(name.length / 3));
-  return distance(name, nearest) <= most ? nearest : undefined;
+  const limit = name.length <= 3 ? 1 : Math.max(2, Math.floor(name.length / 3));
+  return distance(name, nearest) <= limit ? nearest : undefined;
 };
 
 const describe = (value: unknown): string =>
@@ -183,33 +83,73 @@ export const keyOf = (rows: SettingRows, name: string): string | undefined => {
 const check = (row: SettingRow, value: unknown, label: string): SettingValue => {
   if (value === null && row.default === undefined && !row.required) return undefined;
   const converted = convert(row, value);
-  if (converted !== undefined) return converted;
+  const { success, data } = converted === undefined ? { success: false } : row.schema.safeParse(converted);
+  if (success) return data as SettingValue;
   const nearest = row.type === "enum" ? nearestName(String(value), row.values) : undefined;
   const remedy = nearest === undefined ? "" : `; did you mean ${nearest}?`;
   throw new RequestError(`${label} is ${describe(value)} but must be ${expectation(row)}${remedy}`);
 };
 
+/** The refusal of a setting that a command does not have, with the one that may be meant. `where` says who has it. */
+export const unknownSetting = (command: string, known: readonly string[], name: string, where: string, dashes = "") => {
+  const nearest = nearestName(kebabCase(name), known);
+  const remedy = nearest === undefined ? `see advcl ${command} --help` : `did you mean ${dashes}${nearest}?`;
+  return new RequestError(`${where}; ${remedy}`);
+};
+
 /**
- * All settings of a command, checked: each from the first source that gives it, otherwise its default.
+ * What an object of settings gives, by key, in any spelling; undefined values are left out.
+ *
+ * @param place where it stands, for messages; empty for an object of the caller's own
+ * @throws RequestError where the command has no such setting
+ */
+export const readObject = (command: string, rows: SettingRows, content: object, place: string): GivenSettings => {
+  const given = new Map<string, { value: unknown; label: string }>();
+  for (const [name, value] of Object.entries(content)) {
+    const key = keyOf(rows, name);
+    if (key === undefined) {
+      const where =
+        place === ""
+          ? `advcl ${command} has no setting ${name}`
+          : `${place} has the setting ${name}, which advcl ${command} does not have`;
+      throw unknownSetting(command, Object.keys(rows).map(kebabCase), name, where);
+    }
+    if (value !== undefined) given.set(key, { value, label: place === "" ? name : `${name} in ${place}` });
+  }
+  return given;
+};
+
+/** One setting from the strongest source that gives it, checked; undefined where none does. */
+export const pickSetting = (rows: SettingRows, key: string, sources: readonly GivenSettings[]): SettingValue => {
+  const given = sources.map((source) => source.get(key)).find((value) => value !== undefined);
+  const row = rows[key];
+  return row === undefined || given === undefined ? undefined : check(row, given.value, given.label);
+};
+
+/**
+ * All settings of rows, checked: each from the first source that gives it, otherwise its default.
  *
  * @param sources strongest first: flags, file, preset
  * @param demand refuse where a required setting is missing
  * @throws RequestError naming the setting, the value given and what is expected
  */
-export const resolveSettings = <Rows extends SettingRows>(
-  rows: Rows,
+export const resolveRows = (
+  rows: SettingRows,
   sources: readonly GivenSettings[],
   demand = true,
-): SettingsOf<Rows> => {
+): Readonly<Record<string, SettingValue>> => {
   const settings: Record<string, SettingValue> = {};
   // Every source is checked, so that a fault in a file does not hide behind a flag.
   for (const source of [...sources].reverse())
-    for (const [key, { value, label }] of source) settings[key] = check(rows[key]!, value, label);
+    for (const [key, { value, label }] of source) {
+      const row = rows[key];
+      if (row !== undefined) settings[key] = check(row, value, label);
+    }
   const resolved = Object.entries(rows).map(([key, row]) => {
-    const value = settings[key] ?? (typeof row.default === "function" ? row.default() : row.default);
+    const value = settings[key] ?? (row.default as SettingValue);
     if (value === undefined && row.required && demand)
       throw new RequestError(`--${kebabCase(key)} is missing: give ${expectation(row)} (${row.help})`);
     return [key, value];
   });
-  return Object.fromEntries(resolved) as SettingsOf<Rows>;
+  return Object.fromEntries(resolved);
 };

@@ -3,16 +3,16 @@ import { join } from "node:path";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
 import type { Step } from "../../graphs/steps/step.ts";
-import type { Context } from "../cli/command.ts";
 import type { Batch, Loader } from "../data/loader.ts";
 import type { Engine } from "../engine/engine.ts";
-import { createRunner } from "../engine/runner.ts";
+import { createRunner, type Runner } from "../engine/runner.ts";
 import { RequestError, RunError } from "../errors.ts";
 import { writeSafetensors } from "../files/safetensors.ts";
 import type { Json } from "../runs/checkpoint.ts";
 import { MetricsWriter } from "../runs/metrics.ts";
 import { chosenName, weightsOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
+import type { ProgressLine, Reporter } from "../verbs/reporter.ts";
 import { initialTensor } from "./initialize.ts";
 
 export interface Training {
@@ -20,7 +20,9 @@ export interface Training {
   readonly engine: Engine;
   readonly loader: Loader;
   readonly run: RunFolder;
-  readonly context: Context;
+  readonly reporter: Reporter;
+  /** Aborted, the training ends after its step and saves. */
+  readonly signal: AbortSignal;
   readonly seed: number;
   readonly epochs: number;
   /** Images a step. */
@@ -37,6 +39,8 @@ export interface Training {
   readonly kept?: ReadonlyMap<string, Tensor>;
   /** What else a checkpoint says of the run: its network, so that other commands can start from it. */
   readonly record: Readonly<Record<string, Json>>;
+  /** Whether `advcl step` replays such a step (default false). */
+  readonly replay?: boolean;
   /** Epochs between checkpoints. */
   readonly saveEvery: number;
   /** More figures after an epoch (and before the first, as epoch 0), from weights by PyTorch name. */
@@ -83,134 +87,191 @@ export const initialState = (
   return tensors;
 };
 
-/** Runs a training to its end, or to the step at which the context's signal is seen. */
-export const train = async (training: Training): Promise<Trained> => {
-  const { step, engine, loader, run, context, seed, epochs, batch, stepsPerRun = 1 } = training;
-  const { stepsPerEpoch } = loader;
-  const { signal } = context;
-  const first = new Map([...initialState(step, seed, training.initial), ...(training.kept ?? [])]);
+/** The epoch that was chosen so far, and its figure. */
+interface Best {
+  readonly epoch: number;
+  readonly value: number;
+}
+
+/** A run's parameters and state to begin with: of its checkpoint, else the first ones. */
+const beginningOf = ({ step, seed, initial, kept = new Map(), run }: Training) => {
+  const first = new Map([...initialState(step, seed, initial), ...kept]);
   const tensors = new Map(run.resumed?.tensors ?? first);
   for (const name of first.keys())
     if (!tensors.has(name))
       throw new RunError(`the checkpoint ${run.resumed?.path} lacks ${name}; it was written by another version`);
-  const { parameters, states } = step.store;
-  const fed = new Set(
-    [...parameters.keys()].map((p) => `param.${p}`).concat([...states.keys()].map((p) => `state.${p}`)),
-  );
-  const runner = await createRunner(engine, step, new Map([...tensors].filter(([name]) => fed.has(name))), stepsPerRun);
-  /** Brings what the engine holds into `tensors`. */
-  const collect = async (): Promise<void> => {
-    for (const [name, value] of await runner.tensors()) tensors.set(name, value);
-  };
-  let done = run.resumed?.step ?? 0;
-  let last = (run.resumed?.state.metrics ?? {}) as Record<string, number>;
-  let best = run.resumed?.state.best as { readonly epoch: number; readonly value: number } | undefined;
-  const writer = new MetricsWriter(run);
-  const save = async (epoch: number, stopgap: boolean) => {
-    await collect();
-    await run.save({
-      epoch,
-      step: done,
-      state: { ...training.record, ...(best && { best }), metrics: last as Record<string, Json> },
-      tensors,
-      stopgap,
-    });
-  };
-  const judge = async (epoch: number) => {
-    if (training.evaluate !== undefined) await collect();
-    const figures = await training.evaluate?.(epoch, weightsOf(tensors));
-    if (figures === undefined || Object.keys(figures).length === 0) return;
-    last = { ...last, ...figures };
-    writer.write({ step: done, epoch }, figures);
-    context.log(
-      `epoch ${epoch}: ${Object.entries(figures)
-        .map(([k, v]) => `${k} ${v.toFixed(4)}`)
-        .join(", ")}`,
-    );
-    const value = figures[training.chooseBy ?? ""];
-    if (epoch === 0 || value === undefined || value <= (best?.value ?? -Infinity)) return;
-    best = { epoch, value };
-    for (const name of first.keys())
-      if (!name.startsWith("state.momentum.") && !training.kept?.has(name))
-        tensors.set(chosenName(name), tensors.get(name) as Tensor);
-  };
-  const finish = (interrupted: boolean): Trained => ({
-    tensors,
-    steps: done,
-    epoch: best?.epoch ?? Math.floor(done / stepsPerEpoch),
-    metrics: last,
-    waitSeconds: loader.waitSeconds,
-    interrupted,
-  });
+  return { names: [...first.keys()], tensors };
+};
 
-  const progress = context.progress({ steps: epochs * stepsPerEpoch, epochs, done });
-  let waited = loader.waitSeconds;
-  const inputsOf = (epoch: number, data: Batch) => {
-    const inputs: Record<string, Tensor> = { "input.lr": float32([], [training.rate(epoch, data.step)]) };
-    for (const [name, value] of Object.entries(training.scalars?.(epoch, data.step) ?? {}))
-      inputs[`input.${name}`] = float32([], [value]);
-    for (const [name, value] of Object.entries(data.tensors)) inputs[`input.${name}`] = value;
-    return inputs;
-  };
-  /** Takes over a run of one step or more, and logs each. */
-  const accept = (epoch: number, taken: readonly Taken[], seconds: number): void => {
-    runner.accept();
-    const wait = (loader.waitSeconds - waited) / taken.length;
-    waited = loader.waitSeconds;
-    for (const { metrics, lr } of taken) {
-      done++;
-      last = { ...last, ...metrics };
-      writer.write(
-        { step: done, epoch },
-        { ...metrics, lr },
-        { seconds, dataWait: wait, imagesPerSecond: batch / (seconds + wait) },
-      );
-      progress.update({ step: done, epoch, figures: metrics, images: batch, dataWait: wait });
-    }
-  };
+/** What a step reads: its batch, learning rate and other scalars of a schedule. */
+const inputsOf = ({ rate, scalars }: Training, epoch: number, data: Batch): Record<string, Tensor> => {
+  const inputs: Record<string, Tensor> = { "input.lr": float32([], [rate(epoch, data.step)]) };
+  for (const [name, value] of Object.entries(scalars?.(epoch, data.step) ?? {}))
+    inputs[`input.${name}`] = float32([], [value]);
+  for (const [name, value] of Object.entries(data.tensors)) inputs[`input.${name}`] = value;
+  return inputs;
+};
+
+/** A training under way. */
+class TrainingState {
+  /** Steps done. */
+  done: number;
+  readonly #training: Training;
+  readonly #runner: Runner;
+  readonly #writer: MetricsWriter;
+  readonly #progress: ProgressLine;
+  /** Names of parameters and state, those of weights that stay as they are included. */
+  readonly #names: readonly string[];
+  readonly #tensors: Map<string, Tensor>;
+  #figures: Record<string, number>;
+  #best: Best | undefined;
+  /** Seconds that the loader had kept the engine waiting when the last step was logged. */
+  #waited = 0;
+
+  constructor(training: Training, runner: Runner, { names, tensors }: ReturnType<typeof beginningOf>) {
+    const { run, reporter, loader, epochs } = training;
+    this.#training = training;
+    this.#runner = runner;
+    this.#names = names;
+    this.#tensors = tensors;
+    this.#writer = new MetricsWriter(run);
+    this.done = run.resumed?.step ?? 0;
+    this.#figures = (run.resumed?.state.metrics ?? {}) as Record<string, number>;
+    this.#best = run.resumed?.state.best as Best | undefined;
+    this.#progress = reporter.progress({ steps: epochs * loader.stepsPerEpoch, epochs, done: this.done });
+  }
+
+  /** Brings what the engine holds into host memory. */
+  async #collect(): Promise<void> {
+    for (const [name, value] of await this.#runner.tensors()) this.#tensors.set(name, value);
+  }
+
+  async save(epoch: number, stopgap: boolean): Promise<void> {
+    await this.#collect();
+    const { run, record } = this.#training;
+    const best = this.#best && { best: { ...this.#best } };
+    const state = { ...record, ...best, metrics: this.#figures as Record<string, Json> };
+    await run.save({ epoch, step: this.done, state, tensors: this.#tensors, stopgap });
+  }
+
+  /** Measures the figures of an epoch, logs them, and keeps the weights where they are the best so far. */
+  async evaluate(epoch: number): Promise<void> {
+    const { evaluate, reporter, loader, chooseBy = "", kept } = this.#training;
+    if (evaluate !== undefined) await this.#collect();
+    const figures = await evaluate?.(epoch, weightsOf(this.#tensors));
+    this.#waited = loader.waitSeconds;
+    if (figures === undefined || Object.keys(figures).length === 0) return;
+    this.#figures = { ...this.#figures, ...figures };
+    this.#writer.write({ step: this.done, epoch }, figures);
+    const printed = Object.entries(figures).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+    reporter.log(`epoch ${epoch}: ${printed.join(", ")}`);
+    const value = figures[chooseBy];
+    if (epoch === 0 || value === undefined || value <= (this.#best?.value ?? -Infinity)) return;
+    this.#best = { epoch, value };
+    for (const name of this.#names)
+      if (!name.startsWith("state.momentum.") && !kept?.has(name))
+        this.#tensors.set(chosenName(name), this.#tensors.get(name) as Tensor);
+  }
+
   /** Does the steps of some batches: in one run where they fill one, else one by one. */
-  const advance = async (epoch: number, group: readonly Batch[]): Promise<void> => {
-    const inputs = group.map((data) => inputsOf(epoch, data));
-    const rates = group.map((data) => training.rate(epoch, data.step));
+  async advance(epoch: number, group: readonly Batch[]): Promise<void> {
+    const { rate, stepsPerRun = 1 } = this.#training;
+    const runner = this.#runner;
+    const inputs = group.map((data) => inputsOf(this.#training, epoch, data));
+    const rates = group.map((data) => rate(epoch, data.step));
     if (group.length > 1 && group.length === stepsPerRun) {
       const started = performance.now();
       const results = await runner.runMany(inputs);
       const taken = results.map((result, i) => ({ metrics: metricsOf(result), lr: rates[i] as number }));
       if (taken.every(({ metrics }) => allFinite(metrics)))
-        return accept(epoch, taken, (performance.now() - started) / 1000 / group.length);
+        return this.#accept(epoch, taken, (performance.now() - started) / 1000 / group.length);
       // Step by step, to find the one that is at fault.
     }
     for (const [i, given] of inputs.entries()) {
       const started = performance.now();
       const metrics = metricsOf(await runner.run(given));
-      if (!allFinite(metrics))
-        throw await diverged(training, done + 1, { ...Object.fromEntries(await runner.tensors()), ...given }, metrics);
-      accept(epoch, [{ metrics, lr: rates[i] as number }], (performance.now() - started) / 1000);
-    }
-  };
-  try {
-    if (done === 0) await judge(0);
-    waited = loader.waitSeconds;
-    for (let epoch = Math.floor(done / stepsPerEpoch) + 1; epoch <= epochs; epoch++) {
-      let group: Batch[] = [];
-      for await (const data of loader.epoch(epoch, { startStep: done % stepsPerEpoch })) {
-        group.push(data);
-        if (group.length < stepsPerRun && data.step < stepsPerEpoch - 1) continue;
-        await advance(epoch, group);
-        group = [];
-        if (signal.aborted && done < epochs * stepsPerEpoch && done % stepsPerEpoch !== 0) {
-          await save(epoch - 1, true);
-          return finish(true);
-        }
+      if (!allFinite(metrics)) {
+        const feeds = { ...Object.fromEntries(await runner.tensors()), ...given };
+        throw await diverged(this.#training, this.done + 1, feeds, metrics);
       }
-      await judge(epoch);
-      const scheduled = epoch % training.saveEvery === 0 || epoch === epochs;
-      if (scheduled || signal.aborted) await save(epoch, !scheduled);
-      if (signal.aborted && epoch < epochs) return finish(true);
+      this.#accept(epoch, [{ metrics, lr: rates[i] as number }], (performance.now() - started) / 1000);
     }
-    return finish(false);
+  }
+
+  /** Takes over a run of one step or more, and logs each. */
+  #accept(epoch: number, taken: readonly Taken[], seconds: number): void {
+    const { loader, batch } = this.#training;
+    this.#runner.accept();
+    const dataWait = (loader.waitSeconds - this.#waited) / taken.length;
+    this.#waited = loader.waitSeconds;
+    for (const { metrics, lr } of taken) {
+      const step = ++this.done;
+      this.#figures = { ...this.#figures, ...metrics };
+      const imagesPerSecond = batch / (seconds + dataWait);
+      this.#writer.write({ step, epoch }, { ...metrics, lr }, { seconds, dataWait, imagesPerSecond });
+      this.#progress.update({ step, epoch, figures: metrics, images: batch, dataWait });
+    }
+  }
+
+  result(interrupted: boolean): Trained {
+    const { loader } = this.#training;
+    return {
+      tensors: this.#tensors,
+      steps: this.done,
+      epoch: this.#best?.epoch ?? Math.floor(this.done / loader.stepsPerEpoch),
+      metrics: this.#figures,
+      waitSeconds: loader.waitSeconds,
+      interrupted,
+    };
+  }
+
+  stop(): void {
+    this.#progress.stop();
+  }
+}
+
+/** Does the steps of an epoch that are left. Returns whether it was interrupted within. */
+const trainEpoch = async (training: Training, state: TrainingState, epoch: number): Promise<boolean> => {
+  const { loader, signal, epochs, stepsPerRun = 1 } = training;
+  const { stepsPerEpoch } = loader;
+  let group: Batch[] = [];
+  for await (const data of loader.epoch(epoch, { startStep: state.done % stepsPerEpoch })) {
+    group.push(data);
+    if (group.length < stepsPerRun && data.step < stepsPerEpoch - 1) continue;
+    await state.advance(epoch, group);
+    group = [];
+    if (signal.aborted && state.done < epochs * stepsPerEpoch && state.done % stepsPerEpoch !== 0) return true;
+  }
+  return false;
+};
+
+/** Runs a training to its end, or to the step at which its signal is seen. */
+export const train = async (training: Training): Promise<Trained> => {
+  const { step, engine, loader, signal, epochs, saveEvery, stepsPerRun = 1 } = training;
+  const beginning = beginningOf(training);
+  const { parameters, states } = step.store;
+  const fed = new Set([
+    ...[...parameters.keys()].map((p) => `param.${p}`),
+    ...[...states.keys()].map((p) => `state.${p}`),
+  ]);
+  const initial = new Map([...beginning.tensors].filter(([name]) => fed.has(name)));
+  const runner = await createRunner(engine, step, initial, stepsPerRun);
+  const state = new TrainingState(training, runner, beginning);
+  try {
+    if (state.done === 0) await state.evaluate(0);
+    for (let epoch = Math.floor(state.done / loader.stepsPerEpoch) + 1; epoch <= epochs; epoch++) {
+      if (await trainEpoch(training, state, epoch)) {
+        await state.save(epoch - 1, true);
+        return state.result(true);
+      }
+      await state.evaluate(epoch);
+      const scheduled = epoch % saveEvery === 0 || epoch === epochs;
+      if (scheduled || signal.aborted) await state.save(epoch, !scheduled);
+      if (signal.aborted && epoch < epochs) return state.result(true);
+    }
+    return state.result(false);
   } finally {
-    progress.stop();
+    state.stop();
     await runner.release();
   }
 };
@@ -232,7 +293,7 @@ const allFinite = (metrics: Readonly<Record<string, number>>): boolean => Object
 
 /** Keeps what led to a loss that is not finite, of pretraining in the form that `advcl step` replays, and says so. */
 const diverged = async (
-  { run, context }: Training,
+  { run, replay }: Training,
   step: number,
   feeds: Readonly<Record<string, Tensor>>,
   metrics: Readonly<Record<string, number>>,
@@ -247,9 +308,9 @@ const diverged = async (
     );
   await writeSafetensors(weights, { ...part("param."), ...part("state.") });
   await writeSafetensors(batch, part("input."));
-  const replay = context.command === "pretrain" ? " (replay them with advcl step)" : "";
+  const remedy = replay ? " (replay them with advcl step)" : "";
   const bad = Object.entries(metrics).filter(([, value]) => !Number.isFinite(value));
   return new RunError(
-    `${bad.map(([name, value]) => `${name} is ${value}`).join(", ")} at step ${step}: the last checkpoint is kept and the step's inputs are in ${weights} and ${batch}${replay}; lower the learning rate and resume`,
+    `${bad.map(([name, value]) => `${name} is ${value}`).join(", ")} at step ${step}: the last checkpoint is kept and the step's inputs are in ${weights} and ${batch}${remedy}; lower the learning rate and resume`,
   );
 };

@@ -2,12 +2,16 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
-import { type CommandSettings, type Context, commonRows, defineCommand } from "../../src/cli/command.ts";
+import { z } from "zod";
+import { defineCommand } from "../../src/cli/command.ts";
 import { commands } from "../../src/cli/commands/index.ts";
 import { availableCores } from "../../src/engine/cores.ts";
 import { RequestError, RunError } from "../../src/errors.ts";
 import { openRunFolder } from "../../src/runs/run-folder.ts";
-import type { SettingRows } from "../../src/settings/resolve.ts";
+import { commonSettings, outSetting } from "../../src/settings/fragments.ts";
+import { path as pathSchema, rowsOf, setting } from "../../src/settings/schema.ts";
+import type { Resolved } from "../../src/settings/spec.ts";
+import { defineVerb, type VerbContext } from "../../src/verbs/verb.ts";
 import { Sink } from "../sink.ts";
 
 let folder = "";
@@ -16,40 +20,38 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-const rows = {
-  lr: { type: "number", default: 0.5, min: 0, help: "base learning rate" },
-  eps: { type: "number", default: 8 / 255, min: 0, max: 1, help: "radius of the attack" },
-  attackSteps: {
-    type: "integer",
-    default: 5,
-    min: 0,
-    help: "steps of the attack",
-    aliases: ["pgd-steps"],
-    group: "Attack",
-  },
-  clusters: { type: "integers", default: [2, 10], min: 2, help: "numbers of clusters" },
-  weights: { type: "numbers", default: [], help: "weights" },
-  attacks: { type: "strings", default: ["clean", "pgd20"], help: "attacks in order" },
-  dataset: { type: "enum", values: ["cifar10", "cifar100", "stl10"], default: "cifar10", help: "images" },
-  tensorboard: { type: "boolean", default: true, help: "TensorBoard event files" },
-  data: { type: "path", help: "folder of the images" },
-  label: { type: "string", help: "a name" },
-  resume: { type: "boolean", default: false, help: "go on with the run in --out" },
-} as const satisfies SettingRows;
+const shape = {
+  lr: setting(z.number().min(0).default(0.5), "base learning rate"),
+  eps: setting(
+    z
+      .number()
+      .min(0)
+      .max(1)
+      .default(8 / 255),
+    "radius of the attack",
+  ),
+  attackSteps: setting(z.int().min(0).default(5), "steps of the attack", { aliases: ["pgd-steps"], group: "Attack" }),
+  clusters: setting(z.array(z.int().min(2)).default([2, 10]), "numbers of clusters"),
+  weights: setting(z.array(z.number()).default([]), "weights"),
+  attacks: setting(z.array(z.string()).default(["clean", "pgd20"]), "attacks in order"),
+  dataset: setting(z.enum(["cifar10", "cifar100", "stl10"]).default("cifar10"), "images"),
+  tensorboard: setting(z.boolean().default(true), "TensorBoard event files"),
+  data: setting(pathSchema().optional(), "folder of the images", { path: true }),
+  label: setting(z.string().optional(), "a name"),
+  resume: setting(z.boolean().default(false), "go on with the run in --out"),
+};
 
-type Settings = CommandSettings<typeof rows>;
+type Settings = Resolved<typeof shape>;
 
-const commandOf = (run: (settings: Settings, context: Context) => Promise<void> | void = () => {}) =>
-  defineCommand({
-    name: "pretrain",
-    summary: "train an encoder",
-    description: "Trains.",
-    settings: rows,
-    presets: { paper: { lr: 0.25, attackSteps: 7 }, small: { clusters: [] } },
-    run,
-  });
+const verbOf = (run: (settings: Settings, context: VerbContext) => Promise<object> | object = () => ({})) =>
+  defineVerb(
+    { name: "pretrain", settings: shape, presets: { paper: { lr: 0.25, attackSteps: 7 }, small: { clusters: [] } } },
+    async (settings, context) => run(settings, context),
+  );
+const commandOf = (run?: Parameters<typeof verbOf>[0]) =>
+  defineCommand({ verb: verbOf(run), summary: "train an encoder", description: "Trains." });
 
-const resolve = async (...args: string[]) => (await commandOf().resolve(args)) as unknown as Settings;
+const resolve = async (...args: string[]) => (await commandOf().configure(args)).settings as unknown as Settings;
 
 /** Runs a command in this process. */
 const execute = async (run: Parameters<typeof commandOf>[0], ...args: string[]) => {
@@ -68,15 +70,10 @@ describe("settings", () => {
   test("have their defaults", async () => {
     const settings = await resolve();
     expect(settings).toEqual({
-      preset: undefined,
-      config: undefined,
       seed: 0,
       threads: availableCores(),
       provider: "auto",
       out: undefined,
-      json: false,
-      quiet: false,
-      debug: false,
       lr: 0.5,
       eps: 8 / 255,
       attackSteps: 5,
@@ -89,12 +86,12 @@ describe("settings", () => {
       label: undefined,
       resume: false,
     });
-    // The types follow from the rows: the compiler checks this part.
+    // The types follow from the schemas: the compiler checks this part.
     const dataset: "cifar10" | "cifar100" | "stl10" = settings.dataset;
     const data: string | undefined = settings.data;
     const clusters: readonly number[] = settings.clusters;
     const seed: number = settings.seed;
-    expect([dataset, data, clusters, seed]).toBeDefined();
+    expect([dataset, data, clusters, seed]).toEqual(["cifar10", undefined, [2, 10], 0]);
   });
 
   test.each<[string[], Partial<Settings>]>([
@@ -201,34 +198,41 @@ describe("settings", () => {
     await expect(resolve("--config", "none.yaml")).rejects.toThrow(
       "cannot read none.yaml: it does not exist; check the path",
     );
-    const needy = defineCommand({
-      name: "finetune",
-      summary: "",
-      settings: { from: { type: "path", required: true, help: "run folder" } },
-      run: () => {},
-    });
-    await expect(needy.resolve([])).rejects.toThrow(new RequestError("--from is missing: give a path (run folder)"));
-    expect(await needy.resolve([], false)).toMatchObject({ from: undefined });
+    const needy = defineVerb(
+      { name: "finetune", settings: { from: setting(pathSchema(), "run folder", { path: true }) } },
+      async () => ({}),
+    );
+    const missing = new RequestError("--from is missing: give a path (run folder)");
+    await expect(needy.spec.resolve([])).rejects.toThrow(missing);
+    await expect(needy({} as { from: string })).rejects.toThrow(missing);
+    expect(await needy.spec.resolve([], false)).toMatchObject({ from: undefined });
   });
 
-  test("a command may give a common setting a meaning of its own", async () => {
-    const step = defineCommand({
-      name: "step",
-      summary: "",
-      settings: { out: { type: "path", required: true, help: "file to write" } },
-      run: ({ out }) => void (out satisfies string),
-    });
-    await expect(step.resolve([])).rejects.toThrow("--out is missing: give a path (file to write)");
+  test("a verb may give a common setting a meaning of its own", async () => {
+    const step = defineVerb(
+      { name: "step", settings: { out: setting(pathSchema(), "file to write", { path: true }) } },
+      async ({ out }) => ({ out: out satisfies string }),
+    );
+    await expect(step.spec.resolve([])).rejects.toThrow("--out is missing: give a path (file to write)");
+  });
+
+  test("a caller's settings are checked as flags are", async () => {
+    const verb = verbOf((settings) => settings);
+    expect(await verb({ lr: 2, preset: "paper" })).toMatchObject({ lr: 2, attackSteps: 7, dataset: "cifar10" });
+    await expect(verb({ lr: -1 })).rejects.toThrow(new RequestError("lr is -1 but must be a number of at least 0"));
+    await expect(verb({ learningRate: 1 } as object)).rejects.toThrow(
+      "advcl pretrain has no setting learningRate; see advcl pretrain --help",
+    );
   });
 });
 
 describe("running", () => {
   test("people read stdout and stderr; --json ends stdout with the results", async () => {
-    const run = (_: Settings, { log, warn, print, result }: Context) => {
+    const run = (_: Settings, { log, warn, print }: VerbContext) => {
       log("working");
       warn("careful");
       print("accuracy 0.5");
-      result({ accuracy: 0.5 });
+      return { accuracy: 0.5 };
     };
     expect(await execute(run)).toEqual({ code: 0, stdout: "accuracy 0.5\n", stderr: "working\nwarning: careful\n" });
     expect(await execute(run, "--json")).toEqual({
@@ -241,10 +245,7 @@ describe("running", () => {
 
   test("a run folder holds the settings and is closed with the command", async () => {
     const out = join(folder, "recorded");
-    const run = async (_: Settings, context: Context) => {
-      const { config } = await context.openRun();
-      context.result(config.settings);
-    };
+    const run = async (_: Settings, context: VerbContext) => (await context.openRun()).config.settings;
     const { stdout } = await execute(run, "--out", out, "--json", "--lr", "2", "--threads", "1");
     expect(JSON.parse(stdout)).toEqual({
       seed: 0,
@@ -322,7 +323,7 @@ test("the list of commands says what each command says of itself", async () => {
 });
 
 test("common settings have help without full stops", () => {
-  for (const { help } of Object.values(commonRows)) expect(help).toMatch(/[^.]$/);
+  for (const { help } of Object.values(rowsOf({ ...commonSettings, ...outSetting }))) expect(help).toMatch(/[^.]$/);
 });
 
 test("a message is one line, whatever names it quotes", () => {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "@jest/globals";
 import { normalizedMutualInformation, purity } from "../../src/cluster/agreement.ts";
-import { createPoints, type KMeansOptions, kMeans } from "../../src/cluster/k-means.ts";
+import { type KMeansOptions, kMeans } from "../../src/cluster/k-means.ts";
+import { createPoints } from "../../src/cluster/points.ts";
 import { random } from "../../src/data/random.ts";
 
 const options: KMeansOptions = { k: 5, seed: 3, restarts: 2, maxPasses: 50, tolerance: 1e-4, engine: { threads: 1 } };

@@ -7,7 +7,7 @@ import { parseModel } from "../../graphs/onnx/parse.ts";
 import { tensor } from "../../graphs/onnx/tensor.ts";
 import type { Command } from "../../src/cli/command.ts";
 import { exportCommand } from "../../src/cli/commands/export.ts";
-import { finetune } from "../../src/cli/commands/finetune.ts";
+import { finetuneCommand } from "../../src/cli/commands/finetune.ts";
 import { importCommand } from "../../src/cli/commands/import.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
 import { pageFiles } from "../../src/serve/source.ts";
@@ -88,7 +88,18 @@ describe("import and export", () => {
   });
 
   test("what is finetuned holds one branch, and goes out in names that come in again", async () => {
-    await run(finetune, "--scheme", "slf", "--from", at("run"), "--dataset", "shapes", ...tiny, "--out", at("tuned"));
+    await run(
+      finetuneCommand,
+      "--scheme",
+      "slf",
+      "--from",
+      at("run"),
+      "--dataset",
+      "shapes",
+      ...tiny,
+      "--out",
+      at("tuned"),
+    );
     const weights = ["--from", at("tuned"), "--format", "safetensors", "--out", at("tuned.safetensors")];
     expect(await run(exportCommand, ...weights)).toMatchObject({ layout: "torchvision" });
     const back = await run(importCommand, "--from", at("tuned.safetensors"), "--out", at("tuned-again"));

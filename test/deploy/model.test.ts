@@ -14,7 +14,7 @@ import { loadDataset } from "../../src/data/dataset.ts";
 import { argMaxRows } from "../../src/deploy/accuracy.ts";
 import { calibrate } from "../../src/deploy/calibrate.ts";
 import { floatImages, photoImages } from "../../src/deploy/images.ts";
-import { type ExportOptions, exportModel, floatGraph } from "../../src/deploy/model.ts";
+import { buildExport, type ExportOptions, floatGraph } from "../../src/deploy/model.ts";
 import { runReference } from "../../src/deploy/reference.ts";
 import { deployedOptions, sourceOf } from "../../src/deploy/source.ts";
 import { runInWeb } from "../../src/deploy/web.ts";
@@ -86,7 +86,7 @@ describe("an exported model", () => {
     const { network, weights, clean } = await goldenNetwork();
     const source = sourceOf(network, weights, branch, "golden");
     const options = { ...deployedOptions(source, "encoder", "golden"), ...plain };
-    const model = await exportModel(options, weights, source.branch?.index, undefined);
+    const model = await buildExport(options, weights, source.branch?.index, undefined);
     const { features } = await run(model.bytes, clean);
     const step = featureStep(network, branch, 16);
     const feeds = { "input.image": clean, ...weightFeeds(step.store, weights, "golden") };
@@ -101,7 +101,7 @@ describe("an exported model", () => {
     const source = { ...sourceOf(network, own, "auto", "finetuned"), folder: "finetuned" };
     expect(source.branch).toEqual({ name: "pgd", index: 1 });
     const options = { ...deployedOptions(source, "classifier", "finetuned"), ...plain };
-    const { logits } = await run((await exportModel(options, own, 1, undefined)).bytes, clean);
+    const { logits } = await run((await buildExport(options, own, 1, undefined)).bytes, clean);
     const expected = await runReference({ ...all, folder: "golden" }, "classifier", clean);
     expect(relativeError(logits?.data as Float32Array, expected)).toBeLessThan(3e-6);
     expect(() => sourceOf(network, own, "normal", "finetuned")).toThrow(/finetuned has the branches pgd; choose one/);
@@ -117,7 +117,7 @@ describe("an exported model", () => {
       ...plain,
       metadata: { method: "advcl" },
     };
-    const { bytes } = await exportModel(options, weights, 1, undefined);
+    const { bytes } = await buildExport(options, weights, 1, undefined);
     const file = onnxProto.onnx.ModelProto.decode(bytes);
     expect(Number(file.irVersion)).toBe(8);
     expect(file.opsetImport.map(({ domain, version }) => [domain, Number(version)])).toEqual([["", 17]]);
@@ -140,7 +140,7 @@ describe("an exported model", () => {
   test("projects to unit length like the projector of the run", async () => {
     const { network, weights, clean } = await goldenNetwork();
     const source = sourceOf(network, weights, "pgd", "golden");
-    const { bytes } = await exportModel(
+    const { bytes } = await buildExport(
       { ...deployedOptions(source, "projector", "golden"), ...plain },
       weights,
       1,
@@ -157,8 +157,8 @@ describe("an exported model", () => {
     const source = sourceOf(network, weights, "auto", "golden");
     const options = { ...deployedOptions(source, "classifier", "golden"), ...plain };
     const images = await shapes(6);
-    const bare = await exportModel(options, weights, 1, undefined);
-    const whole = await exportModel({ ...options, preprocess: true }, weights, 1, undefined);
+    const bare = await buildExport(options, weights, 1, undefined);
+    const whole = await buildExport({ ...options, preprocess: true }, weights, 1, undefined);
     const expected = (await run(bare.bytes, floatImages(images, 0, 6))).logits as Tensor;
     const same = (await run(whole.bytes, photoImages(images, 0, 6))).logits as Tensor;
     expect(relativeError(same.data as Float32Array, expected.data as Float32Array)).toBeLessThan(1e-5);
@@ -174,8 +174,8 @@ describe("an exported model", () => {
     const { network, weights, clean } = await goldenNetwork();
     const source = sourceOf(network, weights, "auto", "golden");
     const options = { ...deployedOptions(source, "classifier", "golden"), ...plain };
-    const expected = (await run((await exportModel(options, weights, 1, undefined)).bytes, clean)).logits as Tensor;
-    const { bytes } = await exportModel({ ...options, precision, io }, weights, 1, await shapes(32));
+    const expected = (await run((await buildExport(options, weights, 1, undefined)).bytes, clean)).logits as Tensor;
+    const { bytes } = await buildExport({ ...options, precision, io }, weights, 1, await shapes(32));
     const image =
       io === "float16" ? { ...clean, dtype: "float16" as const, data: toFloat16(clean.data as Float32Array) } : clean;
     const { logits } = await run(bytes, image as Tensor);
@@ -220,7 +220,7 @@ describe("an exported model", () => {
       ...deployedOptions(sourceOf(network, weights, "auto", "golden"), "classifier", "golden"),
       ...{ ...plain, precision: "int8" as const },
     };
-    const file = onnxProto.onnx.ModelProto.decode((await exportModel(options, weights, 1, await shapes(16))).bytes);
+    const file = onnxProto.onnx.ModelProto.decode((await buildExport(options, weights, 1, await shapes(16))).bytes);
     expect(file.opsetImport.map(({ version }) => Number(version))).toEqual([19]);
     const ops = new Set(file.graph?.node?.map((n) => n.opType));
     expect([...ops].filter((op) => op?.startsWith("Reduce"))).toEqual([]);
@@ -228,7 +228,7 @@ describe("an exported model", () => {
     expect(quantized.length).toBeGreaterThan(20);
     for (const { rawData } of quantized) {
       const values = new Int8Array(Uint8Array.from(rawData as Uint8Array).buffer);
-      expect(2 * 255 * values.reduce((most, v) => Math.max(most, Math.abs(v)), 0)).toBeLessThan(2 ** 15);
+      expect(2 * 255 * values.reduce((largest, v) => Math.max(largest, Math.abs(v)), 0)).toBeLessThan(2 ** 15);
     }
   });
 
@@ -248,7 +248,7 @@ describe("an exported model", () => {
     const { network, weights, clean } = await goldenNetwork();
     const source = { ...sourceOf(network, weights, "auto", "golden"), folder: "golden" };
     const options = { ...deployedOptions(source, "classifier", "golden"), ...plain, precision };
-    const { bytes } = await exportModel(options, weights, 1, await shapes(16));
+    const { bytes } = await buildExport(options, weights, 1, await shapes(16));
     const web = (await runInWeb(bytes, { image: clean })).logits as Tensor;
     const node = (await run(bytes, clean)).logits as Tensor;
     expect(relativeError(web.data as Float32Array, node.data as Float32Array)).toBeLessThan(
@@ -256,7 +256,7 @@ describe("an exported model", () => {
     );
     if (precision !== "fp32") return;
     const expected = await runReference(source, "classifier", clean);
-    const worst = expected.reduce((most, v, i) => Math.max(most, Math.abs(v - (web.data[i] as number))), 0);
+    const worst = expected.reduce((largest, v, i) => Math.max(largest, Math.abs(v - (web.data[i] as number))), 0);
     expect(worst).toBeLessThan(1e-4);
     expect(argMaxRows(web)).toEqual(argMaxRows({ ...web, data: expected } as Tensor));
   });

@@ -1,9 +1,10 @@
 /** Networks for the tests of exports: the trained one of the golden values, and small ones of random numbers. */
+
+import { advclBranches } from "../../graphs/methods/advcl.ts";
 import { resnet } from "../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import { float32, sizeOf, type Tensor, zeros } from "../../graphs/onnx/tensor.ts";
-import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import { golden } from "../../scripts/parity/golden.ts";
 import { random } from "../../src/data/random.ts";
 import type { Network } from "../../src/runs/network.ts";

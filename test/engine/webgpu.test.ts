@@ -14,7 +14,7 @@ const onWebGpu = (name: string, run: () => void) =>
 
 /** The JSON object that a script ends with. */
 const resultOf = (script: string, args: readonly string[] = []) => {
-  const { stdout, stderr } = spawnSync("node", [built(`scripts/${script}.js`), ...args], {
+  const { stdout, stderr } = spawnSync("node", [built(`scripts/parity/${script}.js`), ...args], {
     encoding: "utf8",
     env: { ...process.env, ...(driver !== undefined && { VK_DRIVER_FILES: driver }) },
   });

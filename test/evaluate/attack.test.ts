@@ -13,24 +13,25 @@ import { apgd, apgdTargeted } from "../../src/evaluate/attacks/apgd.ts";
 import { type Attack, type AttackedImage, predictionOf } from "../../src/evaluate/attacks/attack.ts";
 import { type Ball, ball } from "../../src/evaluate/attacks/ball.ts";
 import { fabTargeted, planeProjection } from "../../src/evaluate/attacks/fab.ts";
-import { askModel, inLanes, type Questions } from "../../src/evaluate/attacks/questions.ts";
+import { type Oracle, openOracle } from "../../src/evaluate/attacks/oracle.ts";
+import { parallelOracle } from "../../src/evaluate/attacks/parallel-oracle.ts";
 import { runAttacks } from "../../src/evaluate/attacks/runner.ts";
 import { squareAttack } from "../../src/evaluate/attacks/square.ts";
 import { convolutional, image, linearModel, portably, randomImages } from "./models.ts";
 
-const open: Questions[] = [];
-const asking = (classifier: Parameters<typeof askModel>[0]["classifier"], batch = 8): Questions => {
-  const made = askModel({ classifier, image, batch, load: portably });
+const open: Oracle[] = [];
+const asking = (classifier: Parameters<typeof openOracle>[0]["classifier"], batch = 8): Oracle => {
+  const made = openOracle({ classifier, image, batch, load: portably });
   open.push(made);
   return made;
 };
 afterAll(async () => {
-  for (const questions of open) await questions.release();
+  for (const oracle of open) await oracle.release();
 });
 
 /** Images labelled with what the model says. */
-const labelled = async (questions: Questions, images: readonly AttackedImage[]): Promise<AttackedImage[]> => {
-  const answers = await questions.answer(images.map(({ clean }) => ({ kind: "logits", x: clean })));
+const labelled = async (oracle: Oracle, images: readonly AttackedImage[]): Promise<AttackedImage[]> => {
+  const answers = await oracle.answer(images.map(({ clean }) => ({ kind: "logits", x: clean })));
   return images.map((one, i) => ({ ...one, label: predictionOf(answers[i]!.logits) }));
 };
 
@@ -48,14 +49,14 @@ describe.each(Object.keys(attacks))("%s", (name) => {
   test.each(["linf", "l2"] as const)(
     "stays in the ball and the box, breaks what it says it breaks (%s)",
     async (norm) => {
-      const questions = asking(convolutional());
-      const images = await labelled(questions, randomImages(12));
+      const oracle = asking(convolutional());
+      const images = await labelled(oracle, randomImages(12));
       const around = ball(norm, budgets[norm]);
       const results = await runAttacks(
         images.map((i) => attack(i, around)),
-        questions,
+        oracle,
       );
-      const after = await questions.answer(results.map(({ x }) => ({ kind: "logits", x })));
+      const after = await oracle.answer(results.map(({ x }) => ({ kind: "logits", x })));
       results.forEach((result, i) => {
         expect(around.distance(result.x, images[i]!.clean)).toBeLessThanOrEqual(budgets[norm] * (1 + 1e-5));
         expect(Math.min(...result.x)).toBeGreaterThanOrEqual(0);
@@ -79,25 +80,25 @@ describe.each(Object.keys(attacks))("%s", (name) => {
     );
     // In a batch of 1 there is room for no attempt before its turn, in one of 16 for all of them.
     for (const batch of [1, 16]) {
-      const questions = asking(classifier, batch);
+      const oracle = asking(classifier, batch);
       for (const [i, one] of images.entries())
-        expect(await runAttacks([attack(one, around)], questions)).toEqual([together[i]]);
+        expect(await runAttacks([attack(one, around)], oracle)).toEqual([together[i]]);
     }
-    const lanes = inLanes([asking(classifier, 4), asking(classifier, 4)], 7);
+    const replicas = parallelOracle([asking(classifier, 4), asking(classifier, 4)], 7);
     expect(
       await runAttacks(
         images.map((i) => attack(i, around)),
-        lanes,
+        replicas,
       ),
     ).toEqual(together);
   });
 
   test("eps 0 breaks nothing", async () => {
-    const questions = asking(convolutional());
-    const images = await labelled(questions, randomImages(4));
+    const oracle = asking(convolutional());
+    const images = await labelled(oracle, randomImages(4));
     const results = await runAttacks(
       images.map((i) => attack(i, ball("linf", 0))),
-      questions,
+      oracle,
     );
     expect(results.every((r) => !r.broken)).toBe(true);
   });
@@ -107,19 +108,19 @@ test("Square asks ahead where there is room: fewer runs of the model, the same i
   const classifier = convolutional();
   const [one] = await labelled(asking(classifier), randomImages(1));
   const attacked = async (batch: number) => {
-    const questions = asking(classifier, batch);
+    const oracle = asking(classifier, batch);
     let runs = 0;
-    const counted: Questions = {
-      ...questions,
+    const counted: Oracle = {
+      ...oracle,
       answer: (...asked) => {
         runs++;
-        return questions.answer(...asked);
+        return oracle.answer(...asked);
       },
-      lanes: [],
+      replicas: [],
     };
     // Too small a ball to be broken in.
     const attempt = squareAttack(one!, ball("linf", 1e-4), { queries: 200, seed: 1 });
-    const [result] = await runAttacks([attempt], { ...counted, lanes: [counted] });
+    const [result] = await runAttacks([attempt], { ...counted, replicas: [counted] });
     return { runs, result };
   };
   const [alone, roomy] = [await attacked(1), await attacked(8)];
@@ -135,11 +136,9 @@ describe("a linear model, whose robustness is known", () => {
   const pixels = w.length / 5;
   const inner = randomImages(24).map((one) => ({ ...one, clean: one.clean.map((v) => 0.3 + 0.4 * v) }));
   const eps = 0.02;
-  const truth = async (
-    questions: Questions,
-  ): Promise<{ images: AttackedImage[]; breakable: boolean[]; slack: number[] }> => {
-    const images = await labelled(questions, inner);
-    const answers = await questions.answer(images.map(({ clean }) => ({ kind: "logits", x: clean })));
+  const truth = async (oracle: Oracle): Promise<{ images: AttackedImage[]; breakable: boolean[]; slack: number[] }> => {
+    const images = await labelled(oracle, inner);
+    const answers = await oracle.answer(images.map(({ clean }) => ({ kind: "logits", x: clean })));
     const slack = images.map(({ label }, i) => {
       let best = Number.NEGATIVE_INFINITY;
       for (let t = 0; t < 5; t++) {
@@ -155,11 +154,11 @@ describe("a linear model, whose robustness is known", () => {
   test.each(["apgd-t", "fab-t", "apgd-ce", "apgd-dlr"])(
     "%s finds adversarial images where there are any",
     async (name) => {
-      const questions = asking(classifier);
-      const { images, breakable, slack } = await truth(questions);
+      const oracle = asking(classifier);
+      const { images, breakable, slack } = await truth(oracle);
       const results = await runAttacks(
         images.map((i) => attacks[name]!(i, ball("linf", eps))),
-        questions,
+        oracle,
       );
       // At a slack of almost nothing float32 decides.
       const clear = slack.map((s) => Math.abs(s) > 0.005);
@@ -248,8 +247,11 @@ describe("projection onto a plane within the box", () => {
   );
 });
 
-test("lanes answer as one model does", async () => {
-  const [one, two] = [asking(convolutional(), 5), inLanes([asking(convolutional(), 3), asking(convolutional(), 3)], 5)];
+test("replicas answer as one model does", async () => {
+  const [one, two] = [
+    asking(convolutional(), 5),
+    parallelOracle([asking(convolutional(), 3), asking(convolutional(), 3)], 5),
+  ];
   const images = await labelled(one, randomImages(5));
   const asked = images.map(({ clean: x, label }) => ({ kind: "ce", x, label, target: label }) as const);
   expect(await two.answer(asked)).toEqual(await one.answer(asked));
@@ -264,25 +266,25 @@ describe("threads", () => {
   test("attack a share of the images each, and find what one model finds", async () => {
     const engine = await chooseEngine({ provider: "cpu", threads: 2 });
     const classifier = convolutional();
-    const make = (batch: number, load: Engine["loadEvaluation"]) => askModel({ classifier, image, batch, load });
-    const threads = engine.lanes(2);
-    const several = inLanes(
-      threads.map((lane) => make(4, lane.loadEvaluation)),
+    const make = (batch: number, load: Engine["loadEvaluation"]) => openOracle({ classifier, image, batch, load });
+    const threads = engine.threads(2);
+    const several = parallelOracle(
+      threads.map((replica) => make(4, replica.loadEvaluation)),
       8,
     );
     const one = make(8, engine.loadEvaluation);
     const images = await labelled(one, randomImages(9));
-    const found = (questions: Questions) =>
+    const found = (oracle: Oracle) =>
       runAttacks(
         images.map((i) => apgdTargeted(i, ball("linf", budgets.linf), { iterations: 5, targets: 3, seed: 1 })),
-        questions,
+        oracle,
       );
     try {
       expect(await found(several)).toEqual(await found(one));
     } finally {
       await several.release();
       await one.release();
-      for (const lane of threads) await lane.close();
+      for (const replica of threads) await replica.close();
     }
   });
 
@@ -306,14 +308,14 @@ describe("threads", () => {
 });
 
 test("PGD: more steps never help the defender, and images stay in the ball", async () => {
-  const questions = asking(convolutional());
-  const images = await labelled(questions, randomImages(8));
+  const oracle = asking(convolutional());
+  const images = await labelled(oracle, randomImages(8));
   const clean = Float32Array.from(images.flatMap(({ clean }) => [...clean]));
   const pixels = clean.length / 8;
   const right: number[] = [];
   for (const steps of [0, 1, 5, 20]) {
     const threat = threatModel("linf", 0.04);
-    const run = await questions.pgd(
+    const run = await oracle.pgd(
       { threat, steps, stepSize: 0.01 },
       clean,
       clean,

@@ -11,27 +11,21 @@ import { add, averagePool, div, log, mul, randomNormalLike, round, slice, softma
 import type { Classifier } from "../../graphs/steps/evaluate.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { evaluate } from "../../src/cli/commands/evaluate.ts";
+import { evaluateCommand } from "../../src/cli/commands/evaluate.ts";
+import { checkClasses, parseAttacks } from "../../src/evaluate/attack-list.ts";
 import { predictionOf } from "../../src/evaluate/attacks/attack.ts";
-import { askModel, type Questions } from "../../src/evaluate/attacks/questions.ts";
+import { type Oracle, openOracle } from "../../src/evaluate/attacks/oracle.ts";
 import { imagesOf } from "../../src/evaluate/classifier.ts";
-import {
-  attackNames,
-  type ChunkRecord,
-  checkClasses,
-  type EvaluationLog,
-  type EvaluationProgress,
-  type EvaluationRequest,
-  evaluateRobustness,
-} from "../../src/evaluate/evaluation.ts";
+import { evaluateRobustness } from "../../src/evaluate/evaluation.ts";
 import { wilsonInterval } from "../../src/evaluate/interval.ts";
+import type { ChunkRecord, EvaluationLog, EvaluationProgress, EvaluationRequest } from "../../src/evaluate/types.ts";
 import { readSafetensors } from "../../src/files/safetensors.ts";
 import { classes, convolutional, image, portably, randomImages } from "./models.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "advcl-evaluation-"));
-const open: Questions[] = [];
+const open: Oracle[] = [];
 afterAll(async () => {
-  for (const questions of open) await questions.release();
+  for (const oracle of open) await oracle.release();
   rmSync(folder, { recursive: true });
 });
 
@@ -51,15 +45,15 @@ const requestFor = async (
   classifier: Classifier,
   more: Partial<EvaluationRequest> = {},
 ): Promise<EvaluationRequest> => {
-  const questions = askModel({ classifier, image, batch: 4, fixed: true, load: portably });
-  open.push(questions);
+  const oracle = openOracle({ classifier, image, batch: 4, fixed: true, load: portably });
+  open.push(oracle);
   const given = randomImages(14);
-  const answers = await questions.answer(given.map(({ clean }) => ({ kind: "logits", x: clean })));
+  const answers = await oracle.answer(given.map(({ clean }) => ({ kind: "logits", x: clean })));
   const labels = Int32Array.from(answers, ({ logits }, i) => (predictionOf(logits) + (i % 5 === 4 ? 1 : 0)) % classes);
   return {
-    questions,
+    oracle,
     images: { count: 14, shape: image, labels, index: Int32Array.from(labels.keys()), pixels: (i) => given[i]!.clean },
-    attacks: ["clean", "fgsm", "pgd5", "apgd-ce", "apgd-t", "fab-t", "square", "autoattack"],
+    attacks: parseAttacks(["clean", "fgsm", "pgd5", "apgd-ce", "apgd-t", "fab-t", "square", "autoattack"]),
     settings,
     log: recording(),
     signal: new AbortController().signal,
@@ -130,7 +124,7 @@ test("a run that is cut off and resumed ends with the same rows", async () => {
 });
 
 test("eps 0 leaves accuracy as it is", async () => {
-  const attacks = ["clean", "fgsm", "pgd5", "apgd-ce", "square"] as const;
+  const attacks = parseAttacks(["clean", "fgsm", "pgd5", "apgd-ce", "square"]);
   const request = await requestFor(convolutional(), { attacks, settings: { ...settings, eps: 0, stepSize: 0 } });
   const { figures } = (await evaluateRobustness(request))!;
   expect(figures.map(({ right }) => right)).toEqual([12, 12, 12, 12, 12]);
@@ -138,7 +132,8 @@ test("eps 0 leaves accuracy as it is", async () => {
 
 describe("models that gradient attacks cannot judge are flagged", () => {
   const warningsOf = async (classifier: Classifier) =>
-    (await evaluateRobustness(await requestFor(classifier, { attacks: ["clean", "pgd5", "apgd-ce"] })))!.warnings;
+    (await evaluateRobustness(await requestFor(classifier, { attacks: parseAttacks(["clean", "pgd5", "apgd-ce"]) })))!
+      .warnings;
   test("logits × 10⁶ have no gradient", async () => {
     const base = convolutional();
     const warnings = await warningsOf((x) => mul(base(x), 1e6));
@@ -147,7 +142,7 @@ describe("models that gradient attacks cannot judge are flagged", () => {
   test("pixels that are rounded have no gradient: only Square can break them", async () => {
     const base = convolutional();
     const rounding = (x: Value) => base(div(round(mul(x, 32)), 32));
-    const attacks = ["clean", "fgsm", "pgd5", "autoattack"] as const;
+    const attacks = parseAttacks(["clean", "fgsm", "pgd5", "autoattack"]);
     const more = { attacks, settings: { ...settings, eps: 0.1, queries: 100 } };
     const { figures, warnings } = (await evaluateRobustness(await requestFor(rounding, more)))!;
     expect(figures.map(({ right }) => right).slice(0, 2)).toEqual([12, 12]);
@@ -157,7 +152,7 @@ describe("models that gradient attacks cannot judge are flagged", () => {
   test("logits that are not finite: what leaves the ball is not broken", async () => {
     const base = convolutional();
     const infinite = (x: Value) => log(softmax(mul(base(x), 1e6)));
-    const request = await requestFor(infinite, { attacks: ["clean", "pgd5"] });
+    const request = await requestFor(infinite, { attacks: parseAttacks(["clean", "pgd5"]) });
     const { figures, warnings } = (await evaluateRobustness(request))!;
     expect(warnings).toContainEqual(expect.stringMatching(/logits are not finite for 14 of 14/));
     expect(warnings).toContainEqual(expect.stringMatching(/gradients are not finite for 12 of 12/));
@@ -171,19 +166,19 @@ describe("models that gradient attacks cannot judge are flagged", () => {
   });
   test("logits that are random for an image of a later batch", async () => {
     const base = convolutional();
-    const request = await requestFor(base, { attacks: ["clean", "pgd5"] });
-    const { questions } = request;
+    const request = await requestFor(base, { attacks: parseAttacks(["clean", "pgd5"]) });
+    const { oracle } = request;
     const last = request.images.pixels(13);
     let shift = 0;
-    const answer: Questions["answer"] = async (queries, steady) => {
-      const answers = await questions.answer(queries, steady);
+    const answer: Oracle["answer"] = async (queries, steady) => {
+      const answers = await oracle.answer(queries, steady);
       shift++;
       return answers.map((one, k) =>
         queries[k]!.x === last ? { ...one, logits: one.logits.map((v) => v + shift) } : one,
       );
     };
-    const noisy = { ...questions, answer, lanes: [{ ...questions, answer }] };
-    const { warnings } = (await evaluateRobustness({ ...request, questions: noisy }))!;
+    const noisy = { ...oracle, answer, lanes: [{ ...oracle, answer }] };
+    const { warnings } = (await evaluateRobustness({ ...request, oracle: noisy }))!;
     expect(warnings).toContainEqual(expect.stringMatching(/output is random \(1 of 12 images/));
   });
   test("probabilities", async () => {
@@ -193,9 +188,14 @@ describe("models that gradient attacks cannot judge are flagged", () => {
 });
 
 test("attacks are named strictly", () => {
-  expect(attackNames(["clean", "pgd20", "pgd20"])).toEqual(["clean", "pgd20"]);
-  expect(() => attackNames(["pdg20"])).toThrow('attacks names "pdg20"; there are clean, fgsm');
-  expect(() => checkClasses(["clean", "autoattack"], 3)).toThrow("autoattack needs 4 classes");
+  expect(parseAttacks(["clean", "pgd20", "pgd20"])).toEqual([
+    { kind: "clean", name: "clean" },
+    { kind: "pgd", steps: 20, name: "pgd20" },
+  ]);
+  expect(() => parseAttacks(["pdg20"])).toThrow(
+    'attacks names "pdg20"; there are clean, fgsm, apgd-ce, apgd-dlr, apgd-t, fab-t, square, autoattack and pgdN (pgd20); did you mean pgd20?',
+  );
+  expect(() => checkClasses(parseAttacks(["clean", "autoattack"]), 3)).toThrow("autoattack needs 4 classes");
 });
 
 test("Wilson's interval", () => {
@@ -225,7 +225,7 @@ describe("the command", () => {
     stderr.on("data", (text: Buffer) => {
       err += text.toString();
     });
-    const code = await evaluate.execute(["--model", model, "--dataset", "shapes", "--threads", "1", ...args], {
+    const code = await evaluateCommand.execute(["--model", model, "--dataset", "shapes", "--threads", "1", ...args], {
       stdout,
       stderr,
     });

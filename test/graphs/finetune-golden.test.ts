@@ -1,8 +1,8 @@
 /** The classifier, PGD-20 and a TRADES step against PyTorch's, through every target that runs on this machine's CPU. */
 import { describe, expect, jest, test } from "@jest/globals";
+import { advclBranches } from "../../graphs/methods/advcl.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { classifierStep, finetuneStep } from "../../graphs/steps/finetune.ts";
-import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import { compile, type Step } from "../../graphs/steps/step.ts";
 import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import { directly } from "../../graphs/targets/cpu/ways.ts";

@@ -1,14 +1,15 @@
 import { expect, test } from "@jest/globals";
+import { type AdvclOptions, advcl } from "../../graphs/methods/advcl.ts";
+import type { StepOptions } from "../../graphs/methods/method.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
-import { type PretrainOptions, paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { compile } from "../../graphs/steps/step.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { benchFeeds } from "../../src/bench/measure.ts";
 import { createSession } from "../../src/engine/session.ts";
 
-const options: PretrainOptions = {
-  ...paperSettings,
+const options: StepOptions & AdvclOptions = {
+  ...advcl.paper,
   batch: 4,
   size: 8,
   depth: 18,
@@ -20,7 +21,7 @@ const options: PretrainOptions = {
 };
 
 test("three steps in one run give the bytes of three runs", async () => {
-  const step = pretrainStep(options);
+  const step = advcl.build(options);
   const batches = [1, 2, 3].map((seed) => benchFeeds(step, seed));
   const isInput = (name: string) => name.startsWith("input.");
   const single = await createSession(compile(step, portable), { threads: 1 });

@@ -2,7 +2,7 @@
 import { fileURLToPath } from "node:url";
 import { expect, test } from "@jest/globals";
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
-import { type AnyMethodOptions, type MethodName, methods } from "../../graphs/methods/index.ts";
+import { type MethodName, methods } from "../../graphs/methods/index.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { zeros } from "../../graphs/onnx/tensor.ts";
 import { compile } from "../../graphs/steps/step.ts";
@@ -18,12 +18,12 @@ const targets = {
   cpu: { target: cpuTarget(), tolerance: tolerances.winograd },
 };
 
-const options: AnyMethodOptions = {
+const options = {
   batch: 8,
   size: 16,
-  depth: 18,
+  depth: 18 as const,
   width: 4,
-  stem: "cifar",
+  stem: "cifar" as const,
   temperature: 0.5,
   eps: 8 / 255,
   stepSize: 2 / 255,

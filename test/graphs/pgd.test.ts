@@ -2,6 +2,7 @@
 import { describe, expect, test } from "@jest/globals";
 import { linf, threatModel } from "../../graphs/attacks/threat-model.ts";
 import { dlr, margin, targetedDlr } from "../../graphs/losses/margin.ts";
+import { advclBranches } from "../../graphs/methods/advcl.ts";
 import { FrozenStore } from "../../graphs/nn/frozen.ts";
 import { linear } from "../../graphs/nn/layer.ts";
 import { resnet } from "../../graphs/nn/resnet.ts";
@@ -9,7 +10,6 @@ import { Scope } from "../../graphs/nn/scope.ts";
 import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
 import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { logitsStep, pgdStep } from "../../graphs/steps/evaluate.ts";
-import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { fed, golden, tolerances, unequalPixels } from "../../scripts/parity/golden.ts";
 import { evaluate, filledWith, relativeError } from "./run.ts";

@@ -2,12 +2,12 @@
 import { describe, expect, test } from "@jest/globals";
 import { grad } from "../../graphs/autodiff/grad.ts";
 import { contrastive } from "../../graphs/losses/contrastive.ts";
+import { advclBranches } from "../../graphs/methods/advcl.ts";
 import { resnet } from "../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input, type Value } from "../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { concat, reshape } from "../../graphs/ops/index.ts";
-import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import { compile } from "../../graphs/steps/step.ts";
 import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import type { Target } from "../../graphs/targets/lower.ts";

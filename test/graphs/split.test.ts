@@ -1,6 +1,6 @@
 import { expect, test } from "@jest/globals";
+import { advcl } from "../../graphs/methods/advcl.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { splitStep } from "../../graphs/steps/split.ts";
 import { compile, type Step } from "../../graphs/steps/step.ts";
 import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
@@ -8,8 +8,8 @@ import { portable } from "../../graphs/targets/portable.ts";
 import { benchFeeds } from "../../src/bench/measure.ts";
 import { createSession } from "../../src/engine/session.ts";
 
-const step = pretrainStep({
-  ...paperSettings,
+const step = advcl.build({
+  ...advcl.paper,
   batch: 4,
   size: 16,
   depth: 18,

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { Writable } from "node:stream";
 import { afterAll, describe, expect, test } from "@jest/globals";
 import { stringify } from "yaml";
-import { report } from "../../src/cli/commands/report.ts";
+import { reportCommand } from "../../src/cli/commands/report.ts";
 import { thinned } from "../../src/report/chart.ts";
 import { reportOf } from "../../src/report/report.ts";
 
@@ -149,7 +149,7 @@ describe("the command", () => {
 
   test("writes the page into the folder", async () => {
     const folder = folderOf("written", { "config.yaml": config });
-    expect(await report.execute(["--from", folder], { stdout: quiet(), stderr: quiet() })).toBe(0);
+    expect(await reportCommand.execute(["--from", folder], { stdout: quiet(), stderr: quiet() })).toBe(0);
     expect(readFileSync(join(folder, "report.html"), "utf8")).toMatch(/^<!doctype html>/);
   });
 

@@ -8,15 +8,15 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, jest, test } from "@jest/globals";
 import sharp from "sharp";
 import { parse } from "yaml";
+import { advclBranches } from "../../graphs/methods/advcl.ts";
 import { projector } from "../../graphs/nn/head.ts";
 import { resnet } from "../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { advclBranches } from "../../graphs/steps/pretrain.ts";
 import type { Command } from "../../src/cli/command.ts";
-import { cluster } from "../../src/cli/commands/cluster.ts";
-import { finetune } from "../../src/cli/commands/finetune.ts";
+import { clusterCommand } from "../../src/cli/commands/cluster.ts";
+import { finetuneCommand } from "../../src/cli/commands/finetune.ts";
 import { loadRun, type Network, networkRecord } from "../../src/runs/network.ts";
 import { openRunFolder, readRun } from "../../src/runs/run-folder.ts";
 import { initialState } from "../../src/train/loop.ts";
@@ -71,7 +71,7 @@ const isEncoder = (name: string) => !/fc\.|momentum|^best\./.test(name);
 describe("the schemes", () => {
   test.each(["slf", "alf"])("%s trains the head and leaves the encoder's bytes as they are", async (scheme) => {
     const out = join(folder, scheme);
-    const { result, log } = await run(finetune, `--scheme ${scheme} --from ${encoder} ${small} --out ${out}`);
+    const { result, log } = await run(finetuneCommand, `--scheme ${scheme} --from ${encoder} ${small} --out ${out}`);
     expect(result).toMatchObject({ scheme, steps: 6, epoch: 2, testImages: 60 });
     expect(log).toMatch(/100 tensors of the encoder from/);
     const { accuracy } = JSON.parse(readFileSync(join(out, "results.json"), "utf8"));
@@ -88,7 +88,7 @@ describe("the schemes", () => {
 
   test("aff trains everything of the branch, and its run holds a classifier", async () => {
     const out = join(folder, "aff");
-    await run(finetune, `--scheme aff --from ${encoder} ${small} --lr 0.01 --out ${out}`);
+    await run(finetuneCommand, `--scheme aff --from ${encoder} ${small} --lr 0.01 --out ${out}`);
     const [before, after] = [await tensorsOf(encoder), await tensorsOf(out)];
     const moved = [...after].filter(([name]) => isEncoder(name));
     expect(moved.length).toBe(100);
@@ -103,35 +103,36 @@ describe("the schemes", () => {
 
   test("another branch can be taken", async () => {
     const out = join(folder, "normal");
-    await run(finetune, `--scheme slf --from ${encoder} --branch normal ${small} --out ${out}`);
+    await run(finetuneCommand, `--scheme slf --from ${encoder} --branch normal ${small} --out ${out}`);
     expect((await loadRun(out, silent)).network.evaluatedBranch).toBe("normal");
     expect((await tensorsOf(out)).has("param.bn1.bn_list.0.weight")).toBe(true);
   });
 
   test.each(["pgd-at", "trades", "standard"])("%s starts at random, with one ordinary batch norm", async (scheme) => {
     const out = join(folder, scheme);
-    await run(finetune, `--scheme ${scheme} --width 4 --size 16 ${small} --out ${out}`);
+    await run(finetuneCommand, `--scheme ${scheme} --width 4 --size 16 ${small} --out ${out}`);
     const tensors = await tensorsOf(out);
     expect(tensors.has("param.bn1.weight") && tensors.has("state.bn1.running_mean")).toBe(true);
     expect((await loadRun(out, silent)).network.branches).toBeUndefined();
   });
 
   test("defaults are the papers', and stand in config.yaml", async () => {
-    const of = async (scheme: string) => finetune.resolve(["--scheme", scheme, "--from", encoder]);
+    const settingsOf = async (...args: string[]) => (await finetuneCommand.configure(args)).settings;
+    const ofEncoder = (scheme: string) => settingsOf("--scheme", scheme, "--from", encoder);
     const quarter = { epochs: 25, milestones: [15, 20], weightDecay: 2e-4, momentum: 0.9, eps: 8 / 255 };
-    expect(await of("slf")).toMatchObject({ ...quarter, batch: 512, lr: 0.01, attackSteps: 0 });
-    expect(await of("alf")).toMatchObject({ ...quarter, batch: 512, lr: 0.01, attackSteps: 10 });
-    expect(await of("aff")).toMatchObject({ ...quarter, batch: 128, lr: 0.1, attackSteps: 10, beta: 6 });
+    expect(await ofEncoder("slf")).toMatchObject({ ...quarter, batch: 512, lr: 0.01, attackSteps: 0 });
+    expect(await ofEncoder("alf")).toMatchObject({ ...quarter, batch: 512, lr: 0.01, attackSteps: 10 });
+    expect(await ofEncoder("aff")).toMatchObject({ ...quarter, batch: 128, lr: 0.1, attackSteps: 10, beta: 6 });
     const longer = { epochs: 100, milestones: [75, 90], weightDecay: 5e-4, batch: 128, lr: 0.1, attackSteps: 10 };
     for (const scheme of ["pgd-at", "trades"])
-      expect(await finetune.resolve(["--scheme", scheme])).toMatchObject({ ...longer, from: "none", width: 64 });
+      expect(await settingsOf("--scheme", scheme)).toMatchObject({ ...longer, from: "none", width: 64 });
     const held = ["--validation", "16"];
-    expect(await finetune.resolve(["--scheme", "trades", ...held])).toMatchObject({
+    expect(await settingsOf("--scheme", "trades", ...held)).toMatchObject({
       chooseBy: "robust",
       validationSteps: 10,
     });
-    expect(await finetune.resolve(["--scheme", "standard", ...held])).toMatchObject({ chooseBy: "clean" });
-    expect(await finetune.resolve(["--scheme", "standard"])).toMatchObject({ ...longer, from: "none", attackSteps: 0 });
+    expect(await settingsOf("--scheme", "standard", ...held)).toMatchObject({ chooseBy: "clean" });
+    expect(await settingsOf("--scheme", "standard")).toMatchObject({ ...longer, from: "none", attackSteps: 0 });
     const { settings } = parse(readFileSync(join(folder, "slf", "config.yaml"), "utf8"));
     expect(settings).toMatchObject({ lr: 0.01, "weight-decay": 2e-4, milestones: [15, 20], batch: 16 });
   });
@@ -140,7 +141,7 @@ describe("the schemes", () => {
 test("held-out images choose the epoch, test images do not", async () => {
   const out = join(folder, "chosen");
   const { result, log } = await run(
-    finetune,
+    finetuneCommand,
     `--scheme pgd-at --width 2 --size 16 ${images} --batch 16 --epochs 5 --attack-steps 1 --validation 16 --validation-steps 1 --evaluate --out ${out}`,
   );
   expect(log).toMatch(/32 images of shapes/);
@@ -166,7 +167,7 @@ describe("pseudo-labels", () => {
   const labels = join(folder, "labels.safetensors");
   beforeAll(async () => {
     const one = `--dataset shapes --limit 48 --threads 1 --restarts 1`;
-    await run(cluster, `--teacher ${encoder} --branch normal --clusters 4 ${one} --out ${labels}`);
+    await run(clusterCommand, `--teacher ${encoder} --branch normal --clusters 4 ${one} --out ${labels}`);
   });
 
   test("DynACL++: a head on clusters, TRADES from it, and what comes of it is finetuned as any run", async () => {
@@ -177,7 +178,7 @@ describe("pseudo-labels", () => {
     ];
     const trained = `--dataset shapes --limit 48 --workers 0 --threads 1 --target portable --batch 16`;
     const first = await run(
-      finetune,
+      finetuneCommand,
       `--preset dynacl-head --from ${encoder} --pseudo-labels ${labels} ${trained} --epochs 2 --lr 0.1 --out ${head}`,
     );
     expect(first.log).toContain("48 images of shapes in 4 classes");
@@ -189,17 +190,17 @@ describe("pseudo-labels", () => {
     const still = join(folder, "pseudo-still");
     const second = (out: string, lr: number) =>
       `--preset dynacl-trades --from ${head} --pseudo-labels ${labels} ${trained} --attack-steps 1 --epochs 1 --lr ${lr} --out ${out}`;
-    await run(finetune, second(still, 0));
+    await run(finetuneCommand, second(still, 0));
     const after = await tensorsOf(still);
     for (const name of ["param.fc.weight", "param.fc.bias", "param.conv1.weight"])
       expect([name, bytes(after.get(name) as Tensor)]).toEqual([name, bytes(headed.get(name) as Tensor)]);
 
-    await run(finetune, second(robust, 0.01));
+    await run(finetuneCommand, second(robust, 0.01));
     const moved = await tensorsOf(robust);
     expect(bytes(moved.get("param.conv1.weight") as Tensor)).not.toBe(
       bytes(headed.get("param.conv1.weight") as Tensor),
     );
-    const { result } = await run(finetune, `--scheme slf --from ${robust} ${small} --out ${last}`);
+    const { result } = await run(finetuneCommand, `--scheme slf --from ${robust} ${small} --out ${last}`);
     expect(result.testImages).toBe(60);
     expect((await loadRun(last, silent)).classes.length).toBe(10);
   });
@@ -211,13 +212,13 @@ describe("pseudo-labels", () => {
   ])("refuses %s", async (_, flags, message) => {
     const out = join(folder, "refused");
     const args = `--scheme slf --from ${encoder} --pseudo-labels ${labels} ${small} ${flags} --out ${out}`;
-    await expect(run(finetune, args)).rejects.toThrow(message);
+    await expect(run(finetuneCommand, args)).rejects.toThrow(message);
     expect(existsSync(out)).toBe(false);
   });
 
   test("refuses a head of other classes", async () => {
     const args = `--scheme slf --from ${join(folder, "pseudo-head")} --keep-head ${small} --out ${folder}/refused`;
-    await expect(run(finetune, args)).rejects.toThrow(/the head of --from tells 4 classes apart, not 10/);
+    await expect(run(finetuneCommand, args)).rejects.toThrow(/the head of --from tells 4 classes apart, not 10/);
   });
 });
 
@@ -235,7 +236,7 @@ describe("a run that is stopped", () => {
     const attack = scheme === "aff" ? " --attack-steps 1" : "";
     const [straight, stopped] = [join(folder, `${scheme}-straight`), join(folder, `${scheme}-stopped`)];
     const args = (out: string) => `finetune --from ${encoder} ${common}${attack} --out ${out}`;
-    await run(finetune, args(straight).replace("finetune ", ""));
+    await run(finetuneCommand, args(straight).replace("finetune ", ""));
     expect(await killedAfter(args(stopped).split(" "), stopped, 4, "SIGTERM")).not.toBe(0);
     const away = `${encoder}-away`;
     renameSync(encoder, away);
@@ -271,7 +272,7 @@ describe("a wrong request gets one sentence and leaves nothing", () => {
     const out = join(folder, "refused");
     const words = `${args.replace("ENCODER", encoder)} --out ${out}`;
     const given = /--dataset/.test(args) ? words : `${words} ${images}`;
-    await expect(run(finetune, given)).rejects.toMatchObject({
+    await expect(run(finetuneCommand, given)).rejects.toMatchObject({
       name: "RequestError",
       message: expect.stringMatching(message),
     });
@@ -288,7 +289,10 @@ describe("a wrong request gets one sentence and leaves nothing", () => {
         .toFile(join(data, path, "1.png"));
     }
     await expect(
-      run(finetune, `--scheme slf --from ${encoder} --dataset folder --data ${data} --batch 2 --out ${folder}/refused`),
+      run(
+        finetuneCommand,
+        `--scheme slf --from ${encoder} --dataset folder --data ${data} --batch 2 --out ${folder}/refused`,
+      ),
     ).rejects.toThrow(/is a class that .* does not have/);
   });
 });

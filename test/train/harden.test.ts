@@ -11,10 +11,10 @@ import type { Value } from "../../graphs/onnx/graph.ts";
 import { parseModel } from "../../graphs/onnx/parse.ts";
 import { float32, type Tensor, tensor, zeros } from "../../graphs/onnx/tensor.ts";
 import { hardenStep } from "../../graphs/steps/harden.ts";
-import { harden } from "../../src/cli/commands/harden.ts";
+import { hardenCommand } from "../../src/cli/commands/harden.ts";
 import { createSession } from "../../src/engine/session.ts";
-import { trainable } from "../../src/train/harden-model.ts";
-import { patchWeights } from "../../src/train/patch.ts";
+import { trainable } from "../../src/train/harden/model.ts";
+import { patchWeights } from "../../src/train/harden/patch.ts";
 import { built } from "../built.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../graphs/run.ts";
 import { killedAfter } from "../killed.ts";
@@ -31,7 +31,7 @@ afterAll(() => rm(folder, { recursive: true }));
 
 const run = async (...args: string[]) => {
   const [stdout, stderr] = [new Sink(), new Sink()];
-  await harden.execute(["--from", small, "--threads", "1", "--json", "--quiet", ...args], { stdout, stderr });
+  await hardenCommand.execute(["--from", small, "--threads", "1", "--json", "--quiet", ...args], { stdout, stderr });
   return { ...JSON.parse(stdout.text), stderr: stderr.text };
 };
 

@@ -5,22 +5,23 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "@jest/globals";
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
-import { type AnyMethodOptions, methodNames, methods } from "../../graphs/methods/index.ts";
+import { dynaclStrength, dynaclWeight } from "../../graphs/methods/dynacl.ts";
+import { methodNames, methods } from "../../graphs/methods/index.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
 import { type Cell, printTable, rowsOf } from "../../src/compare/table.ts";
 import { parseVariant, slug, wantsClusters } from "../../src/compare/variant.ts";
 import { weightsOf } from "../../src/runs/network.ts";
-import { dynaclStrength, dynaclWeight, feeds, rateOf } from "../../src/train/feeds.ts";
+import { feeds, rateOf } from "../../src/train/feeds.ts";
 import { initialState } from "../../src/train/loop.ts";
 import { warmCosineRate } from "../../src/train/schedule.ts";
 import { built } from "../built.ts";
 
-const options: AnyMethodOptions = {
+const options = {
   batch: 4,
   size: 16,
-  depth: 18,
+  depth: 18 as const,
   width: 2,
-  stem: "cifar",
+  stem: "cifar" as const,
   temperature: 0.5,
   baseTemperature: 0.07,
   eps: 8 / 255,
@@ -107,7 +108,7 @@ describe("schedules", () => {
 describe("a comparison", () => {
   test("names variants by their changes", () => {
     const variant = parseVariant("advcl/no-high-frequency/clusters=2+10");
-    expect(variant).toMatchObject({ method: "advcl", flags: ["--no-high-frequency", "--clusters", "2,10"] });
+    expect(variant).toMatchObject({ method: "advcl", settings: { highFrequency: false, clusters: "2,10" } });
     expect(slug(variant.name)).toBe("advcl_no-high-frequency_clusters-2+10");
     expect(wantsClusters(variant)).toBe(true);
     expect(wantsClusters(parseVariant("advcl/no-clusters"))).toBe(false);

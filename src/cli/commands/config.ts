@@ -2,13 +2,16 @@ import { stringify } from "yaml";
 import { RequestError } from "../../errors.ts";
 import { kebabCase } from "../../settings/name.ts";
 import { nearestName } from "../../settings/resolve.ts";
-import { asksHelp, type Command } from "../command.ts";
-import { commands } from "./index.ts";
+import type { Command, CommandEntry } from "../command.ts";
+import { asksHelp } from "../flags.ts";
 
 const usage = "write advcl config COMMAND [--setting value …]";
 
 /** The command whose settings are asked for. It takes that command's flags, so it has no rows of its own. */
-const loadTarget = async (target: string | undefined): Promise<Command> => {
+const loadTarget = async (
+  commands: Readonly<Record<string, CommandEntry>>,
+  target: string | undefined,
+): Promise<Command> => {
   const names = Object.keys(commands).filter((name) => name !== "config");
   if (target === undefined || target.startsWith("-")) throw new RequestError(`advcl config needs a command: ${usage}`);
   const entry = names.includes(target) ? commands[target] : undefined;
@@ -18,21 +21,19 @@ const loadTarget = async (target: string | undefined): Promise<Command> => {
   throw new RequestError(`there are no settings of ${JSON.stringify(target)}, which is no command; ${remedy}`);
 };
 
-export const config: Command = {
+/** Prints the settings of another command of a table. */
+export const configCommand = (commands: Readonly<Record<string, CommandEntry>>): Command => ({
   name: "config",
   summary: "print all settings of a command as YAML",
   help: () =>
     `advcl config: print all settings of a command as YAML\n\nUsage: advcl config COMMAND [--setting value …]\n\nTakes the settings of COMMAND, from flags, --config and --preset, and prints what they resolve to: a file for\n--config. With --json it prints one line of JSON.\n`,
-  resolve: async () => ({}),
-  configurable: () => ({}),
+  configure: async () => ({ settings: {}, json: false }),
   execute: async ([target, ...args], { stdout }) => {
     if (target === undefined && asksHelp(args)) return 0;
-    const command = await loadTarget(target);
-    const settings = await command.resolve(args, false);
-    const named = Object.fromEntries(
-      Object.entries(command.configurable(settings)).map(([key, value]) => [kebabCase(key), value ?? null]),
-    );
-    stdout.write(settings.json === true ? `${JSON.stringify(named)}\n` : stringify(named));
+    const command = await loadTarget(commands, target);
+    const { settings, json } = await command.configure(args);
+    const named = Object.fromEntries(Object.entries(settings).map(([key, value]) => [kebabCase(key), value ?? null]));
+    stdout.write(json ? `${JSON.stringify(named)}\n` : stringify(named));
     return 0;
   },
-};
+});

@@ -1,6 +1,6 @@
 /**
- * What an attack is: a generator for one image that asks the model questions and gets answers. All state is per image, as
- * the papers have it; the runner (runner.ts) puts the questions of many images into one batch, and an image that is broken
+ * What an attack is: a generator for one image that asks the model oracle and gets answers. All state is per image, as
+ * the papers have it; the runner (runner.ts) puts the queries of many images into one batch, and an image that is broken
  * asks no more. What an attack finds is fixed by the model, the image and the seed.
  */
 import type { AttackLoss } from "../../../graphs/steps/evaluate.ts";

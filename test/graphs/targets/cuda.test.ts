@@ -2,6 +2,7 @@
 import { describe, expect, test } from "@jest/globals";
 import { linf } from "../../../graphs/attacks/threat-model.ts";
 import { grad } from "../../../graphs/autodiff/grad.ts";
+import { advcl } from "../../../graphs/methods/advcl.ts";
 import type { DType } from "../../../graphs/onnx/dtype.ts";
 import { input, nodesOf, type Value } from "../../../graphs/onnx/graph.ts";
 import {
@@ -21,7 +22,6 @@ import {
 } from "../../../graphs/ops/index.ts";
 import { type AttackLoss, attackLosses, gradientStep, pgdStep } from "../../../graphs/steps/evaluate.ts";
 import { manySteps } from "../../../graphs/steps/many.ts";
-import { pretrainStep } from "../../../graphs/steps/pretrain.ts";
 import { compile, type Step } from "../../../graphs/steps/step.ts";
 import { type CudaOptions, cudaTarget } from "../../../graphs/targets/cuda/index.ts";
 import { lower } from "../../../graphs/targets/lower.ts";
@@ -32,13 +32,13 @@ import { cudaKernels } from "./cuda-kernels.ts";
 /** Programs that run on a GPU, small: what they compute does not depend on sizes. */
 const programs = (): Record<string, Pick<Step, "outputs">> => {
   const options = { ...goldenOptions, batch: 4, size: 8, width: 4, radius: 2, clusters: [2, 3], attackSteps: 2 };
-  const step = pretrainStep(options);
+  const step = advcl.build(options);
   const w = input("w", { dtype: "float32", shape: [10, 48] });
   const classifier = (x: Value): Value => gemm(reshape(x, [2, 48]), w, { transB: 1 });
   const images = { batch: 2, image: [3, 4, 4] } as const;
   return {
     step,
-    "two steps in one run": manySteps(pretrainStep({ ...options, trace: false }), 2),
+    "two steps in one run": manySteps(advcl.build({ ...options, trace: false }), 2),
     ...Object.fromEntries(
       (Object.keys(attackLosses) as AttackLoss[]).map((loss) => [
         `gradient of ${loss}`,

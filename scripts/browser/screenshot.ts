@@ -1,7 +1,7 @@
 /**
  * Drives the page in headless Chromium and keeps pictures of it.
  *
- *   node dist/scripts/screenshot.js URL OUT_DIR [--width 1240] [--webgpu]
+ *   node dist/scripts/browser/screenshot.js URL OUT_DIR [--width 1240] [--webgpu]
  *
  * Chromium is that of $ADVCL_CHROMIUM, else /usr/bin/chromium. With --webgpu it computes on its software Vulkan: right
  * for correctness, says nothing of speed.
@@ -9,8 +9,8 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
-import { RequestError } from "../src/errors.ts";
-import { readFlags } from "./flags.ts";
+import { RequestError } from "../../src/errors.ts";
+import { readFlags } from "../flags.ts";
 
 const { values, positionals } = readFlags(import.meta.url, {
   allowPositionals: true,

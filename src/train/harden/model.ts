@@ -1,13 +1,13 @@
 /** A classifier from a file as a program whose weights can be trained. */
-import { bind } from "../../graphs/deploy/rewrite.ts";
-import { trainableInitializers } from "../../graphs/import/trainable.ts";
-import type { Store } from "../../graphs/nn/scope.ts";
-import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
-import { type FileModel, parseModel } from "../../graphs/onnx/parse.ts";
-import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
-import { div, sub } from "../../graphs/ops/index.ts";
-import { RequestError } from "../errors.ts";
-import { imagesOf, readClassifier } from "../evaluate/classifier.ts";
+import { bind } from "../../../graphs/deploy/rewrite.ts";
+import { trainableInitializers } from "../../../graphs/import/trainable.ts";
+import type { Store } from "../../../graphs/nn/scope.ts";
+import { constant, input, type Value } from "../../../graphs/onnx/graph.ts";
+import { type FileModel, parseModel } from "../../../graphs/onnx/parse.ts";
+import { float32, type Tensor } from "../../../graphs/onnx/tensor.ts";
+import { div, sub } from "../../../graphs/ops/index.ts";
+import { RequestError } from "../../errors.ts";
+import { imagesOf, readClassifier } from "../../evaluate/classifier.ts";
 
 export interface Trainable {
   readonly file: FileModel;
@@ -18,8 +18,8 @@ export interface Trainable {
 }
 
 export interface Preprocessing {
-  readonly mean: readonly number[] | undefined;
-  readonly std: readonly number[] | undefined;
+  readonly mean?: readonly number[] | undefined;
+  readonly std?: readonly number[] | undefined;
 }
 
 /** Reads a classifier for batches of images [batch, …image]. */

@@ -3,7 +3,7 @@
 # on CIFAR-10, CIFAR-100 and STL-10, and each classifier is evaluated: accuracy on clean test images (SA), under PGD-20 (RA) and
 # under AutoAttack (AA) at 8/255. Started again it goes on where it was. Ends with a table, OUT/table.json and OUT/report.html.
 #
-#   scripts/real-chain.sh DATA PSEUDO_LABELS OUT [more settings of every command, such as --threads 1]
+#   scripts/benchmarks/real-chain.sh DATA PSEUDO_LABELS OUT [more settings of every command, such as --threads 1]
 #
 # DATA holds the folders cifar-10-batches-bin, cifar-100-binary and stl10_binary. Needs the compiled project (npm run build).
 set -euo pipefail

@@ -3,8 +3,8 @@
  * inputs, outputs, versions, and what this project does not know of.
  */
 import protobuf from "protobufjs/minimal.js";
-import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { RequestError } from "../errors.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { RequestError } from "../../errors.ts";
 
 // Field numbers of onnx.proto.
 const [MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_FLOATS, TENSOR_NAME, TENSOR_RAW, METADATA] = [7, 5, 4, 8, 9, 14];

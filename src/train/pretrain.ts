@@ -1,0 +1,192 @@
+/** Pretraining of an encoder without labels: AdvCL (Fan et al. 2021) and its rivals. */
+import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
+import { methods } from "../../graphs/methods/index.ts";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import type { Step } from "../../graphs/steps/step.ts";
+import { type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
+import { createLoader } from "../data/loader.ts";
+import { checkPseudoLabels, type PseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
+import { chooseEngine, type Engine } from "../engine/engine.ts";
+import { RequestError } from "../errors.ts";
+import { createExtractor, knnAccuracy } from "../evaluate/knn.ts";
+import { writeReport } from "../report/write.ts";
+import { loadRun, type Network, networkRecord, stemOf } from "../runs/network.ts";
+import type { Resolved } from "../settings/spec.ts";
+import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
+import { feeds, rateOf, teacherState } from "./feeds.ts";
+import { train } from "./loop.ts";
+import { pretrainPresets, pretrainSettings } from "./pretrain-settings.ts";
+
+type Settings = Resolved<typeof pretrainSettings>;
+
+/** What a pretraining ends with. */
+export interface PretrainResult {
+  /** The run folder. */
+  readonly out: string;
+  /** Steps in all, those before a resume included. */
+  readonly steps: number;
+  readonly epochs: number;
+  /** Figures of the last step and evaluation, by name: `loss`, `knnAccuracy`, … */
+  readonly metrics: Readonly<Record<string, number>>;
+  /** Seconds that the engine waited for data. */
+  readonly waitSeconds: number;
+}
+
+/** The dataset that is asked for, without its part. */
+const imagesOf = ({ dataset, data, size, seed }: Settings): Omit<DatasetOptions, "split"> => ({
+  name: dataset,
+  seed,
+  ...(data !== undefined && { data }),
+  ...(size > 0 && { size }),
+});
+
+const loadTraining = async (settings: Settings): Promise<Dataset> => {
+  const { split, limit, batch } = settings;
+  const dataset = await loadDataset({ ...imagesOf(settings), ...(limit > 0 && { limit }), split });
+  const { height, width, count } = dataset;
+  if (height !== width) throw new RequestError(`images are ${width}×${height}; give --size to make them square`);
+  if (count < batch)
+    throw new RequestError(`the dataset has ${count} images, fewer than a batch of ${batch}; lower --batch`);
+  return dataset;
+};
+
+const networkOf = ({ method: name, depth, width, stem }: Settings, size: number): Network => {
+  const { branches, evaluatedBranch } = methods[name];
+  return { depth: Number(depth) as Network["depth"], width, stem: stemOf(stem, size), size, branches, evaluatedBranch };
+};
+
+const stepOf = (settings: Settings, network: Network): Step => {
+  const tasks = apDpeTasks.filter((task) => settings.tasks.includes(task));
+  if (tasks.length === 0 || tasks.length < settings.tasks.length)
+    throw new RequestError(`tasks ${settings.tasks.join(", ")}: give some of ${apDpeTasks.join(", ")}`);
+  const radius = settings.highFrequency ? settings.radius : 0;
+  return methods[settings.method].build({ ...settings, ...network, tasks, radius });
+};
+
+const labelsFor = async (
+  { pseudoLabels: path, clusters }: Settings,
+  dataset: Dataset,
+): Promise<PseudoLabels | undefined> => {
+  if (clusters.length === 0) return undefined;
+  if (path === undefined)
+    throw new RequestError(
+      `clusters ${clusters.join(", ")} need --pseudo-labels FILE (make one with advcl cluster); or train without them: --no-clusters`,
+    );
+  const labels = await readPseudoLabels(path);
+  checkPseudoLabels(labels, dataset, clusters);
+  return labels;
+};
+
+/** What DeACL's student starts beside: the weights of its frozen teacher, as inputs of the step. */
+const teacherFor = async (
+  { method, teacher }: Settings,
+  network: Network,
+  context: VerbContext,
+): Promise<Map<string, Tensor> | undefined> => {
+  if (methods[method].given === undefined) return undefined;
+  if (teacher === undefined)
+    throw new RequestError(`${method} needs --teacher RUN: a run of pretrain --method simclr with the same network`);
+  const found = await loadRun(teacher, context.warn);
+  const shape = ({ depth, width, stem, branches }: Network) => JSON.stringify([depth, width, stem, branches ?? null]);
+  if (shape(found.network) !== shape(network) || !found.tensors.has("head_proj.fc3.weight"))
+    throw new RequestError(
+      `the teacher in ${teacher} is not a simclr network of depth ${network.depth} and width ${network.width}; give one, or set --depth and --width to its own`,
+    );
+  return teacherState(found.tensors);
+};
+
+/** kNN accuracy of the test images in a bank of the training images; nothing where the dataset has no labels. */
+const createKnn = async (engine: Engine, network: Network, bank: Dataset, loadTest: () => Promise<Dataset>) => {
+  if (bank.labels === undefined) return { accuracy: async () => ({}), release: async () => {} };
+  const { labels } = bank;
+  const queries = await loadTest();
+  const extractor = await createExtractor(engine, network, network.evaluatedBranch);
+  return {
+    accuracy: async (weights: ReadonlyMap<string, Tensor>) => {
+      const known = { features: await extractor.extract(bank, weights), labels };
+      const asked = { features: await extractor.extract(queries, weights), labels: queries.labels ?? new Int32Array() };
+      return { knnAccuracy: await knnAccuracy(engine, known, asked, bank.classes.length) };
+    },
+    release: () => extractor.release(),
+  };
+};
+
+/** What the loop is told of learning rates, other scalars and figures after an epoch. */
+const schedulesOf = (settings: Settings, stepsPerEpoch: number) => {
+  const { scalars } = feeds[settings.method];
+  const { epochs } = settings;
+  return {
+    rate: rateOf(settings, stepsPerEpoch),
+    ...(scalars && {
+      scalars: (epoch: number, at: number) => scalars(settings, epoch, (epoch - 1 + at / stepsPerEpoch) / epochs),
+    }),
+  };
+};
+
+const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context: VerbContext): void => {
+  const figures = Object.entries(metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+  context.print(`${out}: ${steps} steps, ${figures.join(", ")}`);
+  context.log(`the engine waited ${waitSeconds.toFixed(1)} s for data in all`);
+};
+
+const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
+  const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
+  const dataset = await loadTraining(settings);
+  const pseudoLabels = await labelsFor(settings, dataset);
+  const engine = await chooseEngine(settings);
+  const network = networkOf(settings, dataset.height);
+  const step = stepOf(settings, network);
+  const initial = await teacherFor(settings, network, context);
+  const loader = createLoader({
+    dataset,
+    batch,
+    seed,
+    workers: settings.workers,
+    inputs: (epoch) => feeds[method].inputs(settings, epoch),
+    dropLast: true,
+    ...(pseudoLabels && { pseudoLabels }),
+  });
+  const folder = await context.openRun();
+  const knn = await createKnn(engine, network, dataset, () => loadDataset({ ...imagesOf(settings), split: "test" }));
+  context.log(
+    `${methods[method].title}: ResNet-${settings.depth} width ${settings.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
+      `${loader.stepsPerEpoch} steps of ${batch} an epoch, on ${engine.provider} (${engine.reason})`,
+  );
+  try {
+    const trained = await train({
+      ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
+      ...{ stepsPerRun, saveEvery, ...schedulesOf(settings, loader.stepsPerEpoch) },
+      record: { network: networkRecord(network), method, clusters },
+      replay: true,
+      ...(initial && { initial }),
+      evaluate: async (epoch, weights) =>
+        knnEvery > 0 && (epoch % knnEvery === 0 || epoch === epochs) ? knn.accuracy(weights) : {},
+    });
+    const { steps, metrics, waitSeconds } = trained;
+    if (trained.interrupted) throw new Interrupted(`stopped after step ${steps}; go on with --resume`);
+    const result = { out: folder.path, steps, epochs, metrics, waitSeconds };
+    await writeReport(folder.path);
+    printEnd(result, context);
+    return result;
+  } finally {
+    await knn.release();
+    await loader.close();
+    await folder.close();
+  }
+};
+
+/**
+ * Pretrains an encoder into a run folder (`out`); with `resume` goes on with the run that is there.
+ *
+ * @throws RequestError where the request is wrong, RunError where a loss is not finite, Interrupted where the signal was
+ *   aborted (what was done is saved)
+ */
+export const pretrain = defineVerb(
+  {
+    name: "pretrain",
+    settings: pretrainSettings,
+    presets: pretrainPresets,
+    complete: ({ method }) => (method === undefined ? {} : (feeds[method].paper as Partial<Settings>)),
+  },
+  run,
+);

@@ -1,0 +1,122 @@
+/** A verb: a function of the library that does what a command does. */
+import type { z } from "zod";
+import { RequestError } from "../errors.ts";
+import type { RunFolder } from "../runs/run-folder.ts";
+import type { SettingValue } from "../settings/name.ts";
+import { readObject } from "../settings/resolve.ts";
+import { defineSpec, type Given, type Resolved, type Spec, type SpecDefinition } from "../settings/spec.ts";
+import { type ProgressLine, quietReporter, type Reporter } from "./reporter.ts";
+
+/** Thrown where a verb stopped because its signal was aborted, after it saved what it had. */
+export class Interrupted extends Error {
+  override readonly name = "AbortError";
+}
+
+export interface VerbOptions {
+  /** Who is told of the progress (default: nobody; warnings are emitted as Node's). */
+  readonly reporter?: Reporter;
+  /** Aborted, the verb finishes its step, saves and rejects with `Interrupted`. */
+  readonly signal?: AbortSignal;
+}
+
+/** What a verb works with besides its settings. */
+export interface VerbContext extends Reporter {
+  readonly signal: AbortSignal;
+  /** Settings that make the run what it is, for its config.yaml. */
+  readonly recorded: Readonly<Record<string, SettingValue>>;
+  /** Keys of settings that may differ when a run is resumed. */
+  readonly changeable: readonly string[];
+  /**
+   * Opens the run folder of --out, as --resume says; closed with the verb if it is not before.
+   *
+   * @throws RequestError where --out is missing, or as `openRunFolder`
+   */
+  openRun(options?: { readonly keep?: number; readonly keepEvery?: number }): Promise<RunFolder>;
+}
+
+type Shape = Readonly<Record<string, z.ZodType>>;
+
+/**
+ * Does its work and returns the results.
+ *
+ * @throws RequestError where the request is wrong, RunError where the work failed, Interrupted where the signal was aborted
+ */
+export interface Verb<Own extends Shape, Result> {
+  (settings: Given<Own>, options?: VerbOptions): Promise<Result>;
+  readonly spec: Spec<Own>;
+  /** The same with settings that `spec.resolve` gave. */
+  perform(settings: Resolved<Own>, options?: VerbOptions): Promise<Result>;
+}
+
+/** Settings that say how a run is asked for, not what it is: neither kept in a run's config.yaml nor compared on resume. */
+const unrecorded = ["preset", "out", "resume"];
+
+interface Opened {
+  readonly context: VerbContext;
+  close(): Promise<void>;
+}
+
+const openContext = (spec: Spec, settings: Readonly<Record<string, SettingValue>>, options: VerbOptions): Opened => {
+  const { rows } = spec;
+  const reporter = options.reporter ?? quietReporter;
+  const lines: ProgressLine[] = [];
+  const runs: RunFolder[] = [];
+  const recorded = Object.fromEntries(Object.entries(settings).filter(([key]) => !unrecorded.includes(key)));
+  const changeable = Object.entries(rows).flatMap(([key, row]) => (row.changeable ? [key] : []));
+  const context: VerbContext = {
+    log: (message) => reporter.log(message),
+    warn: (message) => reporter.warn(message),
+    print: (text) => reporter.print(text),
+    progress: (shown) => {
+      const line = reporter.progress(shown);
+      lines.push(line);
+      return line;
+    },
+    get signal() {
+      return options.signal ?? new AbortController().signal;
+    },
+    recorded,
+    changeable,
+    openRun: async (kept = {}) => {
+      const { openRunFolder } = await import("../runs/run-folder.ts");
+      const { out, resume } = settings;
+      if (typeof out !== "string") throw new RequestError("--out is missing: give the folder of the run");
+      const run = await openRunFolder(spec.runFolder(out), {
+        command: spec.name,
+        settings: recorded,
+        changeable,
+        resume: resume === true,
+        resumable: rows.resume !== undefined,
+        warn: context.warn,
+        ...kept,
+      });
+      runs.push(run);
+      return run;
+    },
+  };
+  const close = async () => {
+    for (const line of lines) line.stop();
+    for (const run of runs) await run.close();
+  };
+  return { context, close };
+};
+
+/** Makes a verb of its settings and of what it does with them. */
+export const defineVerb = <const Own extends Shape, Result>(
+  definition: SpecDefinition<Own>,
+  run: (settings: Resolved<Own>, context: VerbContext) => Promise<Result>,
+): Verb<Own, Result> => {
+  const spec = defineSpec(definition);
+  const perform: Verb<Own, Result>["perform"] = async (settings, options = {}) => {
+    const values = settings as Readonly<Record<string, SettingValue>>;
+    const { context, close } = openContext(spec as unknown as Spec, values, options);
+    try {
+      return await run(settings, context);
+    } finally {
+      await close();
+    }
+  };
+  const verb = async (given: Given<Own>, options?: VerbOptions): Promise<Result> =>
+    perform(await spec.resolve([readObject(spec.name, spec.rows, given, "")]), options);
+  return Object.assign(verb, { spec, perform });
+};
