@@ -7,6 +7,7 @@ import sharp from "sharp";
 import { create } from "tar";
 import { type DatasetOptions, loadDataset, subset } from "../../src/data/dataset.ts";
 import { RequestError } from "../../src/errors.ts";
+import { available } from "../needs.ts";
 
 let root = "";
 let serial = 0;
@@ -278,12 +279,15 @@ test("a subset keeps places and labels", async () => {
 });
 
 const shared = new URL("../../../shared/data", import.meta.url).pathname;
-(existsSync(shared) ? test : test.skip)("real files (skipped where ../shared/data is absent)", async () => {
-  const train = await loadDataset({ name: "cifar10", data: shared, split: "train" });
-  expect([train.count, train.index[4999]]).toEqual([5000, 40_999]);
-  expect(train.classes[train.labels![0]!]).toBe("frog");
-  const fine = await loadDataset({ name: "cifar100", data: shared, split: "train" });
-  expect([fine.count, fine.classes[fine.labels![0]!]]).toEqual([486, "cattle"]);
-  const unlabeled = await loadDataset({ name: "stl10", data: shared, split: "unlabeled", limit: 5, size: 32 });
-  expect(unlabeled.count).toBe(5);
-});
+(available("data", existsSync(shared)) ? test : test.skip)(
+  "real files (skipped where ../shared/data is absent)",
+  async () => {
+    const train = await loadDataset({ name: "cifar10", data: shared, split: "train" });
+    expect([train.count, train.index[4999]]).toEqual([5000, 40_999]);
+    expect(train.classes[train.labels![0]!]).toBe("frog");
+    const fine = await loadDataset({ name: "cifar100", data: shared, split: "train" });
+    expect([fine.count, fine.classes[fine.labels![0]!]]).toEqual([486, "cattle"]);
+    const unlabeled = await loadDataset({ name: "stl10", data: shared, split: "unlabeled", limit: 5, size: 32 });
+    expect(unlabeled.count).toBe(5);
+  },
+);

@@ -7,6 +7,7 @@ import { type Batch, createLoader, type Loader, type LoaderOptions } from "../..
 import { pseudoLabels } from "../../src/data/pseudo-labels.ts";
 import { advclView, dynaclView, plainView, uniformStart, weakView } from "../../src/data/view.ts";
 import { RequestError, RunError } from "../../src/errors.ts";
+import { available } from "../needs.ts";
 
 let dataset: Dataset;
 let clusters: ReturnType<typeof pseudoLabels>;
@@ -148,7 +149,7 @@ describe("what does not fit is refused", () => {
   });
 });
 
-const built = existsSync(new URL("../../dist/src/data/loader-worker.js", import.meta.url));
+const built = available("dist", existsSync(new URL("../../dist/src/data/loader-worker.js", import.meta.url)));
 
 (built ? describe : describe.skip)("worker threads (skipped where dist is not built: npm run build)", () => {
   const using = async (options: Partial<LoaderOptions>, use: (loader: Loader) => Promise<void>): Promise<void> => {

@@ -7,6 +7,7 @@ import { tensor } from "../../graphs/onnx/tensor.ts";
 import { checkPseudoLabels, pseudoLabels, readPseudoLabels, writePseudoLabels } from "../../src/data/pseudo-labels.ts";
 import { RequestError } from "../../src/errors.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
+import { available } from "../needs.ts";
 
 let root = "";
 const at = (name: string): string => join(root, name);
@@ -133,12 +134,15 @@ describe("is refused", () => {
 });
 
 const shared = new URL("../../../shared/data/pseudo-labels/", import.meta.url).pathname;
-(existsSync(shared) ? test : test.skip)("published files (skipped where ../shared/data is absent)", async () => {
-  const authors = await readPseudoLabels(join(shared, "imagenet_clPretrain_pseudo_labels.pkl"));
-  const others = await readPseudoLabels(join(shared, "cifar100_pseudo_labels.safetensors"));
-  for (const labels of [authors, others]) {
-    expect(labels.ks).toEqual([2, 10, 50, 100, 500]);
-    expect(labels.count).toBe(50_000);
-  }
-  expect([...authors.labels(2).subarray(0, 8)]).toEqual([1, 0, 0, 1, 0, 0, 1, 1]);
-});
+(available("data", existsSync(shared)) ? test : test.skip)(
+  "published files (skipped where ../shared/data is absent)",
+  async () => {
+    const authors = await readPseudoLabels(join(shared, "imagenet_clPretrain_pseudo_labels.pkl"));
+    const others = await readPseudoLabels(join(shared, "cifar100_pseudo_labels.safetensors"));
+    for (const labels of [authors, others]) {
+      expect(labels.ks).toEqual([2, 10, 50, 100, 500]);
+      expect(labels.count).toBe(50_000);
+    }
+    expect([...authors.labels(2).subarray(0, 8)]).toEqual([1, 0, 0, 1, 0, 0, 1, 1]);
+  },
+);

@@ -3,11 +3,12 @@ import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
 import { expect, test } from "@jest/globals";
 import { built } from "../built.ts";
+import { available } from "../needs.ts";
 
 const software = "/usr/lib/chromium/vk_swiftshader_icd.json";
 const hasGpu = existsSync("/dev/dri") && readdirSync("/dev/dri").some((name) => name.startsWith("renderD"));
 const driver = process.env.VK_DRIVER_FILES ?? (!hasGpu && existsSync(software) ? software : undefined);
-const here = driver !== undefined || hasGpu;
+const here = available("webgpu", driver !== undefined || hasGpu);
 
 const onWebGpu = (name: string, run: () => void) =>
   (here ? test : test.skip)(`${name}${here ? "" : " (skipped: no WebGPU driver here)"}`, run);

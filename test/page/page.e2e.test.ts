@@ -8,9 +8,10 @@ import { buildPage } from "../../src/serve/build.ts";
 import { servePage } from "../../src/serve/server.ts";
 import { built } from "../built.ts";
 import { head, randomNetwork } from "../deploy/networks.ts";
+import { available } from "../needs.ts";
 
 const executablePath = process.env.ADVCL_CHROMIUM ?? "/usr/bin/chromium";
-const inBrowser = existsSync(executablePath) ? describe : describe.skip;
+const inBrowser = available("browser", existsSync(executablePath)) ? describe : describe.skip;
 
 const files = async () => {
   built("page/index.html");

@@ -39,10 +39,7 @@ test("tells the whole story: every part, a table of classifiers, a report; done 
   ];
   expect(parts.map(({ name }: { name: string }) => name)).toEqual(names);
   expect(classifiers.map(({ name }: { name: string }) => name)).toEqual(["slf", "alf", "aff", "standard"]);
-  for (const { accuracy, robustAccuracy } of classifiers) {
-    expect(robustAccuracy).toBeGreaterThanOrEqual(0);
-    expect(robustAccuracy).toBeLessThanOrEqual(accuracy);
-  }
+  for (const { accuracy, robustAccuracy } of classifiers) expect(robustAccuracy).toBeLessThanOrEqual(accuracy);
   for (const run of ["teacher", "advcl", "slf", "alf", "aff", "standard", "attacks-aff", "attacks-standard"])
     expect(existsSync(join(out, run, "report.html"))).toBe(true);
   const exported = await loadClassifier(join(out, "classifier-fp32.onnx"), { mean: [], std: [], warn: () => {} });

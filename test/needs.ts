@@ -1,0 +1,24 @@
+/** What some tests need and a machine may lack. */
+export type Need = "browser" | "webgpu" | "data" | "dist";
+
+const remedies: Readonly<Record<Need, string>> = {
+  browser: "Chromium: install it, or name it in ADVCL_CHROMIUM",
+  webgpu: "a Vulkan driver: name one in VK_DRIVER_FILES; Debian's chromium brings one",
+  data: "the folder ../shared/data with samples of the public data sets",
+  dist: "the built project: npm run build",
+};
+
+/**
+ * Whether tests that need something can run. Where they cannot, they are skipped; on CI (CI=1 or CI=true) nothing is skipped in
+ * silence: then it is an error, unless ADVCL_MAY_MISS, a list such as browser,webgpu, says that it may be missing.
+ */
+export const available = (
+  need: Need,
+  isThere: boolean,
+  { CI, ADVCL_MAY_MISS = "" }: NodeJS.ProcessEnv = process.env,
+): boolean => {
+  const onCi = CI === "1" || CI === "true";
+  if (!isThere && onCi && !ADVCL_MAY_MISS.split(",").includes(need))
+    throw new Error(`these tests need ${remedies[need]}; or set ADVCL_MAY_MISS=${need} where it may be missing`);
+  return isThere;
+};
