@@ -37,6 +37,22 @@ test("the example of the README runs by the package's name", () => {
   expect(statSync(at("attack.onnx")).size).toBeGreaterThan(100_000);
 });
 
+test("AdvCL trains, is finetuned, attacked and exported through the library alone", () => {
+  const example = readFileSync(join(root, "examples/advcl.mjs"), "utf8");
+  expect(example.trimEnd().split("\n").length).toBeLessThanOrEqual(30);
+  writeFileSync(at("advcl.mjs"), example);
+  const { status, stdout, stderr } = spawnSync(process.execPath, ["advcl.mjs", "run"], {
+    cwd: folder,
+    encoding: "utf8",
+  });
+  expect({ status, errors: /error/i.exec(stderr) }).toEqual({ status: 0, errors: null });
+  const { loss, clean, pgd10, out } = JSON.parse(stdout.trim().split("\n").at(-1) ?? "") as Record<string, number>;
+  expect(loss).toBeGreaterThan(0);
+  expect(pgd10).toBeLessThanOrEqual(clean as number);
+  expect(out).toBe("run/classifier.onnx");
+  expect(statSync(at("run/classifier.onnx")).size).toBeGreaterThan(100_000);
+});
+
 test("and its types are known", () => {
   const check = (): ReturnType<typeof spawnSync> => {
     const flags = "--noEmit --strict --skipLibCheck --module nodenext --target es2023 --types node example.mts";
