@@ -36,8 +36,8 @@ export interface Definition {
   readonly attributes: { readonly [name: string]: AttributeKind };
   /** Types of the outputs; throws InferenceError. */
   infer(inputs: readonly Value[], attributes: Attributes): readonly Type[];
-  /** How the op is spelled in a file, where that differs from how it is held here. */
-  readonly write?: (inputs: readonly Value[], attributes: Attributes) => Spelling;
+  /** How the op is spelled in a file of an opset, where that differs from how it is held here. */
+  readonly write?: (inputs: readonly Value[], attributes: Attributes, opset: number) => Spelling;
   /** The first opset that has the op, where that is beyond 13. */
   readonly firstOpset?: number;
   /** The last opset that has the op in this form; a file that holds it is written in that opset. */

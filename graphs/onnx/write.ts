@@ -5,9 +5,7 @@ import { GraphError } from "./error.ts";
 import {
   type Attribute,
   type AttributeKind,
-  constant,
   constantName,
-  type Definition,
   filled,
   inputName,
   isAbsent,
@@ -20,7 +18,7 @@ import {
   type Type,
   type Value,
 } from "./graph.ts";
-import { type Tensor, tensor } from "./tensor.ts";
+import type { Tensor } from "./tensor.ts";
 
 const { onnx } = onnxProto;
 type AttributeProto = onnxProto.onnx.IAttributeProto;
@@ -59,18 +57,6 @@ export interface Model {
   /** Nodes by their names in the file, for messages; control-flow bodies included. */
   readonly nodes: ReadonlyMap<string, Node>;
 }
-
-/** Reductions whose axes are an input from opset 18 on; those of ReduceSum are one already. */
-const reductions = [
-  "ReduceMax",
-  "ReduceMean",
-  "ReduceMin",
-  "ReduceProd",
-  "ReduceL1",
-  "ReduceL2",
-  "ReduceLogSumExp",
-  "ReduceSumSquare",
-];
 
 const utf8 = new TextEncoder();
 
@@ -235,7 +221,7 @@ class Writer {
       });
     this.domains.add(definition.domain);
     this.version = Math.min(this.version, definition.lastOpset ?? this.opset);
-    const { inputs, attributes } = this.written(definition.write?.(node.inputs, node.attributes) ?? node, definition);
+    const { inputs, attributes } = definition.write?.(node.inputs, node.attributes, this.opset) ?? node;
     const name = this.unique(`${path === "" ? "" : `${path}/`}${definition.name}`);
     this.nodes.set(name, node);
     const present = inputs.findLastIndex((value) => !isAbsent(value)) + 1;
@@ -259,16 +245,6 @@ class Writer {
       return [this.attribute(key, kind, value, name)];
     });
     return { name, opType: definition.name, domain: definition.domain, input, output, attribute };
-  }
-
-  /** What a node of the opset that models are built in is in the opset that is written. */
-  private written({ inputs, attributes }: Pick<Node, "inputs" | "attributes">, { name, domain }: Definition) {
-    const { axes, ...others } = attributes;
-    if (this.opset < 18 || domain !== "" || axes === undefined || !reductions.includes(name))
-      return { inputs, attributes };
-    const list = axes as readonly number[];
-    const listed = constant(tensor("int64", [list.length], BigInt64Array.from(list, BigInt)));
-    return { inputs: [...inputs, listed], attributes: others };
   }
 
   private attribute(name: string, kind: AttributeKind, value: Attribute, path: string): AttributeProto {
