@@ -6,7 +6,6 @@ import {
   type Attribute,
   type AttributeKind,
   constantName,
-  filled,
   inputName,
   isAbsent,
   isConstant,
@@ -39,14 +38,6 @@ export interface ModelOptions {
   readonly metadata?: Readonly<Record<string, string>>;
   /** Names for dimensions of inputs and outputs that may vary: `{ x: ["batch"] }` frees axis 0 of x. */
   readonly dynamic?: Readonly<Record<string, readonly (string | null)[]>>;
-  /**
-   * Have shapes pass through a Compress on their way to a Reshape, so that an engine that rewrites nothing does not know
-   * them beforehand. Where ONNX Runtime knows shapes it plans that a tensor takes over the buffer of an earlier one of the
-   * same shape, which nobody else may have in between: a buffer of a forward pass waits for its backward pass. The length
-   * of the shape is hidden as well (an Identity would tell it): the plan compares each value whose rank it knows with every
-   * free buffer, and none is ever taken over, which took an AdvCL step 10 s.
-   */
-  readonly hiddenShapes?: boolean;
 }
 
 /** An ONNX model: its bytes, what it takes and gives, and which node of the file came from where. */
@@ -86,8 +77,8 @@ export const buildModel = (
   inputs: readonly Value[] = [],
   options: ModelOptions = {},
 ): Model => {
-  const { opset = OPSET, hiddenShapes = false } = options;
-  const writer = new Writer(opset, hiddenShapes);
+  const { opset = OPSET } = options;
+  const writer = new Writer(opset);
   const graph = writer.graph(options.name ?? "advcl", Object.entries(outputs), inputs, options.dynamic ?? {});
   if (options.opset !== undefined && writer.version < opset)
     throw new GraphError(
@@ -122,14 +113,10 @@ class Writer {
   /** Version of the standard ops that the file is in: the wanted one, or the last that has the form of each node. */
   version: number;
   private readonly opset: number;
-  private readonly hidesShapes: boolean;
-  /** Shapes that only a run tells, each an initializer of the model and what a Compress makes of it. */
-  private readonly hidden = new Map<string, { readonly known: TensorProto; readonly name: string }>();
 
-  constructor(opset: number, hidesShapes: boolean) {
+  constructor(opset: number) {
     this.opset = opset;
     this.version = opset;
-    this.hidesShapes = hidesShapes;
   }
 
   graph(
@@ -164,24 +151,10 @@ class Writer {
     for (const [wanted, value] of outputs)
       if (this.names.get(value) !== wanted)
         node.push(identityNode(renamed[next++] as string, this.nameOf(value, scope), wanted));
-    const hidden = [...this.hidden.values()];
-    const masks = new Map<number, TensorProto>();
-    const revealed = hidden.map(({ known, name }): NodeProto => {
-      const length = known.dims?.[0] as number;
-      const mask = masks.get(length) ?? tensorProto(filled("bool", [length], 1), this.unique("all"));
-      masks.set(length, mask);
-      return {
-        name,
-        opType: "Compress",
-        domain: "",
-        input: [known.name as string, mask.name as string],
-        output: [name],
-      };
-    });
     return {
       name,
-      node: [...revealed, ...node],
-      initializer: [...scope.values(), ...hidden.map(({ known }) => known), ...masks.values()],
+      node,
+      initializer: [...scope.values()],
       input: this.modelInputs.map((value) => this.info(value, inputName(value), dynamic[inputName(value)])),
       output: outputs.map(([wanted, value]) => this.info(value, wanted, dynamic[wanted])),
     };
@@ -225,13 +198,7 @@ class Writer {
     const name = this.unique(`${path === "" ? "" : `${path}/`}${definition.name}`);
     this.nodes.set(name, node);
     const present = inputs.findLastIndex((value) => !isAbsent(value)) + 1;
-    const reshapes = definition.name === "Reshape" && definition.domain === "";
-    const input = inputs.slice(0, present).map((value, i) => {
-      if (isAbsent(value)) return "";
-      return reshapes && i === 1 && this.hidesShapes && isConstant(value)
-        ? this.hiddenShape(value)
-        : this.nameOf(value, scope);
-    });
+    const input = inputs.slice(0, present).map((value) => (isAbsent(value) ? "" : this.nameOf(value, scope)));
     const output = node.outputs.map((value, i) => {
       const known = this.names.get(value) ?? this.unique(i === 0 ? name : `${name}:${i}`, i === 0);
       this.names.set(value, known);
@@ -293,17 +260,6 @@ class Writer {
         types: [value],
       });
     return name;
-  }
-
-  private hiddenShape(value: Value): string {
-    const shape = value.node.attributes.value as Tensor;
-    const key = shape.data.join();
-    const made = this.hidden.get(key) ?? {
-      known: tensorProto(shape, this.unique("shape")),
-      name: this.unique("shape"),
-    };
-    this.hidden.set(key, made);
-    return made.name;
   }
 
   private readonly identities = new Map<Value, string>();

@@ -70,6 +70,8 @@ export interface OpSpec<I extends readonly Value[], A> {
   /** Of a composite op: the same in standard ONNX ops. */
   readonly lower?: (inputs: I, attributes: A, types: readonly Type[]) => Value | readonly Value[];
   readonly gradcheck?: readonly GradcheckCase<A>[];
+  /** How many outputs, from the first, carry a gradient, where the others are figures only; default all. */
+  readonly differentiableOutputs?: number;
   /** How files of an opset spell the op, and how to read any opset's spelling, where either differs. */
   readonly write?: Writer;
   readonly read?: Reader;
@@ -97,6 +99,7 @@ export interface OpDefinition extends Definition {
   readonly vjp: Vjp<readonly Value[], Attributes> | "zero" | NotDifferentiable;
   readonly lower?: (inputs: readonly Value[], attributes: Attributes, types: readonly Type[]) => readonly Value[];
   readonly gradcheck: readonly GradcheckCase<Attributes>[];
+  readonly differentiableOutputs?: number;
   readonly read?: Reader;
   /** Attributes that only files have, for `read`. */
   readonly readAttributes?: { readonly [name: string]: AttributeKind };
@@ -145,6 +148,7 @@ export const defineOp = <
         listed(lower(inputs as unknown as I, attributes as unknown as A, types)),
     }),
     gradcheck: (spec.gradcheck ?? []) as readonly GradcheckCase<Attributes>[],
+    ...(spec.differentiableOutputs && { differentiableOutputs: spec.differentiableOutputs }),
     ...(spec.write && { write: spec.write }),
     ...(spec.read && { read: spec.read }),
     ...(spec.readAttributes && { readAttributes: spec.readAttributes }),
