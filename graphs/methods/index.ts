@@ -3,6 +3,7 @@
 import type { Step } from "../steps/step.ts";
 import { acl } from "./acl.ts";
 import { advcl } from "./advcl.ts";
+import { aclAir, dynaclAir } from "./air.ts";
 import { apDpe } from "./ap-dpe.ts";
 import { byorl } from "./byorl.ts";
 import { deacl } from "./deacl.ts";
@@ -12,7 +13,18 @@ import { rocl } from "./rocl.ts";
 import { simclr } from "./simclr.ts";
 
 /** Each with the type of its own options; a program that knows a method by name only takes it from `methods`. */
-const table = { advcl, simclr, acl, rocl, byorl, "ap-dpe": apDpe, dynacl, deacl } satisfies Record<string, Method>;
+const table = {
+  advcl,
+  simclr,
+  acl,
+  rocl,
+  byorl,
+  "ap-dpe": apDpe,
+  dynacl,
+  deacl,
+  "acl-air": aclAir,
+  "dynacl-air": dynaclAir,
+} satisfies Record<string, Method>;
 
 export type MethodName = keyof typeof table;
 export const methodNames = Object.keys(table) as readonly MethodName[] as readonly [MethodName, ...MethodName[]];

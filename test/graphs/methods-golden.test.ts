@@ -36,6 +36,9 @@ const options = {
   clusters: [],
   clusterWeight: 0.2,
   attack: true,
+  standardWeight: 0.5,
+  adversarialWeight: 0.5,
+  divergence: "paper",
   trace: true,
 };
 
@@ -49,7 +52,7 @@ const withGradient = (path: string, values: Float32Array): Float32Array =>
     : values;
 
 const cases: readonly { name: MethodName; on: keyof typeof targets }[] = [
-  ...(["simclr", "acl", "rocl", "dynacl", "deacl", "byorl", "ap-dpe"] as const).map(
+  ...(["simclr", "acl", "rocl", "dynacl", "deacl", "byorl", "ap-dpe", "acl-air", "dynacl-air"] as const).map(
     (name) => ({ name, on: "portable" }) as const,
   ),
   { name: "acl", on: "cpu" },
@@ -65,7 +68,7 @@ test.each(cases)(
       ...options,
       optimizer: metadata.optimizer as "sgd",
       weightDecay: Number(metadata.weightDecay),
-      ...(name === "dynacl" && { ema: 0.99 }),
+      ...(name.startsWith("dynacl") && { ema: 0.99 }),
     });
     const session = await createSession(compile(step, target), rewritingOf(target));
     const feeds = Object.fromEntries(
