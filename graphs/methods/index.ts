@@ -1,6 +1,7 @@
 /** The methods of pretraining, by the name that `pretrain --method` takes. */
 
 import type { Step } from "../steps/step.ts";
+import { aInfoNce, aInfoNceHn, aInfoNceIp } from "./a-infonce.ts";
 import { acl } from "./acl.ts";
 import { advcl } from "./advcl.ts";
 import { aclAir, dynaclAir } from "./air.ts";
@@ -24,6 +25,9 @@ const table = {
   deacl,
   "acl-air": aclAir,
   "dynacl-air": dynaclAir,
+  "a-infonce": aInfoNce,
+  "a-infonce-ip": aInfoNceIp,
+  "a-infonce-hn": aInfoNceHn,
 } satisfies Record<string, Method>;
 
 export type MethodName = keyof typeof table;

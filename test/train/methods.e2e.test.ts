@@ -34,9 +34,6 @@ const options = {
   clusters: [2],
   clusterWeight: 0.2,
   attack: true,
-  standardWeight: 0.5,
-  adversarialWeight: 0.5,
-  divergence: "paper",
 };
 
 const settings = {
@@ -55,7 +52,7 @@ const settings = {
 
 describe("every method", () => {
   test.each(methodNames)("%s is fed exactly what its step reads", (name) => {
-    const { store } = methods[name].build({ ...options, ...(name.startsWith("dynacl") && { ema: 0.99 }) });
+    const { store } = methods[name].build({ ...methods[name].paper, ...options });
     const fed = [
       ...Object.keys(feeds[name].inputs(settings, 1)),
       ...Object.keys(feeds[name].scalars?.(settings, 1, 0) ?? {}),
