@@ -41,14 +41,14 @@ export const contrastive = (
     const rows = z.dim(0);
     const second = detachSecond ? stopGradient(z) : z;
     const similarity = div(matMul(z, matrixTranspose(second)), temperature);
-    const index = (shape: number[], of: (row: number) => number) =>
+    const index = (shape: number[], groupOf: (row: number) => number) =>
       constant(
         float32(
           shape,
-          Array.from({ length: rows }, (_, i) => of(i)),
+          Array.from({ length: rows }, (_, i) => groupOf(i)),
         ),
       );
-    const pairs = (of: (row: number) => number) => equal(index([rows, 1], of), index([1, rows], of));
+    const pairs = (groupOf: (row: number) => number) => equal(index([rows, 1], groupOf), index([1, rows], groupOf));
     const itself = pairs((row) => row);
     const denominator = reduceLogSumExp(where(itself, -1e9, similarity), { axes: [1], keepdims: 0 });
     // Both terms meet in the gradient of the similarities, where they nearly cancel, and not after the product with z.

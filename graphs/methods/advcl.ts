@@ -9,7 +9,7 @@ import { named, type Value } from "../onnx/graph.ts";
 import { add, concat, mul, reshape, stopGradient } from "../ops/index.ts";
 import { finish, type Step } from "../steps/step.ts";
 import { highFrequency } from "../views/high-frequency.ts";
-import { advclView, uniformStart, weakView } from "../views/recipe.ts";
+import { advclView, type InputRecipes, uniformStart, weakView } from "../views/recipe.ts";
 import { advclTraining, defineMethod, paperAttack, type StepOptions, type StepParts, stepParts } from "./method.ts";
 
 /** Batch-norm branches of an AdvCL encoder, in the order of the authors' bn_list. */
@@ -56,6 +56,9 @@ const cleanStream = (store: Store, encoder: Layer, views: readonly Value[], pass
   return { projections, inProjector };
 };
 
+/** A loss of unit rows [B·views,D], view v of image b in row b·views + v; view 0 is the adversarial one, 1 is `view1`. */
+export type ContrastiveLoss = (z: Value, views: number) => Value;
+
 interface Losses extends Readonly<Record<string, Value>> {
   readonly loss: Value;
   readonly contrastive: Value;
@@ -69,7 +72,12 @@ const jointLoss =
     inProjector: readonly BatchStatistics[],
     options: StepOptions & AdvclOptions,
   ) =>
-  (x: Value, others: Value, reduction: LossReduction): Losses => {
+  (
+    x: Value,
+    others: Value,
+    reduction: LossReduction,
+    contrast: ContrastiveLoss = (z, count) => contrastive(z, count, options),
+  ): Losses => {
     const { batch, clusters, clusterWeight } = options;
     const adversarial = new Scope(store, { branches });
     const h = encoder(adversarial, x);
@@ -78,7 +86,7 @@ const jointLoss =
     const z = projectorOutput(adversarial.at("head_proj"), viewOf(hidden, 0, branches.length));
     const width = z.dim(1);
     const all = concat([reshape(z, [batch, 1, width]), reshape(others, [batch, views.length, width])], { axis: 1 });
-    const together = contrastive(reshape(all, [batch * (views.length + 1), width]), views.length + 1, options);
+    const together = contrast(reshape(all, [batch * (views.length + 1), width]), views.length + 1);
     if (labels.length === 0) return { loss: together, contrastive: together };
     const logits = clusterHeads(adversarial.with({ branches: ["pgd_ce"] }), clusters, viewOf(h, 1, 2));
     const clustered = named("clustering", () =>
@@ -95,8 +103,17 @@ const jointLoss =
  * adversarial image, and an adversarial image tells the clusters that a teacher's features fell into; the attack raises the
  * sum of both losses, in training mode as in the authors' code. Inputs: `clean`, `view1`, `view2`, `start_cl`, `start_ce`
  * [B,3,S,S] and `label_K` int32 [B].
+ * @param learnt another contrastive loss than the attack's for the weights to learn from, given the attacked images, and
+ *   figures that belong to it
  */
-const build = (options: StepOptions & AdvclOptions): Step => {
+export const advclStep = (
+  options: StepOptions & AdvclOptions,
+  learnt?: (
+    parts: StepParts,
+    clean: Value,
+    attacked: Value,
+  ) => { readonly contrast: ContrastiveLoss; readonly figures: Readonly<Record<string, Value>> },
+): Step => {
   const { attack, attackSteps } = options;
   const parts = stepParts(options, advclBranches);
   const { store, encoder } = parts;
@@ -128,7 +145,28 @@ const build = (options: StepOptions & AdvclOptions): Step => {
     x = pgdSteps(linfPgd(options), (at) => losses(at, fixed, "sum").loss, hooks)(pair, start);
   }
   traced("x", x);
-  return finish(store, options, losses(x, projections, "mean"), trace);
+  const { contrast, figures } = learnt?.(parts, clean, viewOf(x, 0, branches.length)) ?? {};
+  return finish(store, options, { ...losses(x, projections, "mean", contrast), ...figures }, trace);
+};
+
+export const advclInputs = ({ eps, attack, clusters }: AdvclOptions): InputRecipes => ({
+  clean: weakView,
+  view1: advclView,
+  view2: advclView,
+  ...(attack && { start_cl: uniformStart(eps) }),
+  ...(attack && clusters.length > 0 && { start_ce: uniformStart(eps) }),
+  ...Object.fromEntries(clusters.map((k) => [labelName(k), { kind: "pseudo-label", k }])),
+});
+
+/** Its own options as the paper has them. */
+export const advclPaper: AdvclOptions = {
+  ...paperAttack,
+  temperature: 0.5,
+  baseTemperature: 0.07,
+  radius: 8,
+  clusters: [2, 10, 50, 100, 500],
+  clusterWeight: 0.2,
+  attack: true,
 };
 
 export const advcl = defineMethod<AdvclOptions>({
@@ -136,23 +174,8 @@ export const advcl = defineMethod<AdvclOptions>({
   title: "AdvCL (Fan et al. 2021)",
   branches: advclBranches,
   evaluatedBranch: "pgd",
-  own: {
-    ...paperAttack,
-    temperature: 0.5,
-    baseTemperature: 0.07,
-    radius: 8,
-    clusters: [2, 10, 50, 100, 500],
-    clusterWeight: 0.2,
-    attack: true,
-  },
+  own: advclPaper,
   training: advclTraining,
-  inputs: ({ eps, attack, clusters }) => ({
-    clean: weakView,
-    view1: advclView,
-    view2: advclView,
-    ...(attack && { start_cl: uniformStart(eps) }),
-    ...(attack && clusters.length > 0 && { start_ce: uniformStart(eps) }),
-    ...Object.fromEntries(clusters.map((k) => [labelName(k), { kind: "pseudo-label", k }])),
-  }),
-  build,
+  inputs: advclInputs,
+  build: (options) => advclStep(options),
 });

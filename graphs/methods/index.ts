@@ -1,8 +1,10 @@
 /** The methods of pretraining, by the name that `pretrain --method` takes. */
 
 import type { Step } from "../steps/step.ts";
+import { aInfoNce, aInfoNceHn, aInfoNceIp } from "./a-infonce.ts";
 import { acl } from "./acl.ts";
 import { advcl } from "./advcl.ts";
+import { aclAir, dynaclAir } from "./air.ts";
 import { apDpe } from "./ap-dpe.ts";
 import { byorl } from "./byorl.ts";
 import { deacl } from "./deacl.ts";
@@ -12,7 +14,21 @@ import { rocl } from "./rocl.ts";
 import { simclr } from "./simclr.ts";
 
 /** Each with the type of its own options; a program that knows a method by name only takes it from `methods`. */
-const table = { advcl, simclr, acl, rocl, byorl, "ap-dpe": apDpe, dynacl, deacl } satisfies Record<string, Method>;
+const table = {
+  advcl,
+  simclr,
+  acl,
+  rocl,
+  byorl,
+  "ap-dpe": apDpe,
+  dynacl,
+  deacl,
+  "acl-air": aclAir,
+  "dynacl-air": dynaclAir,
+  "a-infonce": aInfoNce,
+  "a-infonce-ip": aInfoNceIp,
+  "a-infonce-hn": aInfoNceHn,
+} satisfies Record<string, Method>;
 
 export type MethodName = keyof typeof table;
 export const methodNames = Object.keys(table) as readonly MethodName[] as readonly [MethodName, ...MethodName[]];

@@ -4,7 +4,7 @@ import {
   add,
   batchNormalization,
   batchNormTraining,
-  besides,
+  branchesAsChannels,
   concat,
   conv,
   expandAs,
@@ -85,7 +85,7 @@ export const batchNorm =
         const mean = stacked((view) => view.state("running_mean", [channels], { kind: "constant", value: 0 }));
         const variance = stacked((view) => view.state("running_var", [channels], { kind: "constant", value: 1 }));
         const flat = (v: Value) => reshape(v, [-1]);
-        const wide = besides(x, views.length);
+        const wide = branchesAsChannels(x, views.length);
         return reshape(
           batchNormalization(wide, flat(scale), flat(bias), flat(mean), flat(variance), { epsilon }),
           x.shape,

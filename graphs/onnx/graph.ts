@@ -36,8 +36,8 @@ export interface Definition {
   readonly attributes: { readonly [name: string]: AttributeKind };
   /** Types of the outputs; throws InferenceError. */
   infer(inputs: readonly Value[], attributes: Attributes): readonly Type[];
-  /** How the op is spelled in a file, where that differs from how it is held here. */
-  readonly write?: (inputs: readonly Value[], attributes: Attributes) => Spelling;
+  /** How the op is spelled in a file of an opset, where that differs from how it is held here. */
+  readonly write?: (inputs: readonly Value[], attributes: Attributes, opset: number) => Spelling;
   /** The first opset that has the op, where that is beyond 13. */
   readonly firstOpset?: number;
   /** The last opset that has the op in this form; a file that holds it is written in that opset. */
@@ -331,7 +331,10 @@ export const allNodesOf = (outputs: readonly Value[], frame: Frame | null = null
 export const depthsOf = (nodes: readonly Node[]): ReadonlyMap<Node, number> => {
   const depth = new Map<Node, number>();
   for (const node of nodes)
-    depth.set(node, 1 + dependenciesOf(node).reduce((most, value) => Math.max(most, depth.get(value.node) ?? 0), 0));
+    depth.set(
+      node,
+      1 + dependenciesOf(node).reduce((longest, value) => Math.max(longest, depth.get(value.node) ?? 0), 0),
+    );
   return depth;
 };
 
@@ -342,11 +345,11 @@ export const depthsOf = (nodes: readonly Node[]): ReadonlyMap<Node, number> => {
  */
 export const scheduled = (outputs: readonly Value[], frame: Frame | null): Node[] => {
   const depth = depthsOf(nodesOf(outputs, frame));
-  const of = (value: Value): number => depth.get(value.node) ?? 0;
+  const depthOf = (value: Value): number => depth.get(value.node) ?? 0;
   return ordered(
     outputs,
     (node) => node.frame === frame,
-    (node) => [...dependenciesOf(node)].sort((a, b) => of(a) - of(b)),
+    (node) => [...dependenciesOf(node)].sort((a, b) => depthOf(a) - depthOf(b)),
   );
 };
 

@@ -5,10 +5,7 @@ import { GraphError } from "./error.ts";
 import {
   type Attribute,
   type AttributeKind,
-  constant,
   constantName,
-  type Definition,
-  filled,
   inputName,
   isAbsent,
   isConstant,
@@ -20,7 +17,7 @@ import {
   type Type,
   type Value,
 } from "./graph.ts";
-import { type Tensor, tensor } from "./tensor.ts";
+import type { Tensor } from "./tensor.ts";
 
 const { onnx } = onnxProto;
 type AttributeProto = onnxProto.onnx.IAttributeProto;
@@ -41,14 +38,6 @@ export interface ModelOptions {
   readonly metadata?: Readonly<Record<string, string>>;
   /** Names for dimensions of inputs and outputs that may vary: `{ x: ["batch"] }` frees axis 0 of x. */
   readonly dynamic?: Readonly<Record<string, readonly (string | null)[]>>;
-  /**
-   * Have shapes pass through a Compress on their way to a Reshape, so that an engine that rewrites nothing does not know
-   * them beforehand. Where ONNX Runtime knows shapes it plans that a tensor takes over the buffer of an earlier one of the
-   * same shape, which nobody else may have in between: a buffer of a forward pass waits for its backward pass. The length
-   * of the shape is hidden as well (an Identity would tell it): the plan compares each value whose rank it knows with every
-   * free buffer, and none is ever taken over, which took an AdvCL step 10 s.
-   */
-  readonly hiddenShapes?: boolean;
 }
 
 /** An ONNX model: its bytes, what it takes and gives, and which node of the file came from where. */
@@ -59,18 +48,6 @@ export interface Model {
   /** Nodes by their names in the file, for messages; control-flow bodies included. */
   readonly nodes: ReadonlyMap<string, Node>;
 }
-
-/** Reductions whose axes are an input from opset 18 on; those of ReduceSum are one already. */
-const reductions = [
-  "ReduceMax",
-  "ReduceMean",
-  "ReduceMin",
-  "ReduceProd",
-  "ReduceL1",
-  "ReduceL2",
-  "ReduceLogSumExp",
-  "ReduceSumSquare",
-];
 
 const utf8 = new TextEncoder();
 
@@ -100,8 +77,8 @@ export const buildModel = (
   inputs: readonly Value[] = [],
   options: ModelOptions = {},
 ): Model => {
-  const { opset = OPSET, hiddenShapes = false } = options;
-  const writer = new Writer(opset, hiddenShapes);
+  const { opset = OPSET } = options;
+  const writer = new Writer(opset);
   const graph = writer.graph(options.name ?? "advcl", Object.entries(outputs), inputs, options.dynamic ?? {});
   if (options.opset !== undefined && writer.version < opset)
     throw new GraphError(
@@ -136,14 +113,10 @@ class Writer {
   /** Version of the standard ops that the file is in: the wanted one, or the last that has the form of each node. */
   version: number;
   private readonly opset: number;
-  private readonly hidesShapes: boolean;
-  /** Shapes that only a run tells, each an initializer of the model and what a Compress makes of it. */
-  private readonly hidden = new Map<string, { readonly known: TensorProto; readonly name: string }>();
 
-  constructor(opset: number, hidesShapes: boolean) {
+  constructor(opset: number) {
     this.opset = opset;
     this.version = opset;
-    this.hidesShapes = hidesShapes;
   }
 
   graph(
@@ -178,24 +151,10 @@ class Writer {
     for (const [wanted, value] of outputs)
       if (this.names.get(value) !== wanted)
         node.push(identityNode(renamed[next++] as string, this.nameOf(value, scope), wanted));
-    const hidden = [...this.hidden.values()];
-    const masks = new Map<number, TensorProto>();
-    const revealed = hidden.map(({ known, name }): NodeProto => {
-      const length = known.dims?.[0] as number;
-      const mask = masks.get(length) ?? tensorProto(filled("bool", [length], 1), this.unique("all"));
-      masks.set(length, mask);
-      return {
-        name,
-        opType: "Compress",
-        domain: "",
-        input: [known.name as string, mask.name as string],
-        output: [name],
-      };
-    });
     return {
       name,
-      node: [...revealed, ...node],
-      initializer: [...scope.values(), ...hidden.map(({ known }) => known), ...masks.values()],
+      node,
+      initializer: [...scope.values()],
       input: this.modelInputs.map((value) => this.info(value, inputName(value), dynamic[inputName(value)])),
       output: outputs.map(([wanted, value]) => this.info(value, wanted, dynamic[wanted])),
     };
@@ -235,17 +194,11 @@ class Writer {
       });
     this.domains.add(definition.domain);
     this.version = Math.min(this.version, definition.lastOpset ?? this.opset);
-    const { inputs, attributes } = this.written(definition.write?.(node.inputs, node.attributes) ?? node, definition);
+    const { inputs, attributes } = definition.write?.(node.inputs, node.attributes, this.opset) ?? node;
     const name = this.unique(`${path === "" ? "" : `${path}/`}${definition.name}`);
     this.nodes.set(name, node);
     const present = inputs.findLastIndex((value) => !isAbsent(value)) + 1;
-    const reshapes = definition.name === "Reshape" && definition.domain === "";
-    const input = inputs.slice(0, present).map((value, i) => {
-      if (isAbsent(value)) return "";
-      return reshapes && i === 1 && this.hidesShapes && isConstant(value)
-        ? this.hiddenShape(value)
-        : this.nameOf(value, scope);
-    });
+    const input = inputs.slice(0, present).map((value) => (isAbsent(value) ? "" : this.nameOf(value, scope)));
     const output = node.outputs.map((value, i) => {
       const known = this.names.get(value) ?? this.unique(i === 0 ? name : `${name}:${i}`, i === 0);
       this.names.set(value, known);
@@ -259,16 +212,6 @@ class Writer {
       return [this.attribute(key, kind, value, name)];
     });
     return { name, opType: definition.name, domain: definition.domain, input, output, attribute };
-  }
-
-  /** What a node of the opset that models are built in is in the opset that is written. */
-  private written({ inputs, attributes }: Pick<Node, "inputs" | "attributes">, { name, domain }: Definition) {
-    const { axes, ...others } = attributes;
-    if (this.opset < 18 || domain !== "" || axes === undefined || !reductions.includes(name))
-      return { inputs, attributes };
-    const list = axes as readonly number[];
-    const listed = constant(tensor("int64", [list.length], BigInt64Array.from(list, BigInt)));
-    return { inputs: [...inputs, listed], attributes: others };
   }
 
   private attribute(name: string, kind: AttributeKind, value: Attribute, path: string): AttributeProto {
@@ -317,17 +260,6 @@ class Writer {
         types: [value],
       });
     return name;
-  }
-
-  private hiddenShape(value: Value): string {
-    const shape = value.node.attributes.value as Tensor;
-    const key = shape.data.join();
-    const made = this.hidden.get(key) ?? {
-      known: tensorProto(shape, this.unique("shape")),
-      name: this.unique("shape"),
-    };
-    this.hidden.set(key, made);
-    return made.name;
   }
 
   private readonly identities = new Map<Value, string>();

@@ -14,6 +14,7 @@ import {
   type Type,
   Value,
 } from "../onnx/graph.ts";
+import type { Fold } from "./fold.ts";
 
 /** An input as users write it: numbers become scalar constants of the first value's dtype. */
 export type Operand = Value | number;
@@ -56,6 +57,9 @@ export interface GradcheckCase<A> {
   readonly tolerance?: number;
 }
 
+/** How files of an opset spell a node. */
+export type Writer = (inputs: readonly Value[], attributes: Attributes, opset: number) => Spelling;
+
 export interface OpSpec<I extends readonly Value[], A> {
   readonly attributes?: { readonly [K in keyof A]-?: AttributeKind };
   /** Smallest number of inputs, where the last ones may be left out or `infer` would not miss them. */
@@ -66,11 +70,15 @@ export interface OpSpec<I extends readonly Value[], A> {
   /** Of a composite op: the same in standard ONNX ops. */
   readonly lower?: (inputs: I, attributes: A, types: readonly Type[]) => Value | readonly Value[];
   readonly gradcheck?: readonly GradcheckCase<A>[];
-  /** How files of this project's opset spell the op, and how to read any opset's spelling, where either differs. */
-  readonly write?: (inputs: readonly Value[], attributes: Attributes) => Spelling;
+  /** How many outputs, from the first, carry a gradient, where the others are figures only; default all. */
+  readonly differentiableOutputs?: number;
+  /** How files of an opset spell the op, and how to read any opset's spelling, where either differs. */
+  readonly write?: Writer;
   readonly read?: Reader;
   /** Attributes that only files have, for `read`. */
   readonly readAttributes?: { readonly [name: string]: AttributeKind };
+  /** What it makes of constants, in plain numbers, where files compute shapes by it. */
+  readonly fold?: Fold;
   /** The first opset that has the op with these attributes, where that is beyond 13. */
   readonly firstOpset?: number;
 }
@@ -91,9 +99,11 @@ export interface OpDefinition extends Definition {
   readonly vjp: Vjp<readonly Value[], Attributes> | "zero" | NotDifferentiable;
   readonly lower?: (inputs: readonly Value[], attributes: Attributes, types: readonly Type[]) => readonly Value[];
   readonly gradcheck: readonly GradcheckCase<Attributes>[];
+  readonly differentiableOutputs?: number;
   readonly read?: Reader;
   /** Attributes that only files have, for `read`. */
   readonly readAttributes?: { readonly [name: string]: AttributeKind };
+  readonly fold?: Fold;
 }
 
 type Operands<I extends readonly unknown[]> = { [K in keyof I]: Operand };
@@ -138,9 +148,11 @@ export const defineOp = <
         listed(lower(inputs as unknown as I, attributes as unknown as A, types)),
     }),
     gradcheck: (spec.gradcheck ?? []) as readonly GradcheckCase<Attributes>[],
+    ...(spec.differentiableOutputs && { differentiableOutputs: spec.differentiableOutputs }),
     ...(spec.write && { write: spec.write }),
     ...(spec.read && { read: spec.read }),
     ...(spec.readAttributes && { readAttributes: spec.readAttributes }),
+    ...(spec.fold && { fold: spec.fold }),
     ...(spec.firstOpset && { firstOpset: spec.firstOpset }),
   };
   const key = domain === "" || domain === compositeDomain ? name : `${domain}:${name}`;

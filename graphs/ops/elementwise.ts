@@ -14,6 +14,7 @@ import {
   valuesOf,
   variadic,
 } from "./define.ts";
+import { foldEach } from "./fold.ts";
 // biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
 import { expandAs } from "./movement.ts";
 
@@ -34,8 +35,12 @@ const defineUnary = (name: string, spec: Omit<OpSpec<[x: Value], Record<never, n
   defineOp<[x: Value]>(name, { infer: inferUnary, ...spec });
 const defineBinary = (name: string, spec: Omit<OpSpec<[a: Value, b: Value], Record<never, never>>, "infer">): Binary =>
   defineOp<[a: Value, b: Value]>(name, { infer: inferBinary, ...spec });
-const defineCompare = (name: string): Binary =>
-  defineOp<[a: Value, b: Value]>(name, { infer: inferCompare, vjp: "zero" });
+const defineCompare = (name: string, holds: (a: number | undefined, b: number | undefined) => boolean): Binary =>
+  defineOp<[a: Value, b: Value]>(name, {
+    infer: inferCompare,
+    vjp: "zero",
+    fold: foldEach((a, b) => Number(holds(a, b))),
+  });
 
 const pair = (low: number, high: number, step?: number) => [
   {
@@ -58,18 +63,22 @@ const one = (low: number, high: number, step?: number) => [
 ];
 
 export const add: Binary = defineBinary("Add", {
+  fold: foldEach((a = 0, b = 0) => a + b),
   vjp: ({ cotangent: dy }) => [dy, dy],
   gradcheck: pair(-1, 1, 1),
 });
 export const sub: Binary = defineBinary("Sub", {
+  fold: foldEach((a = 0, b = 0) => a - b),
   vjp: ({ cotangent: dy }) => [dy, neg(dy)],
   gradcheck: pair(-1, 1, 1),
 });
 export const mul: Binary = defineBinary("Mul", {
+  fold: foldEach((a = 0, b = 0) => a * b),
   vjp: ({ inputs: [a, b], cotangent: dy }) => [mul(dy, b), mul(dy, a)],
   gradcheck: pair(-1, 1, 1),
 });
 export const div: Binary = defineBinary("Div", {
+  fold: foldEach((a = 0, b = 0) => a / b),
   vjp: ({ inputs: [, b], output: y, cotangent: dy }) => {
     const da = div(dy, b);
     return [da, neg(mul(da, y))];
@@ -77,6 +86,7 @@ export const div: Binary = defineBinary("Div", {
   gradcheck: pair(0.5, 2),
 });
 export const pow: Binary = defineBinary("Pow", {
+  fold: foldEach((a = 0, b = 0) => a ** b),
   vjp: ({ inputs: [a, b], output: y, cotangent: dy }) => [mul(dy, mul(b, pow(a, sub(b, 1)))), mul(dy, mul(y, log(a)))],
   gradcheck: pair(0.5, 2),
   // Files may give an exponent of another type.
@@ -86,8 +96,13 @@ export const pow: Binary = defineBinary("Pow", {
   }),
 });
 
-export const neg: Unary = defineUnary("Neg", { vjp: ({ cotangent: dy }) => [neg(dy)], gradcheck: one(-1, 1, 1) });
+export const neg: Unary = defineUnary("Neg", {
+  fold: foldEach((a = 0) => -a),
+  vjp: ({ cotangent: dy }) => [neg(dy)],
+  gradcheck: one(-1, 1, 1),
+});
 export const abs: Unary = defineUnary("Abs", {
+  fold: foldEach((a = 0) => Math.abs(a)),
   vjp: ({ inputs: [x], cotangent: dy }) => [mul(dy, sign(x))],
   gradcheck: [...one(0.5, 2), ...one(-2, -0.5)],
 });
@@ -100,10 +115,12 @@ export const log: Unary = defineUnary("Log", {
   gradcheck: one(0.5, 2),
 });
 export const sqrt: Unary = defineUnary("Sqrt", {
+  fold: foldEach((a = 0) => Math.sqrt(a)),
   vjp: ({ output: y, cotangent: dy }) => [div(dy, mul(y, 2))],
   gradcheck: one(0.5, 2),
 });
 export const reciprocal: Unary = defineUnary("Reciprocal", {
+  fold: foldEach((a = 0) => 1 / a),
   vjp: ({ output: y, cotangent: dy }) => [neg(mul(dy, mul(y, y)))],
   gradcheck: one(0.5, 2),
 });
@@ -135,11 +152,15 @@ export const cos: Unary = defineUnary("Cos", {
 
 /** -1, 0 or 1. */
 export const sign: Unary = defineUnary("Sign", { vjp: "zero" });
-export const floor: Unary = defineUnary("Floor", { vjp: "zero" });
-export const ceil: Unary = defineUnary("Ceil", { vjp: "zero" });
+export const floor: Unary = defineUnary("Floor", { fold: foldEach((a = 0) => Math.floor(a)), vjp: "zero" });
+export const ceil: Unary = defineUnary("Ceil", { fold: foldEach((a = 0) => Math.ceil(a)), vjp: "zero" });
 export const round: Unary = defineUnary("Round", { vjp: "zero" });
-export const not: Unary = defineUnary("Not", { vjp: "zero" });
-export const identity: Unary = defineUnary("Identity", { vjp: ({ cotangent: dy }) => [dy], gradcheck: one(-1, 1, 1) });
+export const not: Unary = defineUnary("Not", { fold: foldEach((a) => Number(a === 0)), vjp: "zero" });
+export const identity: Unary = defineUnary("Identity", {
+  fold: foldEach((a = 0) => a),
+  vjp: ({ cotangent: dy }) => [dy],
+  gradcheck: one(-1, 1, 1),
+});
 
 /** The value, through which no gradient flows. */
 export const stopGradient: Unary = defineUnary("stopGradient", { lower: ([x]) => x, vjp: "zero" });
@@ -196,6 +217,7 @@ export const hardSwish: Unary = defineUnary("HardSwish", {
 });
 
 export const min: Binary = defineBinary("Min", {
+  fold: foldEach((...values) => Math.min(...values)),
   // At a tie each side takes half, as PyTorch's torch.min(a, b) does.
   vjp: ({ inputs: [a, b], cotangent: dy }) => chosen(less(a, b), equal(a, b), dy),
   gradcheck: [
@@ -208,6 +230,7 @@ export const min: Binary = defineBinary("Min", {
   ],
 });
 export const max: Binary = defineBinary("Max", {
+  fold: foldEach((...values) => Math.max(...values)),
   vjp: ({ inputs: [a, b], cotangent: dy }) => chosen(greater(a, b), equal(a, b), dy),
   gradcheck: [
     {
@@ -260,20 +283,21 @@ export const clip = Object.assign(
   { definition: clipOp.definition },
 );
 
-export const greater: Binary = defineCompare("Greater");
-export const less: Binary = defineCompare("Less");
-export const equal: Binary = defineCompare("Equal");
-export const greaterOrEqual: Binary = defineCompare("GreaterOrEqual");
-export const lessOrEqual: Binary = defineCompare("LessOrEqual");
+export const greater: Binary = defineCompare("Greater", (a = 0, b = 0) => a > b);
+export const less: Binary = defineCompare("Less", (a = 0, b = 0) => a < b);
+export const equal: Binary = defineCompare("Equal", (a, b) => a === b);
+export const greaterOrEqual: Binary = defineCompare("GreaterOrEqual", (a = 0, b = 0) => a >= b);
+export const lessOrEqual: Binary = defineCompare("LessOrEqual", (a = 0, b = 0) => a <= b);
 /** Whether an element is not a number. */
 export const isNan: Op<[x: Value]> = defineOp<[x: Value]>("IsNaN", {
   infer: ([x]) => ({ dtype: "bool", shape: x.shape }),
   vjp: "zero",
 });
-export const and: Binary = defineCompare("And");
-export const or: Binary = defineCompare("Or");
+export const and: Binary = defineCompare("And", (a, b) => a !== 0 && b !== 0);
+export const or: Binary = defineCompare("Or", (a, b) => a !== 0 || b !== 0);
 
 const whereOp: Op<[condition: Value, a: Value, b: Value]> = defineOp<[condition: Value, a: Value, b: Value]>("Where", {
+  fold: foldEach((condition, a = 0, b = 0) => (condition ? a : b)),
   infer: ([condition, a, b]) => {
     check(condition.dtype === "bool", "dtype", "the condition must be bool");
     return { dtype: sameDtype([a, b]), shape: broadcast(condition.shape, a.shape, b.shape) };
@@ -300,6 +324,7 @@ export const where = Object.assign(
 );
 
 export const cast: Op<[x: Value], { to: DType }> = defineOp<[x: Value], { to: DType }>("Cast", {
+  fold: foldEach((a = 0) => a),
   attributes: { to: "dtype" },
   infer: ([x], { to }) => {
     check(to in dtypes, "dtype", `there is no element type ${to}`);
@@ -330,10 +355,13 @@ const scalarLike = (value: number, like: Value): Value => valuesOf([value, like]
 /** Zeros or any other number in the shape and dtype of a value. */
 export const fullLike = (x: Value, value: number): Value => expandAs(scalarLike(value, x), x.shape);
 
+const remainder = foldEach((a = 0, b = 0) => a - b * Math.floor(a / b));
 export const mod: Op<[a: Value, b: Value], { fmod?: number }> = defineOp<[a: Value, b: Value], { fmod?: number }>(
   "Mod",
   {
     attributes: { fmod: "int" },
+    // The sign is the divisor's; with fmod it is the other's.
+    fold: (inputs, type, { fmod }) => (fmod === 1 ? undefined : remainder(inputs, type, {})),
     infer: inferBinary,
     vjp: notDifferentiable("the remainder jumps; use it on integers"),
   },

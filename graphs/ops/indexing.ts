@@ -1,9 +1,10 @@
 /** Ops that pick elements by index. */
 import { check } from "../onnx/error.ts";
 import { constant, constantInts, ints, type Value } from "../onnx/graph.ts";
-import { tensor } from "../onnx/tensor.ts";
+import { sizeOf, tensor } from "../onnx/tensor.ts";
 import { axisOf, defineOp, notDifferentiable, type Op } from "./define.ts";
 import { cast, equal, sub } from "./elementwise.ts";
+import { foldAxis } from "./fold.ts";
 import { expandAs, reshape } from "./movement.ts";
 import { reduceSum } from "./reduce.ts";
 
@@ -19,6 +20,20 @@ export const gather: Op<[x: Value, indices: Value], Axis> = defineOp<[x: Value, 
     const at = axisOf(axis, x.rank);
     checkIndices(indices);
     return { dtype: x.dtype, shape: [...x.shape.slice(0, at), ...indices.shape, ...x.shape.slice(at + 1)] };
+  },
+  fold: ([x, indices], { shape }, attributes) => {
+    if (x === undefined || indices === undefined) return undefined;
+    const axis = foldAxis(attributes, x.shape.length);
+    const inner = sizeOf(x.shape.slice(axis + 1));
+    const size = x.shape[axis] as number;
+    const out: number[] = [];
+    for (let outer = 0; outer < sizeOf(x.shape.slice(0, axis)); outer++)
+      for (const at of indices.values) {
+        const index = at < 0 ? at + size : at;
+        if (!(index >= 0 && index < size)) return undefined;
+        for (let i = 0; i < inner; i++) out.push(x.values[(outer * size + index) * inner + i] as number);
+      }
+    return out.length === sizeOf(shape) ? out : undefined;
   },
   vjp: ({ inputs: [x, indices], cotangent: dy, attributes: { axis = 0 } }) => {
     const at = axisOf(axis, x.rank);

@@ -3,6 +3,7 @@ import { check } from "../onnx/error.ts";
 import { absent, constantInts, ints, isAbsent, scalar, type Type, type Value } from "../onnx/graph.ts";
 import { sizeOf } from "../onnx/tensor.ts";
 import { axisOf, broadcast, defineOp, type Op, type Reader, sameDtype, type Variadic, variadic } from "./define.ts";
+import { eachIndex, type Fold, foldAxis, foldEach, foldSame, stridesOf } from "./fold.ts";
 // biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
 import { reduceSum } from "./reduce.ts";
 
@@ -42,6 +43,7 @@ const reshapeOp: WithInts & Op<[x: Value, shape: Value], { allowzero?: number }>
     );
     return { dtype: x.dtype, shape: full };
   },
+  fold: foldSame,
   vjp: ({ inputs: [x], cotangent: dy }) => [reshape(dy, x.shape), null],
   gradcheck: [{ inputs: [{ shape: [2, 6] }, fixedInts([3, -1])], step: 1 }],
 });
@@ -67,6 +69,16 @@ export const transpose: Op<[x: Value], { perm: readonly number[] }> = defineOp<[
       inputs: [x as Value],
       attributes: { perm: x?.shape.map((_, i) => (x as Value).rank - 1 - i), ...attributes },
     }),
+    fold: ([x], { shape }, attributes) => {
+      if (x === undefined) return undefined;
+      const perm = attributes.perm as readonly number[];
+      const strides = stridesOf(x.shape);
+      const out = new Array<number>(sizeOf(shape));
+      eachIndex(shape, (index, flat) => {
+        out[flat] = x.values[index.reduce((at, n, i) => at + n * (strides[perm[i] as number] as number), 0)] as number;
+      });
+      return out;
+    },
     vjp: ({ cotangent: dy, attributes: { perm } }) => [transpose(dy, { perm: perm.map((_, i) => perm.indexOf(i)) })],
     gradcheck: [{ inputs: [{ shape: [2, 3, 4] }], attributes: { perm: [2, 0, 1] }, step: 1 }],
   },
@@ -87,6 +99,16 @@ export const concat: Variadic<{ axis: number }> = variadic(
         );
       const total = inputs.reduce((n, x) => n + x.dim(at), 0);
       return { dtype: sameDtype(inputs), shape: first.shape.map((d, i) => (i === at ? total : d)) };
+    },
+    fold: (inputs, { shape }, attributes) => {
+      const axis = foldAxis(attributes, shape.length);
+      const out: number[] = [];
+      for (let outer = 0; outer < sizeOf(shape.slice(0, axis)); outer++)
+        for (const x of inputs) {
+          const run = sizeOf(x.shape.slice(axis));
+          out.push(...x.values.slice(outer * run, (outer + 1) * run));
+        }
+      return out;
     },
     vjp: ({ inputs, cotangent: dy, attributes: { axis } }) =>
       split(dy, { axis, sizes: inputs.map((x) => x.dim(axis)) }),
@@ -133,6 +155,8 @@ export const split = Object.assign(
 );
 
 const expandOp: WithInts = defineOp<[x: Value, shape: Value]>("Expand", {
+  // The shape is no operand of the arithmetic.
+  fold: (inputs, type, attributes) => foldEach((a = 0) => a)(inputs.slice(0, 1), type, attributes),
   infer: ([x, shape]) => ({ dtype: x.dtype, shape: broadcast(x.shape, constantInts(shape, "the shape")) }),
   vjp: ({ cotangent: dy }) => [dy, null],
   gradcheck: [{ inputs: [{ shape: [3, 1] }, fixedInts([2, 3, 4])], step: 1 }],
@@ -155,6 +179,32 @@ interface Range {
 }
 const END = 2 ** 31 - 1;
 
+/** Elements of the slice, from constant starts, ends, axes and steps. */
+const foldSlice: Fold = ([x, starts, ends, axes, steps], { shape }) => {
+  if (x === undefined || starts === undefined || ends === undefined) return undefined;
+  const from = x.shape.map(() => 0);
+  const by = x.shape.map(() => 1);
+  starts.values.forEach((start, i) => {
+    const given = axes?.values[i] ?? i;
+    const axis = given < 0 ? given + x.shape.length : given;
+    const size = x.shape[axis] as number;
+    const step = steps?.values[i] ?? 1;
+    const counted = start < 0 ? start + size : start;
+    from[axis] = step > 0 ? Math.min(Math.max(counted, 0), size) : Math.min(Math.max(counted, -1), size - 1);
+    by[axis] = step;
+  });
+  const strides = stridesOf(x.shape);
+  const out = new Array<number>(sizeOf(shape));
+  eachIndex(shape, (index, flat) => {
+    let at = 0;
+    index.forEach((n, i) => {
+      at += ((from[i] as number) + n * (by[i] as number)) * (strides[i] as number);
+    });
+    out[flat] = x.values[at] as number;
+  });
+  return out;
+};
+
 const sliceOp: Op<[x: Value, starts: Value, ends: Value, axes: Value, steps: Value]> = defineOp<
   [x: Value, starts: Value, ends: Value, axes: Value, steps: Value]
 >("Slice", {
@@ -165,6 +215,7 @@ const sliceOp: Op<[x: Value, starts: Value, ends: Value, axes: Value, steps: Val
     const parts = [starts, ends, axes].map((part) => (part === undefined ? absent : ints(part as readonly number[])));
     return { inputs: [inputs[0] as Value, ...parts], attributes };
   },
+  fold: foldSlice,
   infer: ([x, ...parts]) => ({ dtype: x.dtype, shape: sliceShape(x, rangesOf(x, parts)) }),
   vjp: ({ inputs: [x, ...parts], cotangent: dy }) => [sliceGrad(x, rangesOf(x, parts), dy), null, null, null, null],
   gradcheck: [
@@ -282,6 +333,7 @@ export const pad = Object.assign(
 );
 
 const unsqueezeOp: WithInts = defineOp<[x: Value, axes: Value]>("Unsqueeze", {
+  fold: foldSame,
   readAttributes: { axes: "ints" },
   read: fromAttribute("axes"),
   infer: ([x, axes]) => {
@@ -302,6 +354,7 @@ export const unsqueeze = Object.assign((x: Value, axes: readonly number[]): Valu
 });
 
 const squeezeOp: WithInts = defineOp<[x: Value, axes: Value]>("Squeeze", {
+  fold: foldSame,
   minInputs: 1,
   readAttributes: { axes: "ints" },
   read: fromAttribute("axes"),
@@ -320,6 +373,7 @@ export const squeeze = Object.assign((x: Value, axes: readonly number[]): Value 
 });
 
 export const flatten: Op<[x: Value], { axis?: number }> = defineOp<[x: Value], { axis?: number }>("Flatten", {
+  fold: foldSame,
   attributes: { axis: "int" },
   infer: ([x], { axis = 1 }) => {
     const at = axis < 0 ? axis + x.rank : axis;

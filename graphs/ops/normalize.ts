@@ -77,7 +77,7 @@ export const batchNormalization: Op<[x: Value, scale: Value, bias: Value, mean: 
 export type BranchedNorm = { readonly branches: number; readonly epsilon: number };
 
 /** Interleaved branches side by side as channels: image b of branch j is row b·nb + j, so [B·nb,C,…] is [B,nb·C,…]. */
-export const besides = (x: Value, branches: number): Value =>
+export const branchesAsChannels = (x: Value, branches: number): Value =>
   branches === 1 ? x : reshape(x, [x.dim(0) / branches, branches * x.dim(1), ...x.shape.slice(2)]);
 
 /** The axes that a batch norm of x takes its statistics over. */
@@ -91,6 +91,7 @@ export const batchNormTraining: Op<[x: Value, scale: Value, bias: Value], Branch
   [x: Value, scale: Value, bias: Value],
   BranchedNorm
 >("batchNormTraining", {
+  differentiableOutputs: 1,
   infer: ([x, scale, bias], { branches }): Type[] => {
     check(x.dim(0) % branches === 0, "shape", `${x.dim(0)} rows do not interleave ${branches} branches`);
     for (const p of [scale, bias])
@@ -107,7 +108,7 @@ export const batchNormTraining: Op<[x: Value, scale: Value, bias: Value], Branch
     ];
   },
   lower: ([x, scale, bias], { branches, epsilon }) => {
-    const wide = besides(x, branches);
+    const wide = branchesAsChannels(x, branches);
     const axes = statisticAxes(wide);
     const mean = reduceMean(wide, { axes, keepdims: 1 });
     const centred = sub(wide, mean);
@@ -155,7 +156,7 @@ export const batchNormTrainingGrad: Op<
 > = defineOp<[x: Value, dy: Value, scale: Value, mean: Value, variance: Value], BranchedNorm>("batchNormTrainingGrad", {
   infer: ([x, , scale]): Type[] => [x, scale, scale].map(({ dtype, shape }) => ({ dtype, shape })),
   lower: ([x, dy, scale, mean, variance], { branches, epsilon }) => {
-    const [wide, g] = [besides(x, branches), besides(dy, branches)];
+    const [wide, g] = [branchesAsChannels(x, branches), branchesAsChannels(dy, branches)];
     const along = (v: Value) => alongChannels(v, wide.rank);
     const axes = statisticAxes(wide);
     const count = wide.size / wide.dim(1);
@@ -184,6 +185,7 @@ export const layerNormalization: Op<[x: Value, scale: Value, bias: Value], Layer
   [x: Value, scale: Value, bias: Value],
   LayerNorm
 >("LayerNormalization", {
+  differentiableOutputs: 1,
   firstOpset: 17,
   attributes: { axis: "int", epsilon: "float" },
   minInputs: 2,

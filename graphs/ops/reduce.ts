@@ -1,7 +1,8 @@
 /** Ops that reduce axes. `axes` is an attribute of ours whatever the opset: the writer spells it as the opset wants. */
 import { check } from "../onnx/error.ts";
 import { type Attributes, constantInts, ints, isAbsent, type Spelling, type Type, type Value } from "../onnx/graph.ts";
-import { axisOf, defineOp, notDifferentiable, type Op, type OpSpec } from "./define.ts";
+import { sizeOf } from "../onnx/tensor.ts";
+import { axisOf, defineOp, notDifferentiable, type Op, type OpSpec, type Writer } from "./define.ts";
 // biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
 import { cast, div, equal, exp, mul, sub } from "./elementwise.ts";
 // biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
@@ -44,10 +45,15 @@ const axesFromInput = ([x, axes]: readonly Value[], attributes: Attributes): Spe
   }
   return { inputs: [x as Value], attributes: { ...others, axes: listed } };
 };
-const axesToInput = (inputs: readonly Value[], { axes, ...attributes }: Attributes): Spelling => ({
-  inputs: axes === undefined ? inputs : [...inputs, ints(axes as readonly number[])],
-  attributes,
-});
+/** From opset `first` on the axes are an input. */
+const axesToInput =
+  (first: number): Writer =>
+  (inputs, attributes, opset) => {
+    const { axes, ...others } = attributes;
+    return axes === undefined || opset < first
+      ? { inputs, attributes }
+      : { inputs: [...inputs, ints(axes as readonly number[])], attributes: others };
+  };
 
 const defineReduce = (name: string, spec: Omit<OpSpec<[x: Value], Reduction>, "infer" | "attributes">): Reduce =>
   defineOp<[x: Value], Reduction>(name, {
@@ -55,11 +61,13 @@ const defineReduce = (name: string, spec: Omit<OpSpec<[x: Value], Reduction>, "i
     infer: inferReduction,
     read: axesFromInput,
     readAttributes: { noop_with_empty_axes: "int" },
+    write: axesToInput(18),
     ...spec,
   });
 
 export const reduceSum: Reduce = defineReduce("ReduceSum", {
-  write: axesToInput,
+  write: axesToInput(13),
+  fold: ([x], { shape }) => (sizeOf(shape) === 1 ? [x?.values.reduce((a, b) => a + b, 0) ?? 0] : undefined),
   vjp: ({ inputs: [x], cotangent: dy, attributes: { axes } }) => [expandAs(kept(x, dy, axes), x.shape)],
   gradcheck: cases(-1, 1, 1),
 });
@@ -100,6 +108,7 @@ export const reduceSumSquare: Reduce = defineReduce("ReduceSumSquare", {
   gradcheck: cases(-1, 1),
 });
 export const reduceProd: Reduce = defineReduce("ReduceProd", {
+  fold: ([x], { shape }) => (sizeOf(shape) === 1 ? [x?.values.reduce((a, b) => a * b, 1) ?? 1] : undefined),
   vjp: notDifferentiable("the gradient of a product is not built; write it with logarithms"),
 });
 

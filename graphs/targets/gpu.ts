@@ -13,7 +13,7 @@ import {
   batchNormalization,
   batchNormTraining,
   batchNormTrainingGrad,
-  besides,
+  branchesAsChannels,
   cast,
   max,
   mul,
@@ -28,7 +28,7 @@ import {
   statisticAxes,
   sub,
 } from "../ops/index.ts";
-import { type Laid, type Layout, rowMajor } from "./layout.ts";
+import { type Layout, type Lowered, rowMajor } from "./layout.ts";
 import type { Lowering } from "./lower.ts";
 
 /** Axes of a reduction in two groups: the first of the operand, and the rest. Mixed, where neither is empty. */
@@ -68,7 +68,7 @@ const staged =
 const batchNorm: Lowering = ({ inputs, attributes, types: [y, each] }) => {
   const { branches, epsilon } = attributes as BranchedNorm;
   const [x, scale, bias] = inputs.map(({ plain }) => plain) as [Value, Value, Value];
-  const wide = besides(x, branches);
+  const wide = branchesAsChannels(x, branches);
   const flat = (v: Value) => reshape(v, [-1]);
   const share = wide.dim(1) / wide.size;
   const axes = statisticAxes(wide);
@@ -122,10 +122,13 @@ export interface GradientForms {
 export const batchNormGrad =
   ({ dots = reducedDots, activation = rowMajor, gradient = rowMajor, lift = 1 }: GradientForms = {}): Lowering =>
   ({ inputs: [x, dy, ...others], attributes, types: [dx, each] }) => {
-    if (activation !== rowMajor && (x as Laid).home.name !== activation.name) return undefined;
+    if (activation !== rowMajor && (x as Lowered).layout.name !== activation.name) return undefined;
     const { branches, epsilon } = attributes as BranchedNorm;
-    const form = (v: Laid | undefined, layout: Layout) => (v as Laid).one(layout);
-    const [wide, g] = [besides(form(x, activation), branches), besides(form(dy, gradient), branches)];
+    const form = (v: Lowered | undefined, layout: Layout) => (v as Lowered).one(layout);
+    const [wide, g] = [
+      branchesAsChannels(form(x, activation), branches),
+      branchesAsChannels(form(dy, gradient), branches),
+    ];
     const layouts = [rowMajor, rowMajor, inverseDeviation(epsilon)] as const;
     const [scale, mean, invStd] = layouts.map((layout, i) => reshape(form(others[i], layout), [-1])) as [
       Value,

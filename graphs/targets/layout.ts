@@ -27,29 +27,29 @@ export interface Placed {
   readonly layout: Layout;
   readonly parts: readonly Value[];
   /** Computes the same parts anew from values that are kept anyway, so that these need not be kept for a backward pass. */
-  readonly again?: () => readonly Value[];
-  /** Sums on the way from what is kept to what `again` computes; 0 where left out. */
+  readonly recompute?: () => readonly Value[];
+  /** Sums on the way from what is kept to what `recompute` computes; 0 where left out. */
   readonly sums?: number;
 }
 
 /** A value of the source graph as the lowered graph has it, in one layout or in several; each reorder is made once. */
-export class Laid {
+export class Lowered {
   readonly type: Type;
   /** The layout that it was computed in. */
-  readonly home: Layout;
-  /** Whether its home form can be computed anew at little cost. */
-  readonly renewable: boolean;
+  readonly layout: Layout;
+  /** Whether its form in that layout can be computed anew at little cost. */
+  readonly recomputable: boolean;
   /** Sums on the way there from what is kept; 0 where it is kept itself. */
   readonly sums: number;
-  private readonly again: Placed["again"];
-  private renewed: readonly Value[] | undefined;
+  private readonly recompute: Placed["recompute"];
+  private recomputedParts: readonly Value[] | undefined;
   private readonly forms = new Map<string, readonly Value[]>();
 
   constructor(type: Type, placed: Placed) {
     this.type = type;
-    this.home = placed.layout;
-    this.again = placed.again;
-    this.renewable = placed.again !== undefined;
+    this.layout = placed.layout;
+    this.recompute = placed.recompute;
+    this.recomputable = placed.recompute !== undefined;
     this.sums = placed.sums ?? 0;
     this.forms.set(placed.layout.name, placed.parts);
   }
@@ -74,10 +74,10 @@ export class Laid {
   }
 
   /** Its tensors, computed anew once for all that ask so; as they are where there is no recipe. */
-  anew(layout: Layout): readonly Value[] {
-    if (this.again === undefined || layout.name !== this.home.name) return this.in(layout);
-    this.renewed ??= this.again();
-    return this.renewed;
+  recomputed(layout: Layout): readonly Value[] {
+    if (this.recompute === undefined || layout.name !== this.layout.name) return this.in(layout);
+    this.recomputedParts ??= this.recompute();
+    return this.recomputedParts;
   }
 
   /** Its row-major form. */
@@ -86,6 +86,6 @@ export class Laid {
   }
 
   private unpacked(): Value {
-    return this.home.unpack(this.forms.get(this.home.name) as readonly Value[], this.type);
+    return this.layout.unpack(this.forms.get(this.layout.name) as readonly Value[], this.type);
   }
 }

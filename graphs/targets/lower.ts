@@ -23,11 +23,11 @@ import {
   type Value,
 } from "../onnx/graph.ts";
 import { definitionOf, loopDefinition, type OpDefinition } from "../ops/index.ts";
-import { Laid, type Placed, rowMajor } from "./layout.ts";
+import { Lowered, type Placed, rowMajor } from "./layout.ts";
 
 /** What a lowering sees of the node that it replaces. */
 export interface LoweringCall<A = Attributes> {
-  readonly inputs: readonly Laid[];
+  readonly inputs: readonly Lowered[];
   readonly attributes: A;
   /** Types of the outputs, as the source graph has them. */
   readonly types: readonly Type[];
@@ -50,8 +50,8 @@ export interface Target {
   readonly otherwise?: Target;
   /** How far the engine may rewrite the lowered graph, where that is not the driver's usual choice. */
   readonly optimization?: "disabled" | "basic" | "extended" | "all";
-  /** Whether shapes are hidden from the engine's memory plan (ModelOptions). */
-  readonly hiddenShapes?: boolean;
+  /** What is done to the lowered graph before it is written. */
+  readonly rewrite?: <K extends string>(outputs: Readonly<Record<K, Value>>) => Record<K, Value>;
 }
 
 /** Lowers the values of a source graph; returns row-major values under the same names. */
@@ -59,7 +59,7 @@ export const lower = <K extends string>(outputs: Readonly<Record<K, Value>>, tar
   const pass = new Lowerer(target);
   const names = Object.keys(outputs) as K[];
   pass.run(names.map((name) => outputs[name]));
-  return Object.fromEntries(names.map((name) => [name, pass.laid(outputs[name]).plain])) as Record<K, Value>;
+  return Object.fromEntries(names.map((name) => [name, pass.lowered(outputs[name]).plain])) as Record<K, Value>;
 };
 
 /** As `lower`, by what the target names instead where the opsets of what it makes do not go together. */
@@ -78,19 +78,19 @@ export const lowerInOneOpset = <K extends string>(
 class Lowerer {
   private readonly target: Target;
   /** What each frame's values became; the outermost graph is null. */
-  private readonly environments = new Map<Frame | null, Map<Value, Laid>>([[null, new Map()]]);
+  private readonly environments = new Map<Frame | null, Map<Value, Lowered>>([[null, new Map()]]);
   private readonly expansions = new Map<Node, readonly Value[]>();
 
   constructor(target: Target) {
     this.target = target;
   }
 
-  laid(value: Value): Laid {
+  lowered(value: Value): Lowered {
     const environment = this.environments.get(value.frame);
     const known = environment?.get(value);
     if (known !== undefined) return known;
     if (isConstant(value) || value === absent || (isInput(value) && value.frame === null)) {
-      const itself = new Laid(value, { layout: rowMajor, parts: [value] });
+      const itself = new Lowered(value, { layout: rowMajor, parts: [value] });
       environment?.set(value, itself);
       return itself;
     }
@@ -101,9 +101,9 @@ class Lowerer {
   run(outputs: readonly Value[]): void {
     for (const node of ordered(outputs, (n) => !this.done(n))) {
       const results = inPlaceOf(node, () => this.node(node));
-      const environment = this.environments.get(node.frame) as Map<Value, Laid>;
+      const environment = this.environments.get(node.frame) as Map<Value, Lowered>;
       node.outputs.forEach((output, i) => {
-        environment.set(output, results[i] as Laid);
+        environment.set(output, results[i] as Lowered);
       });
     }
   }
@@ -113,9 +113,9 @@ class Lowerer {
     return isInput(output) || (this.environments.get(node.frame)?.has(output) ?? false);
   }
 
-  private node(node: Node): readonly Laid[] {
+  private node(node: Node): readonly Lowered[] {
     const definition = definitionOf(node);
-    const inputs = node.inputs.map((value) => this.laid(value));
+    const inputs = node.inputs.map((value) => this.lowered(value));
     const own = this.target.lowerings.get(definition)?.({
       inputs,
       attributes: node.attributes,
@@ -127,36 +127,36 @@ class Lowerer {
     if (definition.lower !== undefined) return this.expand(node, definition.lower);
     return apply(
       definition,
-      inputs.map((laid) => laid.plain),
+      inputs.map((lowered) => lowered.plain),
       node.attributes,
     ).map((value) => placed(value, value));
   }
 
-  private expand(node: Node, portable: NonNullable<OpDefinition["lower"]>): readonly Laid[] {
+  private expand(node: Node, portable: NonNullable<OpDefinition["lower"]>): readonly Lowered[] {
     let expansion = this.expansions.get(node);
     if (expansion === undefined) {
       expansion = portable(node.inputs, node.attributes, node.outputs);
       this.expansions.set(node, expansion);
     }
     this.run(expansion);
-    return expansion.map((value) => this.laid(value));
+    return expansion.map((value) => this.lowered(value));
   }
 
-  private loop(node: Node, inputs: readonly Laid[]): readonly Laid[] {
+  private loop(node: Node, inputs: readonly Lowered[]): readonly Lowered[] {
     const body = node.attributes.body as Subgraph;
-    const initial = inputs.slice(2).map((laid) => laid.plain);
+    const initial = inputs.slice(2).map((lowered) => lowered.plain);
     const iterate = (given: readonly Value[]): Value[] => {
-      const environment = new Map<Value, Laid>();
+      const environment = new Map<Value, Lowered>();
       this.environments.set(body.frame, environment);
       body.inputs.forEach((placeholder, i) => {
         environment.set(placeholder, placed(given[i] as Value, placeholder));
       });
       this.run(body.outputs);
-      return body.outputs.map((output) => this.laid(output).plain);
+      return body.outputs.map((output) => this.lowered(output).plain);
     };
     if (this.target.loops === "keep") {
       const lowered = subgraph(body.inputs, iterate);
-      const [times, condition] = inputs.slice(0, 2).map((laid) => laid.plain) as [Value, Value];
+      const [times, condition] = inputs.slice(0, 2).map((lowered) => lowered.plain) as [Value, Value];
       return apply(loopDefinition, [times, condition, ...initial], { body: lowered } as unknown as Attributes).map(
         (v) => placed(v, v),
       );
@@ -168,8 +168,8 @@ class Lowerer {
   }
 }
 
-const placed = (result: Value | Placed, type: Type): Laid =>
-  new Laid(
+const placed = (result: Value | Placed, type: Type): Lowered =>
+  new Lowered(
     { dtype: type.dtype, shape: type.shape },
     "parts" in result ? result : { layout: rowMajor, parts: [result] },
   );

@@ -45,9 +45,9 @@ const signByComparison: Lowering = ({ inputs: [x] }) => {
  */
 const logSumExp = (x: Value, { axes, keepdims = 1 }: Reduction): Value => {
   const over = (keep: number): Reduction => ({ ...(axes && { axes }), keepdims: keep });
-  const most = reduceMax(x, over(1));
-  const rest = log(reduceSum(exp(sub(x, most)), over(keepdims)));
-  return add(rest, reshape(most, rest.shape));
+  const largest = reduceMax(x, over(1));
+  const rest = log(reduceSum(exp(sub(x, largest)), over(keepdims)));
+  return add(rest, reshape(largest, rest.shape));
 };
 const stableLogSumExp: Lowering = ({ inputs: [x], attributes }) => [logSumExp(x!.plain, attributes)];
 

@@ -6,7 +6,7 @@ import { conv, convGradInput, convGradWeight, definitionOf, expand, reshape, sli
 import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import { pixelLayout } from "../../graphs/targets/cpu/pixel.ts";
 import { type ConvOp, type ConvShape, fastest, type Way, waysFor } from "../../graphs/targets/cpu/ways.ts";
-import { Laid, rowMajor } from "../../graphs/targets/layout.ts";
+import { Lowered, rowMajor } from "../../graphs/targets/layout.ts";
 import { lower, type Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -76,10 +76,10 @@ const nodeOf = (op: ConvOp, { images, inputChannels, outputChannels, geometry: g
 const placedGraph = (node: Node, target: Target): Value[] => {
   const inputs = node.inputs.map((value, i) => {
     if (value.rank !== 4 || value.node.attributes.name === "w" || value.node.attributes.name === undefined)
-      return new Laid(value, { layout: rowMajor, parts: [value] });
+      return new Lowered(value, { layout: rowMajor, parts: [value] });
     const layout = pixelLayout(value);
     const parts = layout.chunks.map((n, k) => image(`${i}.${k}`, [value.dim(2) * value.dim(3), n * value.dim(1)]));
-    return new Laid(value, { layout, parts });
+    return new Lowered(value, { layout, parts });
   });
   const call = { inputs, attributes: node.attributes, types: node.outputs, node };
   const results = target.lowerings.get(definitionOf(node))?.(call) ?? [];

@@ -143,7 +143,8 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
   const evaluation = (outputs: Step["outputs"]): Model => {
     const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs)) : target;
     // Weights are constants here and the engine rewrites the graph, for which it must know shapes.
-    return compile({ outputs }, suited, { hiddenShapes: false });
+    const { rewrite: _, ...plain } = suited;
+    return compile({ outputs }, plain);
   };
   return {
     provider: chosen,

@@ -39,12 +39,19 @@ export interface Feed {
 const changes = (method: Method): PaperSettings => {
   const ours: Readonly<Record<string, unknown>> = { ...methods.advcl.paper };
   const differing = Object.entries(method.paper).filter(([name, value]) => name in ours && ours[name] !== value);
-  return { ...Object.fromEntries(differing), clusters: [] };
+  return { ...Object.fromEntries(differing), ...(!method.options.includes("clusters") && { clusters: [] }) };
 };
 
+/** A method's own options that are no settings of pretrain are as in its paper. */
 const feedOf = (name: MethodName): Feed => {
   const method = methods[name];
-  return { ...method, paper: name === "advcl" ? {} : changes(method) };
+  return {
+    paper: name === "advcl" ? {} : changes(method),
+    inputs: (settings, epoch) => method.inputs({ ...method.paper, ...settings }, epoch),
+    ...(method.scalars && {
+      scalars: (settings, epoch, progress) => method.scalars?.({ ...method.paper, ...settings }, epoch, progress) ?? {},
+    }),
+  };
 };
 
 export const feeds = Object.fromEntries(methodNames.map((name) => [name, feedOf(name)])) as Readonly<

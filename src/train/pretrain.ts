@@ -60,7 +60,9 @@ const stepOf = (settings: Settings, network: Network): Step => {
   if (tasks.length === 0 || tasks.length < settings.tasks.length)
     throw new RequestError(`tasks ${settings.tasks.join(", ")}: give some of ${apDpeTasks.join(", ")}`);
   const radius = settings.highFrequency ? settings.radius : 0;
-  return methods[settings.method].build({ ...settings, ...network, tasks, radius });
+  const method = methods[settings.method];
+  // Options of a method that are no settings are as in its paper.
+  return method.build({ ...method.paper, ...settings, ...network, tasks, radius });
 };
 
 const labelsFor = async (

@@ -26,9 +26,7 @@ for (const definition of definitions.values()) {
       const values = given.map((t, i) => (c.inputs[i]?.fixed ? constant(t) : input(`x${i}`, t)));
       const outputs = apply(definition, values, c.attributes ?? {});
       // Integer outputs, and statistics that carry no gradient, take no part.
-      const counted = /^batchNormTraining$|^LayerNorm/.test(definition.name)
-        ? outputs.slice(0, 1)
-        : outputs.filter((y) => isFloat(y.dtype));
+      const counted = outputs.slice(0, definition.differentiableOutputs).filter((y) => isFloat(y.dtype));
       const weights = counted.map((y) => randomTensor(random, y.shape, -1, 1, y.dtype));
       const weighted = counted.map((y, i) => mul(y, constant(weights[i] as Tensor)));
       const f = weighted.map((y) => reduceSum(y, { keepdims: 0 })).reduce((a, b) => add(a, b));

@@ -53,19 +53,19 @@ test("PGD-20 on a classifier equals PyTorch's", async () => {
 
 describe("losses of attacks", () => {
   const logits = constant(float32([2, 4], [3, 1, 2, -1, 0, 5, 1, 3]));
-  const of = (...values: number[]) => constant(filledWith("int64", [2], values));
+  const classes = (...values: number[]) => constant(filledWith("int64", [2], values));
   const values = async (loss: Value) => Array.from((await evaluate({ loss }, {})).loss.data as Float32Array);
   test("DLR", async () => {
     // Image 0 is of class 0: -(3 - 2)/(3 - 1); image 1 is of class 3: -(3 - 5)/(5 - 1).
-    expect(await values(dlr(logits, of(0, 3)))).toEqual([-0.5, 0.5]);
+    expect(await values(dlr(logits, classes(0, 3)))).toEqual([-0.5, 0.5]);
   });
   test("targeted DLR", async () => {
     // -(3 - 1)/(3 - (1 - 1)/2) and -(5 - 0)/(5 - (1 + 0)/2).
-    const [a, b] = (await values(targetedDlr(logits, of(0, 1), of(1, 0)))) as [number, number];
+    const [a, b] = (await values(targetedDlr(logits, classes(0, 1), classes(1, 0)))) as [number, number];
     expect(a).toBeCloseTo(-2 / 3, 6);
     expect(b).toBeCloseTo(-5 / 4.5, 6);
   });
-  test("margin", async () => expect(await values(margin(logits, of(0, 1), of(2, 3)))).toEqual([-1, -2]));
+  test("margin", async () => expect(await values(margin(logits, classes(0, 1), classes(2, 3)))).toEqual([-1, -2]));
   test("DLR refuses two classes", () => {
     const two = constant(float32([1, 2], [1, 2]));
     expect(() => dlr(two, constant(filledWith("int64", [1], [0])))).toThrow(

@@ -52,7 +52,7 @@ const settings = {
 
 describe("every method", () => {
   test.each(methodNames)("%s is fed exactly what its step reads", (name) => {
-    const { store } = methods[name].build({ ...options, ...(name === "dynacl" && { ema: 0.99 }) });
+    const { store } = methods[name].build({ ...methods[name].paper, ...options });
     const fed = [
       ...Object.keys(feeds[name].inputs(settings, 1)),
       ...Object.keys(feeds[name].scalars?.(settings, 1, 0) ?? {}),

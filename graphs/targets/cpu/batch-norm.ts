@@ -22,7 +22,7 @@ import {
   sqrt,
   sub,
 } from "../../ops/index.ts";
-import type { Laid } from "../layout.ts";
+import type { Lowered } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { shaped } from "./contrib.ts";
 import { branchRows, fromImageRows, isPixel, type PixelLayout } from "./pixel.ts";
@@ -51,19 +51,19 @@ const branchMeans = (perImage: Value, branches: number): Value => {
 };
 
 const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }) => {
-  const layout = (x as Laid).home;
+  const layout = (x as Lowered).layout;
   if (!isPixel(layout)) return undefined;
   const { branches, epsilon } = attributes as BranchedNorm;
-  const parts = (x as Laid).in(layout);
+  const parts = (x as Lowered).in(layout);
   const [images = 0, channels = 0] = (y as Type).shape;
   const mean = branchMeans(pixelMeans(parts, channels), branches);
   const squares = parts.map((part) => mul(part, part));
   const variance = max(sub(branchMeans(pixelMeans(squares, channels), branches), mul(mean, mean)), 0);
-  const factor = div((scale as Laid).plain, sqrt(add(variance, epsilon)));
-  const term = sub((bias as Laid).plain, mul(mean, factor));
+  const factor = div((scale as Lowered).plain, sqrt(add(variance, epsilon)));
+  const term = sub((bias as Lowered).plain, mul(mean, factor));
   const normalised = affine(factor, term, layout, images);
-  const again = () => normalised(parts);
-  return [{ layout, parts: again(), again }, mean, variance];
+  const recompute = () => normalised(parts);
+  return [{ layout, parts: recompute(), recompute }, mean, variance];
 };
 
 /** factor·x + term with [nb,C] each. */
@@ -74,18 +74,18 @@ const affine = (factor: Value, term: Value, layout: PixelLayout, images: number)
 };
 
 const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx] }) => {
-  const layout = (x as Laid).home;
+  const layout = (x as Lowered).layout;
   if (!isPixel(layout)) return undefined;
   const { branches, epsilon } = attributes as BranchedNorm;
   const [images = 0, channels = 0, h = 0, w = 0] = (dx as Type).shape;
-  const [parts, g] = [(x as Laid).in(layout), (dy as Laid).in(layout)];
-  const sigma = sqrt(add((variance as Laid).plain, epsilon));
-  const centre = (mean as Laid).plain;
+  const [parts, g] = [(x as Lowered).in(layout), (dy as Lowered).in(layout)];
+  const sigma = sqrt(add((variance as Lowered).plain, epsilon));
+  const centre = (mean as Lowered).plain;
   const meanG = branchMeans(pixelMeans(g, channels), branches);
   const products = parts.map((part, i) => mul(g[i] as Value, part));
   const meanGX = branchMeans(pixelMeans(products, channels), branches);
   const meanGN = div(sub(meanGX, mul(centre, meanG)), sigma);
-  const f = div((scale as Laid).plain, sigma);
+  const f = div((scale as Lowered).plain, sigma);
   const p = neg(div(mul(f, meanGN), sigma));
   const q = neg(add(mul(f, meanG), mul(p, centre)));
   const [fs, ps, qs] = [f, p, q].map((v) => branchRows(v, layout, images)) as [Value[], Value[], Value[]];
@@ -104,13 +104,13 @@ const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attrib
 
 /** Evaluation mode: the same affine map with given statistics. */
 const evaluation: Lowering = ({ inputs: [x, scale, bias, mean, variance], attributes, types: [y] }) => {
-  const layout = (x as Laid).home;
+  const layout = (x as Lowered).layout;
   if (!isPixel(layout)) return undefined;
-  const factor = div((scale as Laid).plain, sqrt(add((variance as Laid).plain, attributes.epsilon ?? 1e-5)));
-  const term = sub((bias as Laid).plain, mul((mean as Laid).plain, factor));
+  const factor = div((scale as Lowered).plain, sqrt(add((variance as Lowered).plain, attributes.epsilon ?? 1e-5)));
+  const term = sub((bias as Lowered).plain, mul((mean as Lowered).plain, factor));
   const [images = 0, c = 0] = (y as Type).shape;
   const single = (v: Value) => shaped(v, [1, c]);
-  return [{ layout, parts: affine(single(factor), single(term), layout, images)((x as Laid).in(layout)) }];
+  return [{ layout, parts: affine(single(factor), single(term), layout, images)((x as Lowered).in(layout)) }];
 };
 
 export const batchNorms: readonly [OpDefinition, Lowering][] = [

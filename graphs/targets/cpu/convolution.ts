@@ -12,7 +12,7 @@ import {
   type Window,
   windowOf,
 } from "../../ops/index.ts";
-import type { Laid } from "../layout.ts";
+import type { Lowered } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { shaped } from "./contrib.ts";
 import {
@@ -74,7 +74,7 @@ export const winogradShare = (outputs: readonly Value[]): number => {
 
 /** The tensors of a value in its own layout, cut as `chunks` says. */
 const cutAs = (
-  value: Laid,
+  value: Lowered,
   layout: PixelLayout,
   chunks: readonly number[],
   parts = value.in(layout),
@@ -83,7 +83,7 @@ const cutAs = (
 const forward =
   (choose: Choose): Lowering =>
   ({ inputs: [x, w, bias], attributes, types: [y], node }) => {
-    const [input, filter, type] = [(x as Laid).type, (w as Laid).type, y as Type];
+    const [input, filter, type] = [(x as Lowered).type, (w as Lowered).type, y as Type];
     const kernel = filter.shape.slice(2);
     const window = windowOf(attributes as ConvAttributes, input.shape.slice(2), kernel);
     const shape = shapeOf(input, type, window, kernel);
@@ -96,18 +96,18 @@ const forward =
       parts.map((part, i) => one(part, chunks[i] as number));
     let parts: readonly Value[];
     if (way === "thin") {
-      const form = (w as Laid).one(tapMajorFilter);
-      parts = thinChunks(x as Laid, to.chunks, (part, images) => thinConv(part, form, geometry, images));
+      const form = (w as Lowered).one(tapMajorFilter);
+      parts = thinChunks(x as Lowered, to.chunks, (part, images) => thinConv(part, form, geometry, images));
     } else if (way === "winograd") {
-      const u = (w as Laid).one(winogradFilter);
-      parts = each(cutAs(x as Laid, from, chunks), (part, n) => winogradConv(part, u, geometry.input, n));
+      const u = (w as Lowered).one(winogradFilter);
+      parts = each(cutAs(x as Lowered, from, chunks), (part, n) => winogradConv(part, u, geometry.input, n));
     } else {
-      const form = (w as Laid).one(tapMajorFilter);
-      parts = each(cutAs(x as Laid, from, chunks), (part, n) => im2colConv(part, form, geometry, n));
+      const form = (w as Lowered).one(tapMajorFilter);
+      parts = each(cutAs(x as Lowered, from, chunks), (part, n) => im2colConv(part, form, geometry, n));
     }
     parts = rechunk(parts, way === "thin" ? to.chunks : chunks, to.chunks, shape.outputChannels);
     if (!isAbsent(node.inputs[2])) {
-      const row = (bias as Laid).plain;
+      const row = (bias as Lowered).plain;
       parts = parts.map((part) => shaped(add(shaped(part, [-1, shape.outputChannels]), row), part.shape));
     }
     return [{ layout: to, parts }];
@@ -115,7 +115,7 @@ const forward =
 
 /** Maps the chunks of a value of few channels. */
 const thinChunks = (
-  x: Laid,
+  x: Lowered,
   chunks: readonly number[],
   one: (part: Value, images: number, index: number) => Value,
 ): readonly Value[] => x.in(thinLayout(chunks)).map((part, i) => one(part, chunks[i] as number, i));
@@ -124,26 +124,26 @@ const gradInput =
   (choose: Choose): Lowering =>
   ({ inputs: [dy, w], attributes, types: [x] }) => {
     const { size: _, ...window } = attributes as GradInput;
-    const [output, filter, type] = [(dy as Laid).type, (w as Laid).type, x as Type];
+    const [output, filter, type] = [(dy as Lowered).type, (w as Lowered).type, x as Type];
     const shape = shapeOf(type, output, window as unknown as Window, filter.shape.slice(2));
     if (shape === undefined) return undefined;
     const { geometry } = shape;
     const [from, to] = [pixelLayout(output), pixelLayout(type)];
     const way = choose("input", waysFor(shape), shape);
     if (way === "thin") {
-      const form = (w as Laid).one(tapMajorFilter);
-      const given = (dy as Laid).in(from);
+      const form = (w as Lowered).one(tapMajorFilter);
+      const given = (dy as Lowered).in(from);
       const parts = given.map((part, i) => thinGradInput(part, form, geometry, from.chunks[i] as number));
       return [{ layout: thinLayout(from.chunks), parts }];
     }
     const chunks = finer(from, to);
-    const given = cutAs(dy as Laid, from, chunks);
+    const given = cutAs(dy as Lowered, from, chunks);
     let parts: readonly Value[];
     if (way === "winograd") {
-      const u = (w as Laid).one(winogradTurned);
+      const u = (w as Lowered).one(winogradTurned);
       parts = given.map((part, i) => winogradGradInput(part, u, geometry.input, chunks[i] as number));
     } else {
-      const form = (w as Laid).one(tapFirstFilter);
+      const form = (w as Lowered).one(tapFirstFilter);
       parts = given.map((part, i) => im2colGradInput(part, form, geometry, chunks[i] as number));
     }
     return [{ layout: to, parts: rechunk(parts, chunks, to.chunks, shape.inputChannels) }];
@@ -153,7 +153,7 @@ const gradWeight =
   (choose: Choose): Lowering =>
   ({ inputs: [x, dy], attributes }) => {
     const { kernel, ...window } = attributes as GradWeight;
-    const [input, output] = [(x as Laid).type, (dy as Laid).type];
+    const [input, output] = [(x as Lowered).type, (dy as Lowered).type];
     const shape = shapeOf(input, output, window as unknown as Window, kernel);
     if (shape === undefined) return undefined;
     const { geometry } = shape;
@@ -161,17 +161,17 @@ const gradWeight =
     const way = choose("weight", waysFor(shape), shape);
     let sum: Value | undefined;
     if (way === "thin") {
-      const given = (dy as Laid).in(to);
-      thinChunks(x as Laid, to.chunks, (part, images, i) => {
+      const given = (dy as Lowered).in(to);
+      thinChunks(x as Lowered, to.chunks, (part, images, i) => {
         sum = thinGradWeight(part, given[i] as Value, geometry, images, sum);
         return sum;
       });
       return [{ layout: columnFilter, parts: [sum as Value] }];
     }
     const chunks = finer(from, to);
-    const given = cutAs(dy as Laid, to, chunks);
+    const given = cutAs(dy as Lowered, to, chunks);
     // Computed anew if that is cheap, rather than kept since the forward pass.
-    cutAs(x as Laid, from, chunks, (x as Laid).anew(from)).forEach((part, i) => {
+    cutAs(x as Lowered, from, chunks, (x as Lowered).recomputed(from)).forEach((part, i) => {
       const [back, images] = [given[i] as Value, chunks[i] as number];
       if (way === "im2col") sum = im2colGradWeight(part, back, geometry, images, sum);
       else {

@@ -28,7 +28,7 @@ import {
   sub,
   tanh,
 } from "../../ops/index.ts";
-import { type Laid, type Placed, sameShape } from "../layout.ts";
+import { type Lowered, type Placed, sameShape } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { pixelMeans } from "./batch-norm.ts";
 import { shaped } from "./contrib.ts";
@@ -38,20 +38,20 @@ import { branchRows, imageRows, isPixel, type PixelLayout, pixelLayout, rechunk 
 const unary =
   (one: (part: Value, attributes: never) => Value): Lowering =>
   ({ inputs: [x], attributes }) => {
-    const { home } = x as Laid;
-    return isPixel(home)
-      ? [{ layout: home, parts: (x as Laid).in(home).map((part) => one(part, attributes as never)) }]
+    const { layout } = x as Lowered;
+    return isPixel(layout)
+      ? [{ layout, parts: (x as Lowered).in(layout).map((part) => one(part, attributes as never)) }]
       : undefined;
   };
 
 /** ReLU of what can be computed anew can be computed anew. */
 const activation: Lowering = ({ inputs: [x] }) => {
-  const { home, renewable, sums } = x as Laid;
-  if (!isPixel(home)) return undefined;
+  const { layout, recomputable, sums } = x as Lowered;
+  if (!isPixel(layout)) return undefined;
   const all = (parts: readonly Value[]) => parts.map((part) => relu(part));
-  const parts = all((x as Laid).in(home));
-  const again = () => all((x as Laid).anew(home));
-  return [renewable ? { layout: home, parts, again, sums } : { layout: home, parts }];
+  const parts = all((x as Lowered).in(layout));
+  const recompute = () => all((x as Lowered).recomputed(layout));
+  return [recomputable ? { layout, parts, recompute, sums } : { layout, parts }];
 };
 
 /**
@@ -60,28 +60,28 @@ const activation: Lowering = ({ inputs: [x] }) => {
  */
 const addition: Lowering = (call) => {
   const results = binary(add)(call);
-  const [a, b] = call.inputs as readonly [Laid, Laid];
+  const [a, b] = call.inputs as readonly [Lowered, Lowered];
   const [sum] = (results ?? []) as readonly Placed[];
-  if (sum === undefined || a.home.name !== b.home.name || !a.renewable || !b.renewable || a.sums + b.sums > 0)
+  if (sum === undefined || a.layout.name !== b.layout.name || !a.recomputable || !b.recomputable || a.sums + b.sums > 0)
     return results;
-  const again = () => {
-    const [left, right] = [a.anew(a.home), b.anew(b.home)];
+  const recompute = () => {
+    const [left, right] = [a.recomputed(a.layout), b.recomputed(b.layout)];
     return left.map((part, i) => add(part, right[i] as Value));
   };
-  return [{ ...sum, again, sums: 1 }];
+  return [{ ...sum, recompute, sums: 1 }];
 };
 
 /** dy where y is positive. y is computed anew if that is cheap, rather than kept since the forward pass. */
 const activationGrad: Lowering = ({ inputs: [y, dy] }) => {
-  const { home } = y as Laid;
-  if (!isPixel(home) || !sameShape((y as Laid).type, (dy as Laid).type)) return undefined;
-  const again = (y as Laid).anew(home);
-  const parts = (dy as Laid).in(home).map((part, i) => mul(part, mask(again[i] as Value)));
-  return [{ layout: home, parts }];
+  const { layout } = y as Lowered;
+  if (!isPixel(layout) || !sameShape((y as Lowered).type, (dy as Lowered).type)) return undefined;
+  const outputs = (y as Lowered).recomputed(layout);
+  const parts = (dy as Lowered).in(layout).map((part, i) => mul(part, mask(outputs[i] as Value)));
+  return [{ layout, parts }];
 };
 
 /** What an operand gives each chunk of a result [N,C,H,W] in the layout; undefined where it does not broadcast so. */
-const operand = (x: Laid, result: Type, layout: PixelLayout): readonly Value[] | undefined => {
+const operand = (x: Lowered, result: Type, layout: PixelLayout): readonly Value[] | undefined => {
   if (sameShape(x.type, result)) return x.in(layout);
   const { shape } = x.type;
   if (shape.every((d) => d === 1)) {
@@ -104,9 +104,9 @@ const binary =
   (one: (a: Value, b: Value) => Value): Lowering =>
   ({ inputs, types: [y] }) => {
     const type = y as Type;
-    const chunked = inputs.find((x) => isPixel(x.home) && sameShape(x.type, type));
+    const chunked = inputs.find((x) => isPixel(x.layout) && sameShape(x.type, type));
     if (chunked === undefined) return undefined;
-    const layout = chunked.home as PixelLayout;
+    const layout = chunked.layout as PixelLayout;
     const [a, b] = inputs.map((x) => operand(x, type, layout));
     if (a === undefined || b === undefined) return undefined;
     return [{ layout, parts: a.map((part, i) => one(part, b[i] as Value)) }];
@@ -126,11 +126,11 @@ const pixelAxes = ({ axes }: Reduction, rank: number): boolean =>
 const pixelReduction =
   (factor: (pixels: number) => number): Lowering =>
   ({ inputs: [x], attributes, types: [y], node }) => {
-    const { home, type } = x as Laid;
+    const { layout, type } = x as Lowered;
     const axes = node.definition === globalAveragePool.definition ? { axes: [2, 3] } : (attributes as Reduction);
-    if (!isPixel(home) || !pixelAxes(axes, type.shape.length)) return undefined;
+    if (!isPixel(layout) || !pixelAxes(axes, type.shape.length)) return undefined;
     const [, c = 0, h = 0, w = 0] = type.shape;
-    const means = pixelMeans((x as Laid).in(home), c);
+    const means = pixelMeans((x as Lowered).in(layout), c);
     const scale = factor(h * w);
     return [shaped(scale === 1 ? means : mul(means, scale), (y as Type).shape)];
   };
@@ -138,22 +138,22 @@ const pixelReduction =
 /** One number an image and channel spread over the pixels: the gradient of a mean over them. */
 const spread: Lowering = ({ inputs: [x], types: [y] }) => {
   const [n = 0, c = 0, h = 0, w = 0] = (y as Type).shape;
-  if ((y as Type).shape.length !== 4 || (x as Laid).type.shape.join() !== [n, c, 1, 1].join() || h * w === 1)
+  if ((y as Type).shape.length !== 4 || (x as Lowered).type.shape.join() !== [n, c, 1, 1].join() || h * w === 1)
     return undefined;
   const layout = pixelLayout(y as Type);
-  const rows = imageRows(shaped((x as Laid).plain, [n, c]), layout.chunks);
+  const rows = imageRows(shaped((x as Lowered).plain, [n, c]), layout.chunks);
   return [{ layout, parts: rows.map((part) => expand(part, [h * w, part.dim(1)])) }];
 };
 
 /** Reshapes that only regroup images and channels, as interleaved branches do, leave every pixel's row as it is. */
 const regroup: Lowering = ({ inputs: [x], types: [y] }) => {
-  const { home, type } = x as Laid;
+  const { layout, type } = x as Lowered;
   const [from, to] = [type.shape, (y as Type).shape];
-  if (!isPixel(home) || to.length !== 4 || from.slice(2).join() !== to.slice(2).join()) return undefined;
-  const layout = pixelLayout(y as Type);
+  if (!isPixel(layout) || to.length !== 4 || from.slice(2).join() !== to.slice(2).join()) return undefined;
+  const regrouped = pixelLayout(y as Type);
   const elements = (l: PixelLayout, c: number) => l.chunks.map((images) => images * c);
-  const [before, after] = [elements(home, from[1] as number), elements(layout, to[1] as number)];
-  return [{ layout, parts: rechunk((x as Laid).in(home), before, after, 1) } satisfies Placed];
+  const [before, after] = [elements(layout, from[1] as number), elements(regrouped, to[1] as number)];
+  return [{ layout: regrouped, parts: rechunk((x as Lowered).in(layout), before, after, 1) } satisfies Placed];
 };
 
 const passed = unary((part) => part);

@@ -4,10 +4,10 @@
  * dots, where graphs/targets/gpu.ts takes 12. None has been timed (docs/gpu.md).
  */
 import { apply, constant, type Definition, filled, type Type, type Value } from "../../onnx/graph.ts";
-import { add, type BranchedNorm, besides, mul, reduceMean, reshape, sub } from "../../ops/index.ts";
+import { add, type BranchedNorm, branchesAsChannels, mul, reduceMean, reshape, sub } from "../../ops/index.ts";
 import { fusedMatMul } from "../contrib.ts";
 import { inverseDeviation, type PixelDots, reducedDots, shifted, varianceOf } from "../gpu.ts";
-import type { Laid, Layout } from "../layout.ts";
+import type { Layout, Lowered } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 
 /**
@@ -22,13 +22,13 @@ export const cudnnTraining: Definition = {
   infer: ([x, scale]) => [x, scale, scale, scale, scale] as readonly Value[],
 };
 
-const flat = (x: Laid | undefined): Value => reshape((x as Laid).plain, [-1]);
+const flat = (x: Lowered | undefined): Value => reshape((x as Lowered).plain, [-1]);
 
 /** Batch norm in training mode by cuDNN's kernel. */
 export const fusedTraining: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
   const { branches, epsilon } = attributes as BranchedNorm;
   const [a, b] = [flat(scale), flat(bias)];
-  const outputs = apply(cudnnTraining, [besides((x as Laid).plain, branches), a, b, b, a], { epsilon });
+  const outputs = apply(cudnnTraining, [branchesAsChannels((x as Lowered).plain, branches), a, b, b, a], { epsilon });
   const [out, , , mean, invStd] = outputs as [Value, Value, Value, Value, Value];
   const { shape } = each as Type;
   return [
@@ -56,9 +56,9 @@ const rowNorm: Definition = {
 export const trainingInHalf =
   (half: Layout): Lowering =>
   ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
-    if ((x as Laid).home.name !== half.name || (y as Type).shape.length !== 4) return undefined;
+    if ((x as Lowered).layout.name !== half.name || (y as Type).shape.length !== 4) return undefined;
     const { branches, epsilon } = attributes as BranchedNorm;
-    const wide = besides((x as Laid).one(half), branches);
+    const wide = branchesAsChannels((x as Lowered).one(half), branches);
     const rows = reshape(wide, [wide.dim(0) * wide.dim(1), -1]);
     const ones = constant(filled(wide.dtype, [rows.dim(1)], 1));
     const [, ...ofRows] = apply(rowNorm, [rows, ones], { axis: -1, epsilon });

@@ -67,11 +67,11 @@ const atOnce = (x: Value, dy: Value, width: number, [kh, kw]: readonly [number, 
   const columns = Array.from({ length: kw }, (_, c) => c);
   const onlyX = dy.dim(0) > kw * x.dim(0);
   const seen = onlyX ? rows.flatMap((r) => columns.map((c) => r + c)) : columns;
-  const most = seen.at(-1) as number;
-  const down = (onlyX ? [0] : rows).map((r) => r + most);
+  const farthest = seen.at(-1) as number;
+  const down = (onlyX ? [0] : rows).map((r) => r + farthest);
   // Rows of whole sixteens keep tensor cores' operands aligned.
   const length = Math.ceil((dy.dim(1) + (down.at(-1) as number)) / 16) * 16;
-  const back = seen.map((offset) => most - offset);
+  const back = seen.map((offset) => farthest - offset);
   const products = gemm(copiesOf(dy, down, length), copiesOf(x, back, length), { transB: 1 });
   const taps = reshape(products, [dy.dim(0), down.length, x.dim(0), seen.length]);
   return reshape(transpose(taps, { perm: [0, 2, 1, 3] }), [dy.dim(0), x.dim(0), kh, kw]);

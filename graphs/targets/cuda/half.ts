@@ -26,7 +26,7 @@ import {
   reshape,
 } from "../../ops/index.ts";
 import { batchNormGrad, inverseDeviation, type PixelDots, shifted } from "../gpu.ts";
-import { type Laid, type Layout, type Placed, sameShape } from "../layout.ts";
+import { type Layout, type Lowered, type Placed, sameShape } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { trainingInHalf } from "./batch-norm.ts";
 import type { Way } from "./convolution.ts";
@@ -50,9 +50,9 @@ const lifted: Layout = {
   unpack: ([x]) => div(toSingle(x as Value), LIFT),
 };
 
-const part = (x: Laid | undefined, layout: Layout): Value => (x as Laid).one(layout);
-const isIn = (x: Laid | undefined, layout: Layout): boolean => x?.home.name === layout.name;
-const layoutOf = (x: Laid | undefined): Layout | undefined => [half, lifted].find((layout) => isIn(x, layout));
+const part = (x: Lowered | undefined, layout: Layout): Value => (x as Lowered).one(layout);
+const isIn = (x: Lowered | undefined, layout: Layout): boolean => x?.layout.name === layout.name;
+const layoutOf = (x: Lowered | undefined): Layout | undefined => [half, lifted].find((layout) => isIn(x, layout));
 const isSingle = (types: readonly Type[]): boolean => types.every(({ dtype }) => dtype === "float32");
 
 /** A matrix product of operands that are rounded to float16; what comes out is float32. */
@@ -87,8 +87,8 @@ const gradWeight =
 const evaluation: Lowering = ({ inputs: [x, scale, bias, mean, variance], attributes }) => {
   if (!isIn(x, half)) return undefined;
   const { epsilon = 1e-5 } = attributes as { epsilon?: number };
-  const factor = mul((scale as Laid).plain, part(variance, inverseDeviation(epsilon)));
-  return [{ layout: half, parts: [shifted(part(x, half), (mean as Laid).plain, factor, (bias as Laid).plain)] }];
+  const factor = mul((scale as Lowered).plain, part(variance, inverseDeviation(epsilon)));
+  return [{ layout: half, parts: [shifted(part(x, half), (mean as Lowered).plain, factor, (bias as Lowered).plain)] }];
 };
 
 const activation: Lowering = ({ inputs: [x] }) =>
@@ -104,15 +104,16 @@ const activationGrad =
 /** Of two activations, or of two gradients. */
 const addition: Lowering = ({ inputs: [a, b] }) => {
   const layout = layoutOf(a);
-  if (layout === undefined || !isIn(b, layout) || !sameShape((a as Laid).type, (b as Laid).type)) return undefined;
+  if (layout === undefined || !isIn(b, layout) || !sameShape((a as Lowered).type, (b as Lowered).type))
+    return undefined;
   return [{ layout, parts: [add(part(a, layout), part(b, layout))] }];
 };
 
 /** By one number a channel, as the gradient of a batch norm with given statistics has it. */
 const scaling: Lowering = ({ inputs: [x, factor], types: [y] }) => {
   const layout = layoutOf(x);
-  if (layout === undefined || !sameShape((x as Laid).type, y as Type)) return undefined;
-  const { shape } = (factor as Laid).type;
+  if (layout === undefined || !sameShape((x as Lowered).type, y as Type)) return undefined;
+  const { shape } = (factor as Lowered).type;
   const perChannel = [1, (y as Type).shape[1], 1, 1].join() === shape.join();
   return perChannel ? [{ layout, parts: [mul(part(x, layout), part(factor, half))] }] : undefined;
 };

@@ -9,7 +9,7 @@ import {
   add,
   batchNormalization,
   batchNormTraining,
-  besides,
+  branchesAsChannels,
   conv,
   convGradInput,
   convGradWeight,
@@ -133,7 +133,7 @@ const block = (mode: "training" | "evaluation") => {
   const norm = (v: Value): Value => {
     if (mode === "training") return batchNormTraining(v, scale, bias, { branches: 2, epsilon: 1e-5 });
     const [a, b] = [scale, bias].map((p) => reshape(p, [-1])) as [Value, Value];
-    return reshape(batchNormalization(besides(v, 2), a, b, b, mul(a, 0.3), {}), v.shape);
+    return reshape(batchNormalization(branchesAsChannels(v, 2), a, b, b, mul(a, 0.3), {}), v.shape);
   };
   const stem = relu(norm(conv(x, w0, window)));
   const y = relu(add(norm(conv(stem, w1, window)), stem));

@@ -15,7 +15,7 @@ import { webgpu } from "../../../graphs/targets/webgpu.ts";
 import { evaluate, loweredForCuda, randomNumbers, randomTensor, relativeError } from "../run.ts";
 
 const given: Record<string, Value> = {};
-const of = (name: string, shape: number[]): Value => {
+const images = (name: string, shape: number[]): Value => {
   const type: Type = { dtype: "float32", shape };
   const known = given[name] ?? input(name, type);
   given[name] = known;
@@ -28,8 +28,8 @@ const norms = (
     ["Row", [15, 4], 3],
   ] as const
 ).flatMap(([name, shape, branches]) => {
-  const [x, dy] = [of(`x${name}`, [...shape]), of(`dy${name}`, [...shape])];
-  const [scale, bias] = [of(`scale${name}`, [branches, 4]), of(`bias${name}`, [branches, 4])];
+  const [x, dy] = [images(`x${name}`, [...shape]), images(`dy${name}`, [...shape])];
+  const [scale, bias] = [images(`scale${name}`, [branches, 4]), images(`bias${name}`, [branches, 4])];
   const attributes = { branches, epsilon: 1e-5 };
   const [y, mean, variance] = batchNormTraining.outputs(x, scale, bias, attributes) as [Value, Value, Value];
   const [dx, dScale, dBias] = batchNormTrainingGrad.outputs(x, dy, scale, mean, variance, attributes);
@@ -37,7 +37,7 @@ const norms = (
     ([part, value]) => [`${part} of batch norm, ${name}`, value as Value] as const,
   );
 });
-const x = of("xImage", [6, 4, 3, 5]);
+const x = images("xImage", [6, 4, 3, 5]);
 
 test.each<readonly [string, Value]>([
   ...norms,
@@ -45,7 +45,7 @@ test.each<readonly [string, Value]>([
   ["sum over batch and columns", reduceSum(x, { axes: [-1, 0], keepdims: 0 })],
   ["sum over all", reduceSum(x, {})],
   ["mean over channels", reduceMean(x, { axes: [1] })],
-  ["reluGrad", reluGrad(relu(x), of("dyImage", [6, 4, 3, 5]))],
+  ["reluGrad", reluGrad(relu(x), images("dyImage", [6, 4, 3, 5]))],
 ])("%s", async (_, y) => {
   const random = randomNumbers(3);
   const feeds = Object.fromEntries(
