@@ -148,7 +148,8 @@ export const openImage = async (
       try {
         await decodeInto(isFloat ? await ofFloat(bytes, budget) : openBytes(bytes, budget), w, h, out);
       } catch (cause) {
-        throw refusal(path, (cause as Error).message, cause);
+        const { message } = cause as Error;
+        throw refusal(path, message === "Unknown error" ? "it is cut short or damaged" : message, cause);
       }
     },
   };

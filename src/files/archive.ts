@@ -120,6 +120,8 @@ const readFolder = async <T>(folder: string, files: readonly string[], use: Use<
   for (const name of files) {
     const path = join(folder, name);
     try {
+      const { kind } = await sniffFile(path);
+      if (kind === "html" || kind === "git-lfs") throw misfit(`data: ${path}`, kind, "a file of the dataset", "");
       const file = await open(path);
       try {
         results.set(name, await use(name, { path, size: (await file.stat()).size, chunks: chunksOf(file) }));
@@ -127,7 +129,8 @@ const readFolder = async <T>(folder: string, files: readonly string[], use: Use<
         await file.close();
       }
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") throw missingFile(path);
+      const { code } = ((error as Error).cause ?? error) as NodeJS.ErrnoException;
+      if (code === "ENOENT") throw missingFile(path);
       throw fileError(error, "read", path);
     }
   }

@@ -82,7 +82,11 @@ const numbersOf = (path: string, descr: string): Numbers => {
   const match = /^([<>|=])([iu])([1248])$/.exec(descr);
   if (match !== null) return { width: Number(match[3]), little: match[1] !== ">", signed: match[2] === "i" };
   const kind = kinds.get(/^[<>|=]?(.)/.exec(descr)?.[1] ?? "");
-  throw fault(path, `it holds ${kind ?? "another type"} (${descr}); save it with .astype(numpy.uint8)`);
+  // Pixels of [0, 1] would all become 0 under a plain astype.
+  const remedy = /^[<>|=]?f/.test(descr)
+    ? "(255 * x).round().astype(numpy.uint8) where x is of [0, 1]"
+    : ".astype(numpy.uint8)";
+  throw fault(path, `it holds ${kind ?? "another type"} (${descr}); save it with ${remedy}`);
 };
 
 /** The numbers as bytes; `at` is the place of the first, for the message. */

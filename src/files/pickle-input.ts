@@ -60,13 +60,13 @@ export class PickleInput {
     return Buffer.from(buffer, byteOffset, length).toString("utf8");
   }
 
-  /** Up to the next line feed, at most `longest` characters; the line feed is read too. */
+  /** Up to the next line feed, at most `longest` characters, each byte as one (latin 1); the line feed is read too. */
   line(longest: number): string {
     const end = this.#bytes.indexOf(0x0a, this.#at);
     if (end < 0 || end - this.#at > longest) throw new Error(`a line without end at byte ${this.#at}`);
-    const text = this.text(end - this.#at);
+    const { buffer, byteOffset, length } = this.bytes(end - this.#at);
     this.skip(1);
-    return text;
+    return Buffer.from(buffer, byteOffset, length).toString("latin1");
   }
 
   /** A whole number written as decimals. */

@@ -28,7 +28,10 @@ const longestLine = 2 ** 31;
 
 /** A line in Python's raw-unicode-escape. */
 const rawUnicode = (line: string): string =>
-  line.replace(/\\u([0-9a-fA-F]{4})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
+  line.replace(/\\u([0-9a-fA-F]{4})|\\U00([01][0-9a-fA-F]{5})/g, (whole, short?: string, long?: string) => {
+    const code = Number.parseInt(short ?? long ?? "", 16);
+    return code <= 0x10ffff ? String.fromCodePoint(code) : whole;
+  });
 
 /** A number of protocol 0 and 1, which spell True and False as 01 and 00. */
 const int = (input: PickleInput): number | bigint | boolean => {

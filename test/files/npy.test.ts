@@ -84,7 +84,7 @@ describe("a header", () => {
       `{"shape" :(2,2) , "fortran_order" :True , "descr" : "|u1"}`,
       /in Fortran order/,
     ],
-    ["floats", header("<f4", "(1,)"), /floating-point numbers \(<f4\); save it with \.astype\(numpy\.uint8\)/],
+    ["floats", header("<f4", "(1,)"), /floating-point numbers \(<f4\); save it with \(255 \* x\)\.round/],
     ["objects", header("|O", "(1,)"), /Python objects/],
     ["fields", "{'descr': [('a', '|u1')], 'fortran_order': False, 'shape': (4,)}", /records of several fields/],
     ["no shape", "{'descr': '|u1', 'fortran_order': False}", /lacks descr, fortran_order or shape/],
