@@ -33,18 +33,18 @@ const splitNames: ReadonlyMap<string, Named> = new Map<string, Named>([
 
 const splitOf = (name: string): Named | undefined => splitNames.get(name.toLowerCase().replaceAll(/[-_ ]/g, ""));
 
-/** Folders by the split that they are; none where the folder has no such folders. */
+/** Folders by the split that they are, spelled as it is where there is one; none where the folder has no such folders. */
 const splitsIn = (data: string, folders: readonly string[]): ReadonlyMap<Named, string> => {
   const found = new Map<Named, string>();
-  for (const name of folders) {
-    const split = splitOf(name);
-    if (split === undefined) continue;
-    const other = found.get(split);
-    if (other !== undefined && other !== split && name !== split)
+  for (const split of new Set(splitNames.values())) {
+    const named = folders.filter((name) => splitOf(name) === split);
+    const chosen = named.includes(split) ? split : named[0];
+    if (chosen === undefined) continue;
+    if (named.length > 1 && chosen !== split)
       throw new RequestError(
-        `data: ${data} has both ${other} and ${name} for its ${split} images; rename one of them.`,
+        `data: ${data} has both ${named[0]} and ${named[1]} for its ${split} images; rename one of them.`,
       );
-    if (other === undefined || name === split) found.set(split, name);
+    found.set(split, chosen);
   }
   return found;
 };

@@ -115,6 +115,14 @@ const decodeInto = async (source: Sharp, width: number, height: number, out: Uin
     for (let c = 0; c < 3; c++) out[c * pixels + i] = bytes[i * channels + (channels >= 3 ? c : 0)]!;
 };
 
+/** What the decoder says, where that says anything. */
+const reasonOf = (cause: unknown, budget: number): string => {
+  const { message } = cause as Error;
+  if (/exceeds pixel limit/i.test(message))
+    return `it has more than the ${Math.floor(budget / 4)} pixels that an image may`;
+  return message === "Unknown error" ? "it is cut short or damaged" : message;
+};
+
 /**
  * Reads the header of an image.
  * @param bytes the whole file
@@ -131,7 +139,7 @@ export const openImage = async (
   } catch (cause) {
     const kind = sniff(bytes, bytes.length);
     const isImage = ["png", "jpeg", "gif", "webp", "bmp", "tiff", "unknown"].includes(kind);
-    throw refusal(path, isImage ? (cause as Error).message : whatItIs(kind), cause);
+    throw refusal(path, isImage ? reasonOf(cause, budget) : whatItIs(kind), cause);
   }
   const { format, width: stored, height: rows, autoOrient, channels, depth } = metadata;
   if (!formats.has(format)) throw refusal(path, `${format} files are not read`);
@@ -148,8 +156,7 @@ export const openImage = async (
       try {
         await decodeInto(isFloat ? await ofFloat(bytes, budget) : openBytes(bytes, budget), w, h, out);
       } catch (cause) {
-        const { message } = cause as Error;
-        throw refusal(path, message === "Unknown error" ? "it is cut short or damaged" : message, cause);
+        throw refusal(path, reasonOf(cause, budget), cause);
       }
     },
   };
