@@ -89,7 +89,8 @@ const readPython = async ({ classes, keys }: Cifar, member: Member, maximum: num
     });
     return { path, count, labels, bytes, start: 0, stride: pixels };
   } catch (cause) {
-    throw cause instanceof RequestError ? cause : refuse((cause as Error).message);
+    const { message } = cause as Error;
+    throw message.startsWith("data:") ? cause : refuse(message);
   }
 };
 

@@ -179,7 +179,8 @@ const readArchive = async <T>(
   const { kind, size } = await sniffFile(archive);
   if (kind !== "gzip" && kind !== "tar") throw misfit(`data: ${archive}`, kind, "a .tar.gz file", "download it again");
   const results = new Map<string, T>();
-  const wanted = new Set(versions.flatMap(({ files }) => files));
+  const names = new Set(versions.flatMap(({ files }) => files));
+  const taken = new Map<string, string>();
   let refusal: unknown;
   let reading: Promise<void> = Promise.resolve();
   const take = async (name: string, entry: ReadEntry): Promise<void> => {
@@ -197,8 +198,15 @@ const readArchive = async <T>(
     strict: true,
     onReadEntry: (entry) => {
       const name = basename(entry.path);
-      if (refusal !== undefined || !wanted.delete(name)) entry.resume();
-      else reading = take(name, entry);
+      if (taken.has(name))
+        refusal ??= new RequestError(
+          `data: ${archive} holds two files ${name} (${taken.get(name)} and ${entry.path}); check that it is the right archive.`,
+        );
+      if (refusal !== undefined || !names.has(name)) entry.resume();
+      else {
+        taken.set(name, entry.path);
+        reading = take(name, entry);
+      }
     },
   });
   try {

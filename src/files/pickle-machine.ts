@@ -1,8 +1,10 @@
 /**
  * Python's pickle machine (the opcodes of protocols 0 to 5, Lib/pickletools.py) with nothing of Python behind it: it
  * makes numbers, texts, bytes, arrays, Maps and Sets, and what the caller makes of the classes that a pickle names.
- * Each opcode costs no more than the bytes and values it takes in, so a pickle of n bytes costs a multiple of n.
+ * Each opcode costs no more than the bytes and values it takes in, so a pickle of n bytes costs a multiple of n; what
+ * its values take in memory is taken from a budget.
  */
+import { Budget } from "./budget.ts";
 import { PickleInput } from "./pickle-input.ts";
 import { longestName, type PickleHandlers, PickleStack } from "./pickle-stack.ts";
 
@@ -94,24 +96,24 @@ const opcodes: ReadonlyMap<number, Opcode> = new Map<number, Opcode>([
   [0x8c, (s, i) => s.push(i.text(i.uint8()))],
   [0x8d, (s, i) => s.push(i.text(i.uint64()))],
   // EMPTY_TUPLE, TUPLE, TUPLE1, TUPLE2, TUPLE3.
-  [0x29, (s) => s.push([])],
-  [0x74, (s) => s.push(s.marked())],
+  [0x29, (s) => s.fresh([])],
+  [0x74, (s) => s.fresh(s.marked())],
   [0x85, (s) => s.tuple(1)],
   [0x86, (s) => s.tuple(2)],
   [0x87, (s) => s.tuple(3)],
   // EMPTY_LIST, LIST, APPEND, APPENDS.
-  [0x5d, (s) => s.push([])],
-  [0x6c, (s) => s.push(s.marked())],
+  [0x5d, (s) => s.fresh([])],
+  [0x6c, (s) => s.fresh(s.marked())],
   [0x61, (s) => s.append([s.pop()])],
   [0x65, (s) => s.append(s.marked())],
   // EMPTY_DICT, DICT, SETITEM, SETITEMS.
-  [0x7d, (s) => s.push(new Map())],
+  [0x7d, (s) => s.fresh(new Map())],
   [0x64, (s) => s.dictionary(s.marked())],
   [0x73, (s) => s.setItems([s.pop(), s.pop()].reverse())],
   [0x75, (s) => s.setItems(s.marked())],
   // EMPTY_SET, FROZENSET, ADDITEMS.
-  [0x8f, (s) => s.push(new Set())],
-  [0x91, (s) => s.push(new Set(s.marked()))],
+  [0x8f, (s) => s.fresh(new Set())],
+  [0x91, (s) => s.frozenSet(s.marked())],
   [0x90, (s) => s.add(s.marked())],
   // GLOBAL, STACK_GLOBAL.
   [0x63, (s, i) => s.name(i.line(longestName), i.line(longestName))],
@@ -130,19 +132,25 @@ const opcodes: ReadonlyMap<number, Opcode> = new Map<number, Opcode>([
 
 const stop = 0x2e;
 
+export interface UnpickleOptions {
+  /** Where it begins. */
+  readonly offset?: number;
+  /** What its values take in memory is taken from this. Default: that of a file of its size. */
+  readonly budget?: Budget;
+}
+
 /**
  * What a pickle holds.
- * @param offset where it begins
  * @returns its value, and where it ends
  * @throws Error that says what is wrong with it, to be put behind the file's name
  */
 export const unpickle = (
   bytes: Uint8Array,
   handlers: PickleHandlers,
-  offset = 0,
+  { offset = 0, budget = Budget.of(bytes.length, {}) }: UnpickleOptions = {},
 ): { readonly value: unknown; readonly end: number } => {
   const input = new PickleInput(bytes, offset);
-  const stack = new PickleStack(handlers);
+  const stack = new PickleStack(handlers, budget);
   for (;;) {
     const at = input.position;
     const code = input.uint8();

@@ -1,3 +1,5 @@
+import type { Budget } from "./budget.ts";
+
 /** What a pickle calls to make an object. */
 export interface PickleClass {
   /** Makes the object of a call; it keeps the arguments rather than working through them. */
@@ -56,6 +58,12 @@ const keyOf = (key: unknown): unknown => {
   return text;
 };
 
+/** Bytes that values take in memory, about: what an opcode of one byte may cost. */
+const slotBytes = 8;
+const entryBytes = 48;
+const arrayBytes = 64;
+const tableBytes = 320;
+
 /** The stack, marks and memo of the machine, and what its opcodes do to them. */
 export class PickleStack {
   readonly #handlers: PickleHandlers;
@@ -63,12 +71,27 @@ export class PickleStack {
   readonly #marks: unknown[][] = [];
   #stack: unknown[] = [];
 
-  constructor(handlers: PickleHandlers) {
+  readonly #budget: Budget;
+
+  constructor(handlers: PickleHandlers, budget: Budget) {
     this.#handlers = handlers;
+    this.#budget = budget;
+  }
+
+  /** Takes from the budget what a value of one byte in the file takes in memory. */
+  #charge(bytes: number): void {
+    this.#budget.take(bytes, "its values");
   }
 
   push(value: unknown): void {
+    this.#charge(slotBytes);
     this.#stack.push(value);
+  }
+
+  /** Pushes a container that was made for it. */
+  fresh(value: unknown[] | Map<unknown, unknown> | Set<unknown>): void {
+    this.#charge(Array.isArray(value) ? arrayBytes : tableBytes);
+    this.push(value);
   }
 
   pop(): unknown {
@@ -83,6 +106,7 @@ export class PickleStack {
   }
 
   mark(): void {
+    this.#charge(arrayBytes);
     this.#marks.push(this.#stack);
     this.#stack = [];
   }
@@ -105,7 +129,7 @@ export class PickleStack {
   /** The top `count` values as a tuple. */
   tuple(count: number): void {
     const values = Array.from({ length: count }, () => this.pop());
-    this.push(values.reverse());
+    this.fresh(values.reverse());
   }
 
   get(index: unknown): void {
@@ -114,6 +138,7 @@ export class PickleStack {
   }
 
   put(index: unknown): void {
+    this.#charge(entryBytes);
     this.#memo.set(index, this.top());
   }
 
@@ -129,6 +154,7 @@ export class PickleStack {
 
   add(values: readonly unknown[]): void {
     const set = this.top();
+    this.#charge(entryBytes * values.length);
     if (set instanceof Set) for (const value of values) set.add(value);
     else if (!(set instanceof PickleObject)) throw new Error("values are added to what is no set");
   }
@@ -138,13 +164,21 @@ export class PickleStack {
     const dictionary = this.top();
     if (items.length % 2 !== 0) throw new Error("a key has no value");
     if (dictionary instanceof Map)
-      for (let i = 0; i < items.length; i += 2) dictionary.set(keyOf(items[i]), items[i + 1]);
+      for (let i = 0; i < items.length; i += 2) {
+        this.#charge(entryBytes);
+        dictionary.set(keyOf(items[i]), items[i + 1]);
+      }
     else if (!(dictionary instanceof PickleObject)) throw new Error("keys are set on what is no dictionary");
   }
 
   dictionary(items: readonly unknown[]): void {
-    this.push(new Map());
+    this.fresh(new Map());
     this.setItems(items);
+  }
+
+  frozenSet(values: readonly unknown[]): void {
+    this.#charge(entryBytes * values.length);
+    this.fresh(new Set(values));
   }
 
   stackName(name: unknown, module: unknown): void {
@@ -161,6 +195,7 @@ export class PickleStack {
   call(made: unknown, args: unknown): void {
     if (!(typeof made === "object" && made !== null && "make" in made && Array.isArray(args)))
       throw new Error("it calls what is no class");
+    this.#charge(arrayBytes);
     this.push((made as PickleClass).make(args));
   }
 

@@ -88,7 +88,7 @@ export class PickledArray extends PickleObject {
     if (columnMajor === true && shape.filter((d) => d !== 1).length > 1)
       throw new Error("an array in it is in Fortran order; give it through numpy.ascontiguousarray");
     // Protocols 0 to 2 of Python 3 write bytes as text to be encoded again.
-    const bytes = typeof data === "string" ? new Uint8Array(Buffer.from(data, "latin1")) : data;
+    const bytes = typeof data === "string" ? latin1(data) : data;
     if (!(bytes instanceof Uint8Array)) throw new Error("an array in it holds objects, not numbers");
     const count = (shape as number[]).reduce((n, d) => n * d, 1);
     if (bytes.length !== size * count) throw new Error(`${bytes.length} bytes do not hold ${count} values`);
@@ -114,6 +114,12 @@ export class PickledArray extends PickleObject {
     return { shape, values };
   }
 }
+
+const latin1 = (text: string): Uint8Array => {
+  const bytes = Buffer.from(text, "latin1");
+  if (bytes.toString("latin1") !== text) throw new Error("an array in it is of text that is no bytes");
+  return new Uint8Array(bytes);
+};
 
 const fromBuffer = ([bytes, dtype, shape, order]: readonly unknown[]): PickledArray => {
   const array = new PickledArray();
@@ -146,8 +152,8 @@ const resolve = (module: string, name: string): PickleClass => {
  * A pickled dictionary: arrays as PickledArray, texts, numbers and lists as they are; keys that are bytes as text.
  * @throws Error that says what is wrong with the bytes, to be put behind the file's name
  */
-export const readPickledDictionary = (bytes: Uint8Array): ReadonlyMap<unknown, unknown> => {
-  const { value } = unpickle(bytes, { resolve });
+export const readPickledDictionary = (bytes: Uint8Array, budget?: Budget): ReadonlyMap<unknown, unknown> => {
+  const { value } = unpickle(bytes, { resolve }, budget && { budget });
   if (!(value instanceof Map)) throw new Error("it is not a dictionary of arrays");
   return value;
 };
@@ -162,7 +168,7 @@ export const readPickledArrays = (
 ): Map<string, { readonly shape: readonly number[]; readonly values: Float64Array }> => {
   const budget = Budget.of(bytes.length, options);
   const arrays = new Map<string, { readonly shape: readonly number[]; readonly values: Float64Array }>();
-  for (const [key, value] of readPickledDictionary(bytes)) {
+  for (const [key, value] of readPickledDictionary(bytes, budget)) {
     const name = typeof key === "string" ? key : String(typeof key === "number" ? key : typeof key);
     if (!(value instanceof PickledArray)) throw new Error(`${name} in it is not a numpy array`);
     arrays.set(name, value.integers(budget));

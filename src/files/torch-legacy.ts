@@ -19,11 +19,12 @@ const plain = { resolve: torchClass };
 export const readLegacyTorch = (bytes: Uint8Array<ArrayBuffer>, options: ReadOptions): TorchContent => {
   const magic = unpickle(bytes, plain);
   if (magic.value !== 0x1950a86a20f9469cfc6cn) throw new Error("its magic number is another");
-  const version = unpickle(bytes, plain, magic.end);
+  const version = unpickle(bytes, plain, { offset: magic.end });
   if (version.value !== 1001) throw new Error(`its protocol is ${String(version.value)}, not 1001`);
-  const system = unpickle(bytes, plain, version.end);
+  const system = unpickle(bytes, plain, { offset: version.end });
   if (!(system.value instanceof Map) || system.value.get("little_endian") !== true)
     throw new Error("its tensors are big-endian");
+  const budget = Budget.of(2 * bytes.length, options); // storages, and the tensors made of them
   const used = new Map<string, StorageRef>();
   const top = unpickle(
     bytes,
@@ -39,9 +40,9 @@ export const readLegacyTorch = (bytes: Uint8Array<ArrayBuffer>, options: ReadOpt
         return storage;
       },
     },
-    system.end,
+    { offset: system.end, budget },
   );
-  const { value: keys, end } = unpickle(bytes, plain, top.end);
+  const { value: keys, end } = unpickle(bytes, plain, { offset: top.end, budget });
   if (!Array.isArray(keys)) throw new Error("the list of its storages is missing");
   const places = placesOf(bytes, end, keys.map(String), used);
   const storages: Storages = async ({ key }) => {
@@ -49,7 +50,7 @@ export const readLegacyTorch = (bytes: Uint8Array<ArrayBuffer>, options: ReadOpt
     if (place === undefined) throw new Error(`its storage ${key} is missing`);
     return bytes.slice(place.begin, place.end); // a copy is aligned
   };
-  return { top: top.value, storages: once(storages), budget: Budget.of(bytes.length, options) };
+  return { top: top.value, storages: once(storages), budget };
 };
 
 /** Each storage is copied once, however many tensors lie in it. */

@@ -30,7 +30,7 @@ export const readTorchZip = async (handle: FileHandle, size: number, options: Re
     const order = Buffer.from(await zip.read(`${folder}byteorder`)).toString();
     if (order !== "little") throw new Error("its tensors are big-endian");
   }
-  const { value: top } = unpickle(await zip.read(pickle), { resolve: torchClass, persistent: storageRef });
+  const { value: top } = unpickle(await zip.read(pickle), { resolve: torchClass, persistent: storageRef }, { budget });
   const read = new Map<string, Promise<Uint8Array<ArrayBuffer>>>();
   const storages: Storages = async ({ key, typeName, type, count }) => {
     const name = `${folder}data/${key}`;

@@ -147,6 +147,17 @@ test("a link in a file's place and a refusal of the reader are told", async () =
   await expect(read(path)).rejects.toThrow(/b\.bin has 20000 bytes but the official file at most 10000/);
 });
 
+test("two files of a name that is wanted are told", async () => {
+  const folder = join(root, "twice");
+  for (const part of ["one", "two"]) {
+    await mkdir(join(folder, part), { recursive: true });
+    for (const name of version.files) await writeFile(join(folder, part, name), part);
+  }
+  const path = join(root, "twice.tar.gz");
+  await create({ gzip: true, file: path, cwd: folder }, ["one", "two"]);
+  await expect(read(path)).rejects.toThrow(/holds two files a\.bin \(one\/a\.bin and two\/a\.bin\)/);
+});
+
 test("what is no archive is called what it is", async () => {
   const path = join(root, "set.html");
   await writeFile(path, "<html>");
