@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { unzipSync, zipSync } from "fflate";
@@ -105,35 +105,11 @@ const image = (): Sharp =>
     { raw: { width: 24, height: 24, channels: 3 } },
   );
 
-const pixels = (folder: string): Promise<string> => ofDataset("folder", folder, 16);
-const cifar = (folder: string): Promise<string> => ofDataset("cifar10", folder);
+/** Writes a sound file of a subject into its folder, and returns its name. */
+type Lay = (name: string, file: string, bytes: string | Uint8Array) => Promise<string>;
 
-/** Lays a sound file of each kind under `root`, each in a folder named after its subject. */
-export const prepare = async (root: string): Promise<readonly Subject[]> => {
-  const at = async (name: string, file: string, bytes: string | Uint8Array): Promise<string> => {
-    await mkdir(join(root, name), { recursive: true });
-    await writeFile(join(root, name, file), bytes);
-    return file;
-  };
-  const labels = { ks: [2], labels: () => Int32Array.of(0, 1, 1, 0), digests: new Uint8Array(32).map((_, i) => i) };
-  await mkdir(join(root, "pseudo-labels"), { recursive: true });
-  await writePseudoLabels(join(root, "pseudo-labels", "f"), labels);
-  const source = join(root, ".source");
-  await writeCifar(join(source, "cifar-10-batches-bin"));
-  for (const [name, gzip] of [
-    ["tar.gz", true],
-    ["tar", false],
-  ] as const) {
-    await mkdir(join(root, name), { recursive: true });
-    await create({ gzip, file: join(root, name, "cifar-10-binary.tar.gz"), cwd: source }, ["cifar-10-batches-bin"]);
-  }
-  await writeCifar(join(root, "cifar"));
-  await mkdir(join(root, "cifar-python"), { recursive: true });
-  for (let b = 1; b <= 5; b++) {
-    const name = `data_batch_${b}`;
-    await writeFile(join(root, "cifar-python", name), await readFile(fixture(`cifar/cifar-10-batches-py/${name}`)));
-  }
-  const weights = async (folder: string): Promise<string> => ofTensors((await readWeights(join(folder, "f"))).tensors);
+const weightsSubjects = async (lay: Lay): Promise<Subject[]> => {
+  const read = async (folder: string): Promise<string> => ofTensors((await readWeights(join(folder, "f"))).tensors);
   const safetensors = encodeSafetensors(
     {
       a: tensor(
@@ -145,28 +121,26 @@ export const prepare = async (root: string): Promise<readonly Subject[]> => {
     },
     { made: "here" },
   );
-  const config =
-    "command: pretrain\nsettings:\n  lr: 0.1\n  clusters: [2, 10]\nversions:\n  advcl: 0.1.0\ncommit: null\n";
-  const compressed = zipSync(unzipSync(await readFile(fixture("torch/checkpoint.pt"))), { level: 9 });
+  const zip = await readFile(fixture("torch/checkpoint.pt"));
+  const files: [string, Checksum, Uint8Array][] = [
+    ["safetensors", "none", safetensors],
+    ["torch", "whole", zip],
+    ["torch-deflated", "whole", zipSync(unzipSync(zip), { level: 9 })],
+    ["torch-legacy", "none", await readFile(fixture("torch/legacy.pt"))],
+  ];
+  return Promise.all(
+    files.map(async ([name, checksum, bytes]) => ({ name, checksum, file: await lay(name, "f", bytes), read })),
+  );
+};
+
+const arraySubjects = async (root: string, lay: Lay): Promise<Subject[]> => {
+  const labels = { ks: [2], labels: () => Int32Array.of(0, 1, 1, 0), digests: new Uint8Array(32).map((_, i) => i) };
+  await writePseudoLabels(join(root, "pseudo-labels", "f"), labels);
   return [
-    { name: "safetensors", checksum: "none", file: await at("safetensors", "f", safetensors), read: weights },
-    {
-      name: "torch",
-      checksum: "whole",
-      file: await at("torch", "f", await readFile(fixture("torch/checkpoint.pt"))),
-      read: weights,
-    },
-    { name: "torch-deflated", checksum: "whole", file: await at("torch-deflated", "f", compressed), read: weights },
-    {
-      name: "torch-legacy",
-      checksum: "none",
-      file: await at("torch-legacy", "f", await readFile(fixture("torch/legacy.pt"))),
-      read: weights,
-    },
     {
       name: "npy",
       checksum: "none",
-      file: await at("npy", "f", npyBytes()),
+      file: await lay("npy", "f", npyBytes()),
       read: (folder) => ofNpy(join(folder, "f")),
     },
     {
@@ -178,45 +152,86 @@ export const prepare = async (root: string): Promise<readonly Subject[]> => {
         return digest(found.ks.join(), ...found.ks.map((k) => found.labels(k).join()), found.digests ?? "");
       },
     },
-    { name: "tar.gz", checksum: "whole", file: "cifar-10-binary.tar.gz", read: cifar },
-    { name: "tar", checksum: "headers", file: "cifar-10-binary.tar.gz", read: cifar },
-    { name: "cifar", checksum: "none", file: "data_batch_3.bin", read: cifar },
-    { name: "cifar-python", checksum: "none", file: "data_batch_3", read: cifar },
-    { name: "png", checksum: "whole", file: await at("png", "a.png", await image().png().toBuffer()), read: pixels },
-    { name: "jpeg", checksum: "none", file: await at("jpeg", "a.jpg", await image().jpeg().toBuffer()), read: pixels },
-    {
-      name: "webp",
-      checksum: "none",
-      file: await at("webp", "a.webp", await image().webp({ lossless: true }).toBuffer()),
-      read: pixels,
-    },
-    {
-      name: "tiff",
-      checksum: "none",
-      file: await at("tiff", "a.tif", await image().tiff({ compression: "lzw" }).toBuffer()),
-      read: pixels,
-    },
-    { name: "gif", checksum: "none", file: await at("gif", "a.gif", await image().gif().toBuffer()), read: pixels },
-    {
-      name: "onnx",
-      checksum: "none",
-      file: await at("onnx", "f", await readFile(fixture("teacher/net.onnx"))),
-      // Of what is read of a model its weights are compared, not its graph.
-      read: async (folder) =>
-        ofTensors(new Map(Object.entries(readModel(await readFile(join(folder, "f")), { batch: 2 }).weights))),
-    },
-    {
-      name: "metrics",
-      checksum: "none",
-      file: await at("metrics", "f", '{"step":1,"epoch":0,"loss":2.5}\n{"step":2,"epoch":0,"loss":null}\n'),
-      read: async (folder) => JSON.stringify(await readMetrics(join(folder, "f"))),
-    },
-    {
-      name: "config",
-      checksum: "none",
-      file: await at("config", configFile, config),
-      read: async (folder) => JSON.stringify((await readRunConfig(folder)) ?? null),
-    },
+  ];
+};
+
+const datasetSubjects = async (root: string): Promise<Subject[]> => {
+  const archive = "cifar-10-binary.tar.gz";
+  const source = join(root, ".source");
+  await writeCifar(join(source, "cifar-10-batches-bin"));
+  for (const name of ["tar.gz", "tar"]) {
+    await mkdir(join(root, name), { recursive: true });
+    await create({ gzip: name === "tar.gz", file: join(root, name, archive), cwd: source }, ["cifar-10-batches-bin"]);
+  }
+  await writeCifar(join(root, "cifar"));
+  await cp(fixture("cifar/cifar-10-batches-py"), join(root, "cifar-python"), { recursive: true });
+  const read = (folder: string): Promise<string> => ofDataset("cifar10", folder);
+  return [
+    { name: "tar.gz", checksum: "whole", file: archive, read },
+    { name: "tar", checksum: "headers", file: archive, read },
+    { name: "cifar", checksum: "none", file: "data_batch_3.bin", read },
+    { name: "cifar-python", checksum: "none", file: "data_batch_3", read },
+  ];
+};
+
+const imageSubjects = async (lay: Lay): Promise<Subject[]> => {
+  const files: [string, Checksum, Sharp][] = [
+    ["png", "whole", image().png()],
+    ["jpeg", "none", image().jpeg()],
+    ["webp", "none", image().webp({ lossless: true })],
+    ["tiff", "none", image().tiff({ compression: "lzw" })],
+    ["gif", "none", image().gif()],
+  ];
+  return Promise.all(
+    files.map(async ([name, checksum, encoded]) => ({
+      name,
+      checksum,
+      file: await lay(name, `a.${name}`, await encoded.toBuffer()),
+      read: (folder) => ofDataset("folder", folder, 16),
+    })),
+  );
+};
+
+const otherSubjects = async (lay: Lay): Promise<Subject[]> => [
+  {
+    name: "onnx",
+    checksum: "none",
+    file: await lay("onnx", "f", await readFile(fixture("teacher/net.onnx"))),
+    // Of what is read of a model its weights are compared, not its graph.
+    read: async (folder) =>
+      ofTensors(new Map(Object.entries(readModel(await readFile(join(folder, "f")), { batch: 2 }).weights))),
+  },
+  {
+    name: "metrics",
+    checksum: "none",
+    file: await lay("metrics", "f", '{"step":1,"epoch":0,"loss":2.5}\n{"step":2,"epoch":0,"loss":null}\n'),
+    read: async (folder) => JSON.stringify(await readMetrics(join(folder, "f"))),
+  },
+  {
+    name: "config",
+    checksum: "none",
+    file: await lay(
+      "config",
+      configFile,
+      "command: pretrain\nsettings:\n  lr: 0.1\n  clusters: [2, 10]\nversions:\n  advcl: 0.1.0\ncommit: null\n",
+    ),
+    read: async (folder) => JSON.stringify((await readRunConfig(folder)) ?? null),
+  },
+];
+
+/** Lays a sound file of each kind under `root`, each in a folder named after its subject. */
+export const prepare = async (root: string): Promise<readonly Subject[]> => {
+  const lay: Lay = async (name, file, bytes) => {
+    await mkdir(join(root, name), { recursive: true });
+    await writeFile(join(root, name, file), bytes);
+    return file;
+  };
+  return [
+    ...(await weightsSubjects(lay)),
+    ...(await arraySubjects(root, lay)),
+    ...(await datasetSubjects(root)),
+    ...(await imageSubjects(lay)),
+    ...(await otherSubjects(lay)),
   ];
 };
 
