@@ -158,16 +158,20 @@ describe("files", () => {
     expect((await load()).count).toBe(2);
   });
 
-  test("a pipe is no image, and a name that is not UTF-8 is told", async () => {
-    await classes("train", ["cat"], 1);
-    execFileSync("mkfifo", [join(root, "train", "cat", "pipe.png")]);
-    expect((await load()).count).toBe(1);
-    await writeFile(
-      Buffer.concat([Buffer.from(join(root, "train", "cat", "caf")), Buffer.from([0xe9]), Buffer.from(".png")]),
-      "x",
-    );
-    await expect(load()).rejects.toThrow(/holds a file whose name is not UTF-8 \(caf\ufffd\.png\); rename it/);
-  });
+  // Elsewhere there are no such pipes, or the file system refuses such names itself.
+  (process.platform === "linux" ? test : test.skip)(
+    "a pipe is no image, and a name that is not UTF-8 is told",
+    async () => {
+      await classes("train", ["cat"], 1);
+      execFileSync("mkfifo", [join(root, "train", "cat", "pipe.png")]);
+      expect((await load()).count).toBe(1);
+      await writeFile(
+        Buffer.concat([Buffer.from(join(root, "train", "cat", "caf")), Buffer.from([0xe9]), Buffer.from(".png")]),
+        "x",
+      );
+      await expect(load()).rejects.toThrow(/holds a file whose name is not UTF-8 \(caf\ufffd\.png\); rename it/);
+    },
+  );
 
   test.each([
     ["", /x\.png cannot be decoded \(it is empty\); replace or remove it/],
