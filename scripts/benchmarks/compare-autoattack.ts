@@ -10,7 +10,7 @@
  * RUN is a run of `advcl finetune`, a ResNet-18 for 32×32 images; PYTHON has torch, torchvision, torchattacks, safetensors.
  */
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -58,16 +58,20 @@ try {
   const weights = join(folder, "weights.safetensors");
   const layout = ["--format", "safetensors", "--layout", "torchvision"];
   run(process.execPath, [main, "export", "--from", model, ...layout, "--out", weights]);
+  // A file of the first images alone, for both sides: `--limit` of ours takes a sample.
+  const recordBytes = 1 + 3 * 32 * 32;
+  const all = readFileSync(join(data, "test_batch.bin"));
+  writeFileSync(join(folder, "test_batch.bin"), all.subarray(0, Number(limit) * recordBytes));
   const advcl = (): Accuracies => {
     const attacks = ["--attacks", "clean,autoattack", "--eps", String(eps), "--batch", limit];
-    const images = ["--dataset", "cifar10", "--data", data, "--limit", limit];
+    const images = ["--dataset", "cifar10", "--data", folder, "--limit", limit];
     const settings = [...images, ...attacks, "--threads", threads, "--provider", "cpu", "--quiet", "--json"];
     const { seconds, last } = run(process.execPath, [main, "evaluate", "--model", model, ...settings]);
     const { clean, autoattack } = JSON.parse(last).attacks;
     return figures(seconds, clean.accuracy, autoattack.accuracy);
   };
   const torchattacks = (): Accuracies => {
-    const images = ["--data", data, "--limit", limit, "--eps", values.eps];
+    const images = ["--data", folder, "--limit", limit, "--eps", values.eps];
     const { last } = run(values.python, [theirs, weights, ...images, "--attacks", "autoattack", "--threads", threads]);
     const { clean, autoattack, seconds } = JSON.parse(last);
     return figures(seconds.autoattack, clean, autoattack);

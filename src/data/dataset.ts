@@ -1,8 +1,11 @@
 import { RequestError } from "../errors.ts";
-import { cifar10, cifar100 } from "./cifar.ts";
-import { folder } from "./folder.ts";
-import { shapes } from "./shapes.ts";
-import { stl10 } from "./stl10.ts";
+import type { ReadOptions } from "../files/budget.ts";
+import { checkCifar10, checkCifar100, cifar10, cifar100 } from "./cifar.ts";
+import { digestBytes } from "./digest.ts";
+import { checkFolder, folder } from "./folder.ts";
+import { allocateImages } from "./memory.ts";
+import { checkShapesSplit, shapes } from "./shapes.ts";
+import { checkStl10, stl10 } from "./stl10.ts";
 
 export const splits = ["train", "test", "unlabeled"] as const;
 export type Split = (typeof splits)[number];
@@ -29,40 +32,68 @@ export interface Dataset {
   readonly index: Int32Array;
   /** Images of the full official split. */
   readonly officialCount: number;
+  /** [count, 8] digest of each image as the dataset has it, whatever its size here: what pseudo-labels are checked by. */
+  readonly digests?: Uint8Array;
 }
 
 /** What a format's loader is asked for, after the checks that all formats share. */
-export interface FormatOptions {
+export interface FormatOptions extends ReadOptions {
   readonly data: string | undefined;
   readonly split: Split;
   /** Side of the square images to make; undefined keeps the dataset's own. */
   readonly size: number | undefined;
-  /** How many images to read at most; undefined is all. */
+  /** How many images to read at most, as a seeded sample; undefined is all. */
   readonly limit: number | undefined;
-  /** Of generated datasets. */
+  /** Of the sample, and of generated datasets. */
   readonly seed: number;
+  /** Of each class, for folders without splits. */
+  readonly testShare: number;
+  /** Takes what was guessed or left out, a sentence without a full stop. */
+  readonly warn: (message: string) => void;
 }
 
-const formats = { cifar10, cifar100, stl10, folder, shapes } satisfies Record<
-  string,
-  (options: FormatOptions) => Promise<Dataset>
->;
+interface Format {
+  readonly load: (options: FormatOptions) => Promise<Dataset>;
+  /** Refuses what `load` would before it reads the images, as far as that can be known. */
+  readonly check: (options: FormatOptions) => Promise<void>;
+}
+
+const formats: ReadonlyMap<string, Format> = new Map<string, Format>([
+  ["cifar10", { load: cifar10, check: checkCifar10 }],
+  ["cifar100", { load: cifar100, check: checkCifar100 }],
+  ["stl10", { load: stl10, check: checkStl10 }],
+  ["folder", { load: folder, check: checkFolder }],
+  ["shapes", { load: shapes, check: async ({ split }) => checkShapesSplit(split) }],
+]);
 
 export type DatasetName = "cifar10" | "cifar100" | "stl10" | "folder" | "shapes";
 
 export const datasetNames: readonly DatasetName[] = ["cifar10", "cifar100", "stl10", "folder", "shapes"];
 
-export interface DatasetOptions {
+export interface DatasetOptions extends ReadOptions {
   readonly name: DatasetName;
   /** The dataset's folder, its parent folder, or the tar.gz as downloaded; `shapes` takes none. */
   readonly data?: string | undefined;
   readonly split: Split;
-  /** Resize to size×size (antialiased bilinear; folders through sharp, centre-cropped). */
+  /**
+   * Resize to size×size (antialiased bilinear; folders through sharp, centre-cropped). 0 or undefined leaves the images
+   * as they are, which those of a folder must then be alike for.
+   */
   readonly size?: number | undefined;
-  /** Only the first `limit` images; for `shapes`, how many to make. */
+  /**
+   * Only so many images: a sample of the seed with each class's share, or of all alike where there are no labels, in the
+   * order of the files. A smaller one is a part of a larger. For `shapes`, how many to make.
+   */
   readonly limit?: number | undefined;
-  /** Of `shapes`: another seed gives other images. Default 0. */
+  /** Of the sample, and of `shapes`: another seed gives other images. Default 0. */
   readonly seed?: number | undefined;
+  /**
+   * Folders without `train` and `test`: share of each class to hold out for testing, from 0 to below 1. Which images those
+   * are depends on their names alone, not on the seed. Default 0.2.
+   */
+  readonly testShare?: number | undefined;
+  /** Takes what was guessed or left out, a sentence without a full stop. Default: Node's warnings, on stderr. */
+  readonly warn?: ((message: string) => void) | undefined;
 }
 
 const positive = (setting: string, value: number | undefined): void => {
@@ -70,33 +101,54 @@ const positive = (setting: string, value: number | undefined): void => {
     throw new RequestError(`${setting} must be a whole number from 1, not ${value}.`);
 };
 
+const prepared = (options: DatasetOptions): { readonly format: Format; readonly asked: FormatOptions } => {
+  const { name, data, split, limit, seed = 0, testShare = 0.2, budget } = options;
+  const size = options.size === 0 ? undefined : options.size;
+  const warn = options.warn ?? ((message: string) => process.emitWarning(message, "advcl"));
+  const format = formats.get(name);
+  if (format === undefined) throw new RequestError(`dataset must be one of ${datasetNames.join(", ")}, not ${name}.`);
+  if (!splits.includes(split)) throw new RequestError(`split must be one of ${splits.join(", ")}, not ${split}.`);
+  positive("size", size);
+  positive("limit", limit);
+  if (!(testShare >= 0 && testShare < 1))
+    throw new RequestError(`test share must be a number from 0 to below 1, not ${testShare}.`);
+  if (name !== "shapes" && data === undefined)
+    throw new RequestError(`dataset ${name} needs --data: the folder or archive that holds it`);
+  return { format, asked: { data, split, size, limit, seed, testShare, warn, budget } };
+};
+
 /**
  * Loads a split of a dataset into memory.
  * @throws RequestError where a setting is wrong, or files are missing, cut off or not what they should be
  */
 export const loadDataset = async (options: DatasetOptions): Promise<Dataset> => {
-  const { name, data, split, size, limit, seed = 0 } = options;
-  if (!Object.hasOwn(formats, name))
-    throw new RequestError(`dataset must be one of ${datasetNames.join(", ")}, not ${name}.`);
-  if (!splits.includes(split)) throw new RequestError(`split must be one of ${splits.join(", ")}, not ${split}.`);
-  positive("size", size);
-  positive("limit", limit);
-  if (name !== "shapes" && data === undefined)
-    throw new RequestError(`dataset ${name} needs --data: the folder or archive that holds it`);
-  return formats[name]({ data, split, size, limit, seed });
+  const { format, asked } = prepared(options);
+  return format.load(asked);
+};
+
+/**
+ * Refuses a split that `loadDataset` would refuse for its settings or for files that are missing, without reading the
+ * images: what a command calls before it reads another split. What lies inside an archive is not known before.
+ * @throws RequestError as `loadDataset` does
+ */
+export const checkDataset = async (options: DatasetOptions): Promise<void> => {
+  const { format, asked } = prepared(options);
+  await format.check(asked);
 };
 
 /** The same dataset with only the images at `positions`, in that order, such as a validation split. */
 export const subset = (dataset: Dataset, positions: ArrayLike<number>): Dataset => {
   const count = positions.length;
   const length = 3 * dataset.height * dataset.width;
-  const images = new Uint8Array(new SharedArrayBuffer(count * length));
+  const images = allocateImages(count, dataset.height, dataset.width);
+  const digests = dataset.digests && new Uint8Array(count * digestBytes);
   const pick = (values: Int32Array): Int32Array => Int32Array.from(positions, (p) => values[p]!);
   for (let i = 0; i < count; i++) {
     const p = positions[i]!;
     if (!(Number.isInteger(p) && p >= 0 && p < dataset.count))
       throw new RangeError(`position ${p} is outside the ${dataset.count} images of ${dataset.name}`);
     images.set(dataset.images.subarray(p * length, (p + 1) * length), i * length);
+    digests?.set(dataset.digests!.subarray(p * digestBytes, (p + 1) * digestBytes), i * digestBytes);
   }
   return {
     ...dataset,
@@ -105,5 +157,6 @@ export const subset = (dataset: Dataset, positions: ArrayLike<number>): Dataset 
     index: pick(dataset.index),
     ...(dataset.labels && { labels: pick(dataset.labels) }),
     ...(dataset.coarseLabels && { coarseLabels: pick(dataset.coarseLabels) }),
+    ...(digests && { digests }),
   };
 };

@@ -1,135 +1,113 @@
-import { readdir, stat } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { extname, join } from "node:path";
-import sharp from "sharp";
+import { join } from "node:path";
 import { RequestError } from "../errors.ts";
+import { defaultBudget } from "../files/budget.ts";
 import type { Dataset, FormatOptions } from "./dataset.ts";
+import { digestBytes, imageDigest } from "./digest.ts";
+import { findImages } from "./folder-splits.ts";
+import { openImage, readImageBytes } from "./image-file.ts";
+import { allocateImages } from "./memory.ts";
+import { samplePlaces } from "./sample.ts";
 
-const imageSuffixes = new Set([".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".avif", ".bmp"]);
-
-interface Listing {
-  readonly folders: readonly string[];
-  readonly images: readonly string[];
-}
-
-const byName = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
-
-const list = async (path: string): Promise<Listing> => {
-  const folders: string[] = [];
-  const images: string[] = [];
-  for (const entry of await readdir(path, { withFileTypes: true })) {
-    if (entry.name.startsWith(".")) continue;
-    const isFolder = entry.isSymbolicLink() ? (await stat(join(path, entry.name))).isDirectory() : entry.isDirectory();
-    if (isFolder) folders.push(entry.name);
-    else if (imageSuffixes.has(extname(entry.name).toLowerCase())) images.push(entry.name);
-  }
-  return { folders: folders.sort(byName), images: images.sort(byName) };
+/** Runs at most so much at once that the costs together stay within a bound; what costs more runs alone. */
+const createGate = (bound: number): (<T>(cost: number, run: () => Promise<T>) => Promise<T>) => {
+  let used = 0;
+  const waiting: (() => void)[] = [];
+  return async (cost, run) => {
+    while (used > 0 && used + cost > bound) await new Promise<void>((resolve) => waiting.push(resolve));
+    used += cost;
+    try {
+      return await run();
+    } finally {
+      used -= cost;
+      for (const resolve of waiting.splice(0)) resolve();
+    }
+  };
 };
 
-const imagesUnder = async (path: string): Promise<string[]> => {
-  const { folders, images } = await list(path);
-  const nested = await Promise.all(folders.map((name) => imagesUnder(join(path, name))));
-  return [...images.map((name) => join(path, name)), ...nested.flat()];
-};
-
-interface Found {
-  readonly paths: readonly string[];
-  readonly classes: readonly string[];
-  readonly labels: readonly number[] | undefined;
-}
-
-const find = async (data: string, split: string): Promise<Found> => {
-  const top = await list(data).catch((cause: NodeJS.ErrnoException) => {
-    throw new RequestError(`data: ${data} is not a folder that can be read (${cause.code}); give a folder of images.`, {
-      cause,
-    });
-  });
-  const hasSplits = ["train", "test", "unlabeled"].some((name) => top.folders.includes(name));
-  if (hasSplits && !top.folders.includes(split))
-    throw new RequestError(`data: ${data} has no folder ${split}; its folders are ${top.folders.join(", ")}.`);
-  const path = hasSplits ? join(data, split) : data;
-  const { folders, images } = hasSplits ? await list(path) : top;
-  if (folders.length === 0) return { paths: images.map((name) => join(path, name)), classes: [], labels: undefined };
-  if (images.length > 0)
-    throw new RequestError(
-      `data: ${path} holds both images (${images[0]}) and class folders (${folders[0]}); move the images into a class.`,
-    );
-  // A class may be absent from the test images without moving the numbers of the others.
-  const named =
-    hasSplits && split === "test" && top.folders.includes("train") ? await list(join(data, "train")) : undefined;
-  const classes = named !== undefined && named.folders.length > 0 ? named.folders : folders;
-  const paths: string[] = [];
-  const labels: number[] = [];
-  for (const name of folders) {
-    const label = classes.indexOf(name);
-    if (label < 0)
-      throw new RequestError(
-        `data: ${join(path, name)} is a class that ${join(data, "train")} does not have; remove it.`,
-      );
-    const inside = (await imagesUnder(join(path, name))).sort(byName);
-    paths.push(...inside);
-    labels.push(...inside.map(() => label));
-  }
-  return { paths, classes, labels };
-};
-
-const decode = async (path: string, size: number, out: Uint8Array): Promise<void> => {
-  let bytes: Buffer;
-  try {
-    bytes = await sharp(path, { failOn: "error" })
-      .autoOrient()
-      .resize(size, size, { fit: "cover", position: "centre" })
-      .flatten({ background: "#000000" })
-      .toColourspace("srgb")
-      .raw()
-      .toBuffer();
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new RequestError(`data: ${path} cannot be decoded (${reason}); replace or remove it.`, { cause });
-  }
-  const pixels = size * size;
-  const channels = bytes.length / pixels;
-  for (let i = 0; i < pixels; i++)
-    for (let c = 0; c < 3; c++) out[c * pixels + i] = bytes[i * channels + (channels >= 3 ? c : 0)]!;
-};
-
-/**
- * A folder of images: `train/<class>/…` and `test/<class>/…`, `<class>/…`, or images alone (no labels). Images are taken
- * in the order of their names, turned as their EXIF data says, cropped to their central square and resized to
- * `size`×`size` (32 where not given).
- */
-export const folder = async ({ data, split, size = 32, limit = Infinity }: FormatOptions): Promise<Dataset> => {
-  const { paths, classes, labels } = await find(data!, split);
-  if (paths.length === 0)
-    throw new RequestError(
-      `data: ${data} has no images for split ${split} (${[...imageSuffixes].join(", ")} were looked for); give another folder.`,
-    );
-  const count = Math.min(paths.length, limit);
-  const length = 3 * size * size;
-  const images = new Uint8Array(new SharedArrayBuffer(count * length));
+/** Calls `use` for 0 to count - 1, several at once; the first failure stops the others and is thrown. */
+const forEach = async (count: number, use: (i: number) => Promise<void>): Promise<void> => {
   let next = 0;
-  const decodeSome = async (): Promise<void> => {
+  const some = async (): Promise<void> => {
     while (next < count) {
       const i = next++;
-      await decode(paths[i]!, size, images.subarray(i * length, (i + 1) * length)).catch((cause: unknown) => {
-        next = count; // the others stop too
+      await use(i).catch((cause: unknown) => {
+        next = count;
         throw cause;
       });
     }
   };
-  const outcomes = await Promise.allSettled(Array.from({ length: availableParallelism() * 2 }, decodeSome));
+  const outcomes = await Promise.allSettled(Array.from({ length: availableParallelism() * 2 }, some));
   const failed = outcomes.find((outcome) => outcome.status === "rejected");
   if (failed !== undefined) throw failed.reason;
+};
+
+/** The one size of all images, which are refused where they have several. */
+const commonSize = async (
+  paths: readonly string[],
+  options: FormatOptions,
+): Promise<{ width: number; height: number }> => {
+  const sizes = new Map<string, { width: number; height: number }>();
+  await forEach(paths.length, async (i) => {
+    const path = paths[i]!;
+    const { width, height } = await openImage(path, await readImageBytes(path, options), options);
+    sizes.set(`${width}×${height}`, { width, height });
+  });
+  const [first] = sizes.values();
+  if (sizes.size !== 1 || first === undefined) {
+    const smallest = [...sizes].sort(([, a], [, b]) => a.width * a.height - b.width * b.height).map(([name]) => name);
+    throw new RequestError(
+      `data: the images of ${options.data} have ${sizes.size} sizes, ${smallest[0]} to ${smallest.at(-1)}; give --size to make them alike.`,
+    );
+  }
+  return first;
+};
+
+const requestOf = ({ data, split, testShare, warn }: FormatOptions) => {
+  if (data === undefined) throw new RangeError("internal: a folder without a place");
+  return { data, split, testShare, warn };
+};
+
+/** Refuses what `folder` would before it reads the images. */
+export const checkFolder = async (options: FormatOptions): Promise<void> => {
+  await findImages({ ...requestOf(options), warn: () => {} });
+};
+
+/**
+ * A folder of images: `train/<class>/…` and `test/<class>/…` (`val` serves as test), `<class>/…` (of which a share is held
+ * out for testing), or images alone (no labels, all of them in every split). Images are taken in the order of their
+ * names, turned as their EXIF data says, and with a size cropped to their central square and resized to it; without one
+ * they must be of one size.
+ */
+export const folder = async (options: FormatOptions): Promise<Dataset> => {
+  const { split, size, limit = Infinity, seed, budget = defaultBudget } = options;
+  const { root, names, classes, labels, places, total } = await findImages(requestOf(options));
+  const chosen = samplePlaces({ count: names.length, limit, labels, seed, stream: `folder:${split}` });
+  const count = chosen.length;
+  const paths = Array.from(chosen, (i) => join(root, names[i]!));
+  const { width, height } = size === undefined ? await commonSize(paths, options) : { width: size, height: size };
+  const length = 3 * height * width;
+  const images = allocateImages(count, height, width);
+  const digests = new Uint8Array(count * digestBytes);
+  const gate = createGate(budget);
+  await forEach(count, async (i) => {
+    const path = paths[i]!;
+    const bytes = await readImageBytes(path, options);
+    digests.set(imageDigest(names[chosen[i]!]!, bytes), i * digestBytes);
+    const image = await openImage(path, bytes, options);
+    await gate(image.cost, () => image.decode(width, height, images.subarray(i * length, (i + 1) * length)));
+  });
   return {
     name: "folder",
     split,
     count,
-    height: size,
-    width: size,
+    height,
+    width,
     classes,
     images,
-    ...(labels && { labels: Int32Array.from(labels.slice(0, count)) }),
-    index: Int32Array.from({ length: count }, (_, i) => i),
-    officialCount: paths.length,
+    ...(labels && { labels: Int32Array.from(chosen, (i) => labels[i]!) }),
+    index: Int32Array.from(chosen, (i) => places[i]!),
+    officialCount: total,
+    digests,
   };
 };

@@ -1,5 +1,7 @@
 import { RequestError } from "../errors.ts";
-import type { Dataset, FormatOptions } from "./dataset.ts";
+import type { Dataset, FormatOptions, Split } from "./dataset.ts";
+import { digestBytes, imageDigest } from "./digest.ts";
+import { allocateImages } from "./memory.ts";
 import { type Random, random } from "./random.ts";
 
 // Bound once: under jest every look-up of a global is slow.
@@ -168,18 +170,26 @@ const draw = (r: Random, label: number, size: number, out: Uint8Array): void => 
     }
 };
 
+/** Refuses a split that there is none of. */
+export function checkShapesSplit(split: Split): asserts split is "train" | "test" {
+  if (split === "unlabeled") throw new RequestError("shapes has no split unlabeled; its splits are train and test.");
+}
+
 /**
  * Generated images of ten shapes in various places, sizes and colours, for demonstrations and tests. Image i of a split has
  * class i mod 10 and depends on (seed, split, i) alone.
  */
 export const shapes = async ({ split, size = 32, limit, seed }: FormatOptions): Promise<Dataset> => {
-  if (split === "unlabeled") throw new RequestError("shapes has no split unlabeled; its splits are train and test.");
+  checkShapesSplit(split);
   const count = limit ?? defaultCounts[split];
   const length = 3 * size * size;
-  const images = new Uint8Array(new SharedArrayBuffer(count * length));
+  const images = allocateImages(count, size, size);
   const labels = Int32Array.from({ length: count }, (_, i) => i % classes.length);
-  for (let i = 0; i < count; i++)
+  const digests = new Uint8Array(count * digestBytes);
+  for (let i = 0; i < count; i++) {
     draw(random(seed, 0, i, `shapes:${split}`), labels[i]!, size, images.subarray(i * length, (i + 1) * length));
+    digests.set(imageDigest(`shapes:${split}:${seed}:${i}`, new Uint8Array(0)), i * digestBytes);
+  }
   return {
     name: "shapes",
     split,
@@ -191,5 +201,6 @@ export const shapes = async ({ split, size = 32, limit, seed }: FormatOptions): 
     labels,
     index: Int32Array.from({ length: count }, (_, i) => i),
     officialCount: max(count, defaultCounts[split]),
+    digests,
   };
 };

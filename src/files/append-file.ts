@@ -10,7 +10,7 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
-import { fileError } from "./file-error.ts";
+import { checkPath, fileError } from "./file-error.ts";
 
 /**
  * A log on disk that only grows, cut back to a known length when a run resumes. Writes are synchronous, so lines keep
@@ -30,6 +30,7 @@ export class AppendFile {
   constructor(path: string, length: number) {
     this.path = path;
     try {
+      checkPath(path);
       mkdirSync(dirname(path), { recursive: true });
       this.#fd = openSync(path, "a");
       this.#size = fstatSync(this.#fd).size;
@@ -59,7 +60,11 @@ export class AppendFile {
 
   /** Flushes to disk. */
   sync(): void {
-    fsyncSync(this.#fd);
+    try {
+      fsyncSync(this.#fd);
+    } catch (error) {
+      throw fileError(error, "write", this.path);
+    }
   }
 
   close(): void {
@@ -68,4 +73,11 @@ export class AppendFile {
 }
 
 /** Length in bytes of the whole lines of a text file; 0 where it is missing. */
-export const wholeLines = (path: string): number => (existsSync(path) ? readFileSync(path).lastIndexOf("\n") + 1 : 0);
+export const wholeLines = (path: string): number => {
+  if (!existsSync(path)) return 0;
+  try {
+    return readFileSync(path).lastIndexOf("\n") + 1;
+  } catch (error) {
+    throw fileError(error, "read", path);
+  }
+};

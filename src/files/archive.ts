@@ -2,8 +2,13 @@ import { once } from "node:events";
 import { createReadStream } from "node:fs";
 import { type FileHandle, open, readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { createGunzip } from "node:zlib";
 import { Parser, type ReadEntry } from "tar";
 import { RequestError } from "../errors.ts";
+import { Budget, type ReadOptions } from "./budget.ts";
+import { fileError } from "./file-error.ts";
+import { isHidden } from "./hidden.ts";
+import { misfit, sniffFile } from "./sniff.ts";
 
 /** A file being read, from a folder or out of a tar archive. */
 export interface Member {
@@ -23,36 +28,76 @@ export interface Layout {
   readonly archive: string;
 }
 
-type Location = { readonly kind: "folder" | "archive"; readonly path: string };
+/** What one way of publishing a dataset has: its layout and the files that are wanted of it. */
+export interface Version {
+  readonly layout: Layout;
+  /** File names without folders. */
+  readonly files: readonly string[];
+}
+
+/** Where a dataset lies. */
+export interface Location {
+  readonly kind: "folder" | "archive";
+  readonly path: string;
+  /** What it may hold: of a folder the one version that was found, of an archive those that its name leaves open. */
+  readonly versions: readonly Version[];
+}
 
 const kindOf = async (path: string): Promise<"folder" | "file" | undefined> => {
   try {
     return (await stat(path)).isDirectory() ? "folder" : "file";
-  } catch {
-    return undefined;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
+    throw fileError(error, "read", path);
   }
 };
 
-const locate = async (data: string, layout: Layout, files: readonly string[]): Promise<Location> => {
+/** Names in a folder; none where it is no folder. */
+const namesIn = async (path: string): Promise<ReadonlySet<string>> => {
+  try {
+    return new Set((await readdir(path)).filter((name) => !isHidden(name)));
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ENOTDIR") return new Set();
+    throw fileError(error, "read", path);
+  }
+};
+
+/** The version that an archive's own name tells, else all of them. */
+const versionsOf = (path: string, versions: readonly Version[]): readonly Version[] => {
+  const named = versions.filter(({ layout }) => layout.archive === basename(path));
+  return named.length > 0 ? named : versions;
+};
+
+/**
+ * Where a dataset is: `data` is its folder, the parent of that, or the archive itself.
+ * @param versions in the order of preference
+ * @throws RequestError naming what was looked for
+ */
+export const locate = async (data: string, versions: readonly Version[]): Promise<Location> => {
+  const names = versions.map(({ layout }) => `${layout.folder}, its parent folder or ${layout.archive}`);
+  const remedy = `give the folder ${names.join("; or ")}`;
   const kind = await kindOf(data);
-  if (kind === undefined)
-    throw new RequestError(
-      `data: ${data} does not exist; give the folder ${layout.folder}, its parent folder or ${layout.archive}.`,
-    );
+  if (kind === undefined) throw new RequestError(`data: ${data} does not exist; ${remedy}.`);
   if (kind === "file") {
-    if (/\.(tar|tar\.gz|tgz)$/.test(data)) return { kind: "archive", path: data };
-    throw new RequestError(
-      `data: ${data} is neither a folder nor a .tar.gz file; give the folder ${layout.folder}, its parent folder or ${layout.archive}.`,
-    );
+    const { kind: content } = await sniffFile(data);
+    if (content !== "gzip" && content !== "tar")
+      throw misfit(`data: ${data}`, content, "a folder or a .tar.gz file", remedy);
+    return { kind: "archive", path: data, versions: versionsOf(data, versions) };
   }
-  for (const folder of [data, join(data, layout.folder)]) {
-    const there = new Set(await readdir(folder).catch(() => []));
-    if (files.some((file) => there.has(file))) return { kind: "folder", path: folder };
+  for (const version of versions)
+    for (const folder of [data, join(data, version.layout.folder)]) {
+      const there = await namesIn(folder);
+      if (version.files.some((file) => there.has(file))) return { kind: "folder", path: folder, versions: [version] };
+    }
+  for (const version of versions) {
+    const path = join(data, version.layout.archive);
+    if ((await kindOf(path)) === "file") return { kind: "archive", path, versions: [version] };
   }
-  if ((await kindOf(join(data, layout.archive))) === "file")
-    return { kind: "archive", path: join(data, layout.archive) };
+  const { layout, files } = versions[0]!;
   throw new RequestError(
-    `data: ${layout.title} is not in ${data}, where ${files[0]}, ${layout.folder}/${files[0]} and ${layout.archive} were looked for; give the folder that holds one of them.`,
+    `data: ${layout.title} is not in ${data}, where ${files[0]}, ${layout.folder}/${files[0]} and ${layout.archive} were looked for; ${remedy}.`,
   );
 };
 
@@ -65,42 +110,87 @@ async function* chunksOf(file: FileHandle): AsyncGenerator<Uint8Array> {
   }
 }
 
-const readFolder = async <T>(
-  folder: string,
-  files: readonly string[],
-  use: (name: string, member: Member) => Promise<T>,
-): Promise<Map<string, T>> => {
+const missingFile = (path: string): RequestError =>
+  new RequestError(`data: ${path} is missing; download the dataset again or give another folder.`);
+
+type Use<T> = (name: string, member: Member) => Promise<T>;
+
+const readFolder = async <T>(folder: string, files: readonly string[], use: Use<T>): Promise<Map<string, T>> => {
   const results = new Map<string, T>();
   for (const name of files) {
     const path = join(folder, name);
-    const file = await open(path).catch((cause: NodeJS.ErrnoException) => {
-      if (cause.code !== "ENOENT")
-        throw new RequestError(`data: ${path} cannot be read (${cause.message}).`, { cause });
-      throw new RequestError(`data: ${path} is missing; download the dataset again or give another folder.`);
-    });
     try {
-      results.set(name, await use(name, { path, size: (await file.stat()).size, chunks: chunksOf(file) }));
-    } finally {
-      await file.close();
+      const { kind } = await sniffFile(path);
+      if (kind === "html" || kind === "git-lfs") throw misfit(`data: ${path}`, kind, "a file of the dataset", "");
+      const file = await open(path);
+      try {
+        results.set(name, await use(name, { path, size: (await file.stat()).size, chunks: chunksOf(file) }));
+      } finally {
+        await file.close();
+      }
+    } catch (error) {
+      const { code } = ((error as Error).cause ?? error) as NodeJS.ErrnoException;
+      if (code === "ENOENT") throw missingFile(path);
+      throw fileError(error, "read", path);
     }
   }
   return results;
 };
 
+/** Bytes of an archive unpacked, to the end of the stream, where gzip has its checksum. */
+async function* unpacked(archive: string, size: number, gzip: boolean, options: ReadOptions): AsyncGenerator<Buffer> {
+  const budget = Budget.of(size, options);
+  const stream = createReadStream(archive, { highWaterMark: 1 << 20 });
+  // A failure of either ends the loop below; without this it would be thrown where nobody waits.
+  const bytes = gzip ? stream.pipe(createGunzip({ chunkSize: 1 << 18 })) : stream;
+  if (gzip) stream.on("error", (error) => bytes.destroy(error));
+  try {
+    for await (const chunk of bytes as AsyncIterable<Buffer>) {
+      budget.take(chunk.length, `data: ${archive} unpacked`);
+      yield chunk;
+    }
+  } finally {
+    stream.destroy();
+    bytes.destroy();
+  }
+}
+
+/** Feeds a tar parser and settles, whatever the archive holds: an error, or the end of what was written to it. */
+const drive = async (parser: Parser, chunks: AsyncIterable<Buffer>): Promise<void> => {
+  let fail: (error: Error) => void = () => {};
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  failed.catch(() => {}); // it may come when nobody waits any more
+  parser.on("error", fail);
+  const ended = once(parser, "end");
+  ended.catch(() => {});
+  for await (const chunk of chunks) if (!parser.write(chunk)) await Promise.race([failed, once(parser, "drain")]);
+  parser.end();
+  await Promise.race([failed, ended]);
+};
+
 const readArchive = async <T>(
   archive: string,
-  files: readonly string[],
-  use: (name: string, member: Member) => Promise<T>,
+  versions: readonly Version[],
+  use: Use<T>,
+  options: ReadOptions,
 ): Promise<Map<string, T>> => {
+  const { kind, size } = await sniffFile(archive);
+  if (kind !== "gzip" && kind !== "tar") throw misfit(`data: ${archive}`, kind, "a .tar.gz file", "download it again");
   const results = new Map<string, T>();
-  const wanted = new Set(files);
-  let failure: unknown;
+  const names = new Set(versions.flatMap(({ files }) => files));
+  const taken = new Map<string, string>();
+  let refusal: unknown;
   let reading: Promise<void> = Promise.resolve();
   const take = async (name: string, entry: ReadEntry): Promise<void> => {
     try {
-      results.set(name, await use(name, { path: `${archive}:${entry.path}`, size: entry.size, chunks: entry }));
+      const path = `${archive}:${entry.path}`;
+      if (entry.type !== "File" && entry.type !== "OldFile")
+        throw new RequestError(`data: ${path} is no file but a ${entry.type}; download the archive again.`);
+      results.set(name, await use(name, { path, size: entry.size, chunks: entry }));
     } catch (cause) {
-      failure ??= cause;
+      refusal ??= cause;
     }
     entry.resume(); // the rest of a file that was not read to its end
   };
@@ -108,71 +198,93 @@ const readArchive = async <T>(
     strict: true,
     onReadEntry: (entry) => {
       const name = basename(entry.path);
-      if (!wanted.delete(name)) entry.resume();
-      else reading = take(name, entry);
+      if (taken.has(name))
+        refusal ??= new RequestError(
+          `data: ${archive} holds two files ${name} (${taken.get(name)} and ${entry.path}); check that it is the right archive.`,
+        );
+      if (refusal !== undefined || !names.has(name)) entry.resume();
+      else {
+        taken.set(name, entry.path);
+        reading = take(name, entry);
+      }
     },
   });
-  parser.on("error", (cause: Error) => {
-    failure ??= new RequestError(`data: ${archive} is not a whole tar.gz file (${cause.message}); download it again.`, {
-      cause,
-    });
-  });
-  const stream = createReadStream(archive, { highWaterMark: 1 << 20 });
   try {
-    for await (const chunk of stream) {
-      if (!parser.write(chunk)) await once(parser, "drain");
-      if (failure !== undefined || results.size === files.length) break;
-    }
-    if (failure === undefined && results.size < files.length) {
-      const ended = once(parser, "end");
-      parser.end();
-      await ended;
-      await reading;
-    }
+    await drive(parser, unpacked(archive, size, kind === "gzip", options));
+    await reading;
   } catch (cause) {
-    failure ??= cause;
-  } finally {
-    stream.destroy();
+    // What is wrong with the stream comes before what was made of its bytes.
+    const ours = fileError(cause, "read", archive);
+    if (cause instanceof RequestError || ours !== cause) throw ours;
+    throw new RequestError(
+      `data: ${archive} is not a whole tar.gz file (${(cause as Error).message}); download it again.`,
+      { cause },
+    );
   }
-  if (failure !== undefined) throw failure;
-  const missing = files.filter((name) => !results.has(name));
-  if (missing.length > 0)
-    throw new RequestError(`data: ${archive} holds no ${missing.join(", ")}; give the dataset's binary version.`);
-  return results;
+  if (refusal !== undefined) throw refusal;
+  if (versions.some(({ files }) => files.every((name) => results.has(name)))) return results;
+  const nearest = versions.find(({ files }) => files.some((name) => results.has(name))) ?? versions[0]!;
+  const missing = nearest.files.filter((name) => !results.has(name));
+  throw new RequestError(`data: ${archive} holds no ${missing.join(", ")}; check that it is the right archive.`);
 };
 
 /**
- * Reads files of a published dataset, wherever `data` points: its folder, the parent of that, or the archive itself.
- * @param files file names without folders
+ * Refuses a place where a file is missing, before any is read; what an archive holds is not known before.
+ * @throws RequestError naming the file
+ */
+export const checkMembers = async ({ kind, path, versions }: Location): Promise<void> => {
+  if (kind === "archive") return;
+  const there = await namesIn(path);
+  for (const name of versions[0]!.files) if (!there.has(name)) throw missingFile(join(path, name));
+};
+
+/**
+ * Reads files of a published dataset at a place that `locate` found. An archive is read to its end, where its checksum
+ * is.
  * @param use reads one file; called one at a time, in the order of the archive where there is one
  * @returns what `use` made of each file
- * @throws RequestError where a file is missing or the archive is damaged
+ * @throws RequestError where a file is missing, or the archive is damaged or unpacks to more than the budget
  */
 export const readMembers = async <T>(
-  data: string,
-  layout: Layout,
-  files: readonly string[],
-  use: (name: string, member: Member) => Promise<T>,
-): Promise<Map<string, T>> => {
-  const { kind, path } = await locate(data, layout, files);
-  return kind === "folder" ? readFolder(path, files, use) : readArchive(path, files, use);
+  { kind, path, versions }: Location,
+  use: Use<T>,
+  options: ReadOptions = {},
+): Promise<Map<string, T>> =>
+  kind === "folder" ? readFolder(path, versions[0]!.files, use) : readArchive(path, versions, use, options);
+
+/**
+ * All bytes of a member.
+ * @param limit of its size
+ * @throws RequestError where it is empty or longer, or ends early
+ */
+export const readWhole = async ({ path, size, chunks }: Member, limit: number): Promise<Uint8Array> => {
+  if (size === 0) throw new RequestError(`data: ${path} is empty; download it again.`);
+  if (size > limit)
+    throw new RequestError(
+      `data: ${path} has ${size} bytes but the official file at most ${limit}; check that it is the right file.`,
+    );
+  const bytes = new Uint8Array(size);
+  let filled = 0;
+  for await (const chunk of chunks) {
+    if (filled + chunk.length > size) throw new RequestError(`data: ${path} grew while it was read; read it again.`);
+    bytes.set(chunk, filled);
+    filled += chunk.length;
+  }
+  if (filled < size)
+    throw new RequestError(`data: ${path} ended after ${filled} of its ${size} bytes; download it again.`);
+  return bytes;
 };
 
 /**
- * Reads up to `limit` records of `length` bytes.
+ * How many records of `length` bytes a member has.
  * @param maximum records of the whole official file
- * @param use is given the records in order; the bytes are only valid during the call
  * @throws RequestError where the file is empty, cut off, or longer than the official one
  */
-export const readRecords = async (
-  member: Member,
+export const countRecords = (
+  { path, size }: Pick<Member, "path" | "size">,
   length: number,
   maximum: number,
-  limit: number,
-  start: (count: number) => void,
-  use: (record: Uint8Array, j: number) => void,
-): Promise<void> => {
-  const { path, size } = member;
+): number => {
   if (size === 0) throw new RequestError(`data: ${path} is empty; download it again.`);
   if (size % length !== 0)
     throw new RequestError(
@@ -182,13 +294,25 @@ export const readRecords = async (
     throw new RequestError(
       `data: ${path} holds ${size / length} records but the official file has ${maximum}; check that it is the right file.`,
     );
-  const count = Math.min(size / length, limit);
-  start(count);
+  return size / length;
+};
+
+/**
+ * Reads all records of `length` bytes.
+ * @param use is given the records in order; the bytes are only valid during the call
+ * @throws RequestError where the file ends early
+ */
+export const readRecords = async (
+  member: Member,
+  length: number,
+  use: (record: Uint8Array, j: number) => void,
+): Promise<void> => {
+  const { path, size, chunks } = member;
   const record = new Uint8Array(length);
   let filled = 0;
   let j = 0;
-  for await (const chunk of member.chunks) {
-    for (let at = 0; at < chunk.length && j < count; ) {
+  for await (const chunk of chunks) {
+    for (let at = 0; at < chunk.length; ) {
       const part = chunk.subarray(at, at + length - filled);
       record.set(part, filled);
       filled += part.length;
@@ -198,7 +322,7 @@ export const readRecords = async (
         filled = 0;
       }
     }
-    if (j === count) return;
   }
-  throw new RequestError(`data: ${path} ended after ${j} of its ${count} records; download it again.`);
+  if (j * length !== size)
+    throw new RequestError(`data: ${path} ended after ${j} of its ${size / length} records; download it again.`);
 };

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { constants } from "node:fs";
 import { access, type FileHandle, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { fileError } from "./file-error.ts";
+import { checkPath, fileError } from "./file-error.ts";
 
 const marker = ".partial-";
 
@@ -45,6 +45,7 @@ const exists = async (path: string): Promise<boolean> =>
 
 /** Throws what the file system says where nothing can be made at `path`, for which missing parent folders would be made too. */
 const checkParent = async (path: string): Promise<void> => {
+  checkPath(path);
   let folder = dirname(resolve(path));
   while (!(await exists(folder))) folder = dirname(folder);
   if (!(await isFolder(folder))) throw Object.assign(new Error("not a folder"), { code: "ENOTDIR" });
@@ -53,6 +54,7 @@ const checkParent = async (path: string): Promise<void> => {
 
 /** Makes a folder and its missing parents, one by one: Node's own way calls every fault ENOENT, or does not end. */
 const makeAll = async (path: string): Promise<void> => {
+  checkPath(path);
   if (await isFolder(path)) return;
   await checkParent(path);
   await makeAll(dirname(resolve(path)));
@@ -98,6 +100,7 @@ export const writeFileAtomic = async (
     typeof content === "string" ? [Buffer.from(content)] : ArrayBuffer.isView(content) ? [content] : content;
   const temporary = temporaryName(resolve(path));
   try {
+    checkPath(path);
     await makeAll(dirname(temporary));
     try {
       const handle = await open(temporary, "wx");

@@ -1,5 +1,5 @@
-import { readFileSync } from "node:fs";
-import { open, readdir, rm } from "node:fs/promises";
+import { readFileSync, readlinkSync } from "node:fs";
+import { type FileHandle, open, readdir, rm, stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -7,90 +7,222 @@ import { RequestError } from "../errors.ts";
 import { fileError } from "./file-error.ts";
 
 /**
- * A folder's lock is an empty file named after the process that holds it. A process makes its own file first and looks
- * for others' afterwards, so of two that come at once at least one sees the other; files of dead processes are removed
- * by whoever comes next. Nothing needs to run for that when a process is killed.
+ * A folder's lock is a file whose name says which process holds it, and whose time of change that process moves on as
+ * long as it lives. A process makes its own file first and looks for others' afterwards, so of two that come at once
+ * at least one sees the other; files of dead processes are removed by whoever comes next.
+ *
+ * A process number means something only in its own PID namespace of its own boot of a machine: a container that has the
+ * same host name and the same folder sees none of the processes of another. So a lock is taken for dead only where its
+ * process can be looked for and is not there, or where the machine was started again since: see `isDead`.
  */
 interface Holder {
   readonly pid: number;
   /** When the process began, in the system's ticks, so that a number used again is not taken for it; 0 where unknown. */
   readonly began: string;
+  /** The kernel's PID namespace; 0 where unknown. */
+  readonly namespace: string;
+  /** Identifies the start of the machine; 0 where unknown. */
+  readonly boot: string;
   readonly host: string;
 }
 
 const prefix = ".lock-";
+const unknown = "0";
+
+/** Milliseconds between two signs of life. */
+const heartbeat = 10_000;
+
+/** A lock without a sign of life for so long is stale: its process is stopped, suspended or gone. */
+const staleAfter = 30 * heartbeat;
 
 /** Whether a file name is that of a lock. */
 export const isLock = (name: string): boolean => name.startsWith(prefix);
 
-const nameOf = ({ pid, began, host }: Holder): string => `${prefix}${pid}-${began}-${host}`;
+const nameOf = ({ pid, began, namespace, boot, host }: Holder): string =>
+  `${prefix}${pid}-${began}-${namespace}-${boot}-${host}`;
 
 const parse = (name: string): Holder | undefined => {
-  const match = /^\.lock-(\d+)-(\d+)-(.+)$/.exec(name);
-  return match ? { pid: Number(match[1]), began: match[2]!, host: match[3]! } : undefined;
+  const match = /^\.lock-(\d+)-(\d+)-(\d+)-([0-9a-f]+)-(.+)$/.exec(name);
+  if (match !== null) {
+    const [, pid, began, namespace, boot, host] = match as unknown as [string, string, string, string, string, string];
+    return { pid: Number(pid), began, namespace, boot, host };
+  }
+  // What is named like a lock but says less holds the folder too, until someone looks after it.
+  return isLock(name)
+    ? { pid: 0, began: unknown, namespace: unknown, boot: unknown, host: "an unknown machine" }
+    : undefined;
 };
 
-/** State letter and start of a process, from Linux's /proc; undefined elsewhere and where there is no such process. */
-const statOf = (pid: number): { state: string; began: string } | undefined => {
+const textAt = (path: string): string | undefined => {
   try {
-    const text = readFileSync(`/proc/${pid}/stat`, "latin1");
-    const fields = text.slice(text.lastIndexOf(")") + 2).split(" "); // the name before may hold blanks
-    return { state: fields[0]!, began: fields[19]! };
+    return readFileSync(path, "latin1");
   } catch {
     return undefined;
   }
 };
 
-const isAlive = ({ pid, began }: Holder): boolean => {
+/** State letter and start of a process, from Linux's /proc; undefined elsewhere, and where it is hidden or not there. */
+const statOf = (pid: number): { state: string; began: string } | undefined => {
+  const text = textAt(`/proc/${pid}/stat`);
+  if (text === undefined) return undefined;
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" "); // the name before may hold blanks
+  return { state: fields[0]!, began: fields[19]! };
+};
+
+const namespaceOfThis = (): string => {
+  try {
+    return /\d+/.exec(readlinkSync("/proc/self/ns/pid"))?.[0] ?? unknown;
+  } catch {
+    return unknown;
+  }
+};
+
+const thisHolder = (): Holder => ({
+  pid: process.pid,
+  began: statOf(process.pid)?.began ?? unknown,
+  namespace: namespaceOfThis(),
+  boot: textAt("/proc/sys/kernel/random/boot_id")?.replaceAll(/[^0-9a-f]/g, "") || unknown,
+  // Names of hosts are free text in containers.
+  host: encodeURIComponent(hostname()).slice(0, 100) || "localhost",
+});
+
+/** When this machine was started, in milliseconds since 1970; undefined where unknown. */
+const startOfMachine = (): number | undefined => {
+  const seconds = /^btime (\d+)$/m.exec(textAt("/proc/stat") ?? "")?.[1];
+  return seconds === undefined ? undefined : Number(seconds) * 1000;
+};
+
+/** Whether a process of this namespace has ended. */
+const hasEnded = ({ pid, began }: Holder): boolean => {
   try {
     process.kill(pid, 0);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ESRCH") return false;
+    if ((error as NodeJS.ErrnoException).code === "ESRCH") return true;
   }
-  const stat = statOf(pid);
-  if (stat === undefined) return began === "0";
-  return stat.began === began && stat.state !== "Z" && stat.state !== "X"; // a zombie writes nothing any more
+  const found = statOf(pid);
+  // Where /proc hides it, a process of that number is there: it may be the holder.
+  if (found === undefined || began === unknown) return false;
+  return found.began !== began || found.state === "Z" || found.state === "X"; // a zombie writes nothing any more
+};
+
+/** Whether other processes can be told from those of other containers: not under a Linux that hides its /proc. */
+const visible = ({ boot, namespace }: Holder): boolean =>
+  process.platform !== "linux" || (boot !== unknown && namespace !== unknown);
+
+/** What is known of a lock besides its name. */
+interface Sign {
+  /** Milliseconds since 1970 of the last sign of life, by the clock of the file system. */
+  readonly last: number;
+  /** The same clock now. */
+  readonly now: number;
+}
+
+/**
+ * Whether nobody can hold a lock any more. A process of this namespace of this boot is looked for. A lock of an earlier
+ * boot of this machine is dead: of the same host name, silent, and last changed before the machine was started. Every
+ * other lock may be held by a living process that cannot be seen from here, even a silent one, which may be suspended.
+ */
+export const isDead = (lock: Holder, self: Holder, { last, now }: Sign, started: number | undefined): boolean => {
+  if (lock.host !== self.host || (lock.boot === unknown) !== (self.boot === unknown)) return false;
+  if (lock.boot !== self.boot)
+    return started !== undefined && last < started && now - last > staleAfter && lock.namespace === self.namespace;
+  return visible(self) && lock.namespace === self.namespace && hasEnded(lock);
+};
+
+/** One byte into the lock, which sets its time of change by the file system's clock; it is not made anew where it is gone. */
+const sign = async (path: string): Promise<void> => {
+  const handle = await open(path, "r+");
+  await handle.write(".", 0).finally(() => handle.close());
+};
+
+/** Gives signs of life until it is stopped; a timer that keeps no program running. */
+const beat = (path: string): (() => void) => {
+  const timer = setInterval(() => {
+    sign(path).catch(() => {}); // a missed sign is made up for by the next
+  }, heartbeat);
+  timer.unref();
+  return () => clearInterval(timer);
+};
+
+const refusal = (folder: string, name: string, holder: Holder, self: Holder, { last, now }: Sign): RequestError => {
+  const path = join(folder, name);
+  const near = holder.host === self.host && holder.boot === self.boot && holder.namespace === self.namespace;
+  if (near && visible(self))
+    return new RequestError(
+      `${folder} is being written by process ${holder.pid}; wait until it ends or choose another folder`,
+    );
+  const silent = Math.round((now - last) / 1000);
+  const life = now - last > staleAfter ? `it gave no sign of life for ${silent} s` : "it gave a sign of life just now";
+  const where = holder.host === self.host ? `${holder.host}, in another container or another start of it` : holder.host;
+  return new RequestError(
+    `${folder} is being written by process ${holder.pid} on ${where} (${life}); if that no longer runs, delete ${path}`,
+  );
+};
+
+/** Locks of others that may be held; those of dead processes are removed. */
+const otherHolders = async (folder: string, own: string, self: Holder, now: number): Promise<RequestError[]> => {
+  const held: RequestError[] = [];
+  for (const name of await readdir(folder)) {
+    const holder = name === own ? undefined : parse(name);
+    if (holder === undefined) continue;
+    const path = join(folder, name);
+    const entry = await stat(path).catch(() => undefined);
+    if (entry === undefined) continue; // given up in the meantime
+    if (entry.isDirectory())
+      throw new RequestError(`${path} is a folder where a lock is looked for; remove or rename it`);
+    const seen = { last: entry.mtimeMs, now };
+    if (isDead(holder, self, seen, startOfMachine())) await rm(path, { force: true });
+    else held.push(refusal(folder, name, holder, self, seen));
+  }
+  return held;
+};
+
+const make = async (folder: string, own: string): Promise<FileHandle> => {
+  const path = join(folder, own);
+  try {
+    return await open(path, "wx");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw fileError(error, "write", folder);
+    if ((await stat(path).catch(() => undefined))?.isDirectory())
+      throw new RequestError(`${path} is a folder where a lock is to be made; remove or rename it`);
+    throw new RequestError(`${folder} is being written by this process (${process.pid}) already; close that run first`);
+  }
 };
 
 /**
  * Holds a folder for this process alone until the returned function is called or the process ends, however it ends.
  *
  * @returns the release, which may be called more than once
- * @throws RequestError naming the living process that holds the folder
+ * @throws RequestError naming the process that holds the folder, or may hold it, and the lock to delete where that
+ *   cannot be seen from here
  */
 export const lockFolder = async (folder: string): Promise<() => Promise<void>> => {
-  const self: Holder = { pid: process.pid, began: statOf(process.pid)?.began ?? "0", host: hostname() };
+  const self = thisHolder();
   const own = nameOf(self);
   const attempts = 4;
   for (let attempt = 1; ; attempt++) {
+    const handle = await make(folder, own);
+    const { mtimeMs: now } = await handle.stat().finally(() => handle.close());
+    let stop = (): void => {};
+    const release = async (): Promise<void> => {
+      stop();
+      await rm(join(folder, own), { force: true });
+    };
+    let refusals: RequestError[];
     try {
-      await (await open(join(folder, own), "wx")).close();
+      refusals = await otherHolders(folder, own, self, now);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw fileError(error, "write", folder);
-      throw new RequestError(
-        `${folder} is being written by this process (${process.pid}) already; close that run first`,
-      );
+      await release();
+      throw fileError(error, "read", folder);
     }
-    const others: Holder[] = [];
-    for (const name of await readdir(folder)) {
-      const holder = parse(name);
-      if (holder === undefined || name === own) continue;
-      if (holder.host !== self.host || isAlive(holder)) others.push(holder);
-      else await rm(join(folder, name), { force: true });
+    const [first] = refusals;
+    if (first === undefined) {
+      stop = beat(join(folder, own));
+      return release;
     }
-    const release = () => rm(join(folder, own), { force: true });
-    if (others.length === 0) return release;
     await release();
-    const [holder] = others;
     // Two that came at once may each have seen the other: try again at a moment of their own.
-    if (attempt < attempts) await sleep(5 + Math.random() * 40);
-    else if (holder!.host === self.host)
-      throw new RequestError(
-        `${folder} is being written by process ${holder!.pid}; wait until it ends or choose another folder`,
-      );
-    else
-      throw new RequestError(
-        `${folder} is being written by process ${holder!.pid} on ${holder!.host}; if that no longer runs, delete ${join(folder, nameOf(holder!))}`,
-      );
+    if (attempt === attempts) throw first;
+    await sleep(5 + Math.random() * 40);
   }
 };

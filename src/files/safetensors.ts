@@ -1,9 +1,11 @@
-import { type FileHandle, open } from "node:fs/promises";
+import { open } from "node:fs/promises";
 import { type DType, dtypes } from "../../graphs/onnx/dtype.ts";
 import { sizeOf, type Tensor, typeName } from "../../graphs/onnx/tensor.ts";
 import { RequestError } from "../errors.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { fileError } from "./file-error.ts";
+import { readExactly } from "./read-exactly.ts";
+import { misfit, sniff, sniffedBytes } from "./sniff.ts";
 
 /**
  * The safetensors format (https://github.com/huggingface/safetensors): eight bytes of header length, little endian; a
@@ -121,7 +123,7 @@ const parseHeader = (bytes: Uint8Array, dataBytes: number, source: string): Head
     throw fault(source, "its header is not JSON");
   }
   if (!isRecord(json)) throw fault(source, "its header is not a JSON object");
-  const metadata: Record<string, string> = {};
+  const metadata: Record<string, string> = Object.create(null);
   const entries: Entry[] = [];
   for (const [name, value] of Object.entries(json)) {
     if (name !== metadataKey) {
@@ -130,7 +132,7 @@ const parseHeader = (bytes: Uint8Array, dataBytes: number, source: string): Head
     }
     if (!isRecord(value) || !Object.values(value).every((text) => typeof text === "string"))
       throw fault(source, `${metadataKey} is not an object of texts`);
-    Object.assign(metadata, value);
+    Object.assign(metadata, value); // no prototype, so that no name in it means anything
   }
   entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
   let filled = 0;
@@ -165,6 +167,7 @@ const toTensor = ({ name, type, shape }: Entry, bytes: Uint8Array<ArrayBuffer>, 
  * @throws RequestError naming `source` and the fault where the bytes are not a whole, valid file
  */
 export const decodeSafetensors = (bytes: Uint8Array, source: string): SafetensorsFile => {
+  checkKind(bytes.subarray(0, sniffedBytes), bytes.length, source);
   const length = headerLength(bytes, bytes.length, source);
   const data = bytes.subarray(lengthBytes + length);
   const { entries, metadata } = parseHeader(bytes.subarray(lengthBytes, lengthBytes + length), data.length, source);
@@ -174,22 +177,11 @@ export const decodeSafetensors = (bytes: Uint8Array, source: string): Safetensor
   return { tensors, metadata };
 };
 
-/** Largest single read: the system call takes no more than 2 GiB. */
-const largestRead = 2 ** 30;
-
-const readExactly = async (
-  handle: FileHandle,
-  position: number,
-  length: number,
-  path: string,
-): Promise<Uint8Array<ArrayBuffer>> => {
-  const bytes = new Uint8Array(length);
-  for (let offset = 0; offset < length; ) {
-    const { bytesRead } = await handle.read(bytes, offset, Math.min(length - offset, largestRead), position + offset);
-    if (bytesRead === 0) throw fault(path, `it ended at byte ${position + offset} while being read`);
-    offset += bytesRead;
-  }
-  return bytes;
+/** Refuses what is of another known kind by saying of which. What begins like no other is left to the checks below. */
+const checkKind = (start: Uint8Array, size: number, source: string): void => {
+  const kind = sniff(start, size);
+  if (kind !== "safetensors" && kind !== "unknown" && kind !== "bmp")
+    throw misfit(source, kind, "a safetensors file", "give one, or convert it");
 };
 
 /**
@@ -204,17 +196,19 @@ export const readSafetensors = async (path: string): Promise<SafetensorsFile> =>
     const handle = await open(path, "r");
     try {
       const { size } = await handle.stat();
-      const prefix = await readExactly(handle, 0, Math.min(size, lengthBytes), path);
+      const cut = (at: number): Error => fault(path, `it ended at byte ${at} while being read`);
+      const prefix = await readExactly(handle, 0, Math.min(size, sniffedBytes), cut);
+      checkKind(prefix, size, path);
       const length = headerLength(prefix, size, path);
       const start = lengthBytes + length;
       const { entries, metadata } = parseHeader(
-        await readExactly(handle, lengthBytes, length, path),
+        await readExactly(handle, lengthBytes, length, cut),
         size - start,
         path,
       );
       const tensors = new Map<string, Tensor>();
       for (const entry of entries) {
-        const bytes = await readExactly(handle, start + entry.begin, entry.end - entry.begin, path);
+        const bytes = await readExactly(handle, start + entry.begin, entry.end - entry.begin, cut);
         tensors.set(entry.name, toTensor(entry, bytes, path));
       }
       return { tensors, metadata };

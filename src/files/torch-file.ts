@@ -1,157 +1,144 @@
 /**
- * Checkpoints as torch.save writes them since PyTorch 1.6: a zip archive of a pickle and the storages of its tensors.
- * Nothing of the pickle is executed: tensors and containers are made, every other object becomes an inert one.
+ * Checkpoints as torch.save writes them, since PyTorch 1.6 and before. Nothing of their pickles is executed: tensors
+ * and containers are made, every other object becomes an inert one.
  */
-import { readFile } from "node:fs/promises";
-import { unzipSync } from "fflate";
-import { Parser } from "pickleparser";
-import { type DType, dtypes } from "../../graphs/onnx/dtype.ts";
-import { sizeOf, type Tensor } from "../../graphs/onnx/tensor.ts";
+import { type FileHandle, open } from "node:fs/promises";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { RequestError } from "../errors.ts";
+import type { ReadOptions } from "./budget.ts";
 import { fileError } from "./file-error.ts";
+import { textOf } from "./pickle-stack.ts";
+import { readExactly } from "./read-exactly.ts";
+import { misfit, sniff, sniffedBytes } from "./sniff.ts";
+import { readLegacyTorch } from "./torch-legacy.ts";
+import { isInert, TorchTensor, UnreadTensor } from "./torch-tensor.ts";
+import { readTorchZip, type TorchContent } from "./torch-zip.ts";
 
-const storages: Readonly<Record<string, DType>> = {
-  FloatStorage: "float32",
-  DoubleStorage: "float64",
-  HalfStorage: "float16",
-  LongStorage: "int64",
-  IntStorage: "int32",
-  ShortStorage: "int16",
-  CharStorage: "int8",
-  ByteStorage: "uint8",
-  BoolStorage: "bool",
-};
-
-class StorageType {
-  readonly dtype: DType | "bfloat16";
-  constructor(dtype: DType | "bfloat16") {
-    this.dtype = dtype;
-  }
+export interface TorchOptions extends ReadOptions {
+  /** The dictionary to read, by the keys that lead to it (`state_dict_ema`, `model.weights`); "" is the whole file. */
+  readonly key?: string | undefined;
 }
 
-interface Storage {
-  readonly dtype: DType | "bfloat16";
-  readonly bytes: Uint8Array;
+export interface TorchCheckpoint {
+  readonly tensors: Map<string, Tensor>;
+  /** The keys that lead to the dictionary that was read, joined by dots; "" where it is the whole file. */
+  readonly key: string;
+  /** Other dictionaries that have at least half as many tensors, such as averaged weights. */
+  readonly others: readonly string[];
 }
 
-/** What any class that is not a tensor becomes; it takes whatever the pickle does to it. */
-class Inert extends Map<unknown, unknown> {
-  __setstate__(): void {}
-  push(): void {}
-  add(): void {}
+interface Dictionary {
+  readonly key: string;
+  readonly tensors: ReadonlyMap<string, TorchTensor | UnreadTensor>;
 }
 
-const bytesPer = (dtype: Storage["dtype"]): number =>
-  dtype === "bfloat16" ? 2 : dtypes[dtype].array.BYTES_PER_ELEMENT;
+/** Keys of weights that are not the trained ones themselves: averages, teachers, what an optimizer keeps. */
+const secondary = /(^|[._])(ema|swa|averaged?|avg|teacher|momentum|target|optim\w*)([._]|$)/i;
 
-/** Elements of a storage from `offset` on in a shape with strides, row-major. */
-const rebuild = (storage: unknown, offset: unknown, size: unknown, stride: unknown): Tensor => {
-  const { dtype, bytes } = storage as Storage;
-  const [shape, strides] = [Array.from(size as number[], Number), Array.from(stride as number[], Number)];
-  const count = sizeOf(shape);
-  const each = bytesPer(dtype);
-  const start = Number(offset);
-  const last = shape.reduce((at, d, i) => at + (d - 1) * (strides[i] as number), start);
-  if (count > 0 && (last + 1) * each > bytes.length) throw new Error("a tensor reaches beyond its storage");
-  const picked = new Uint8Array(count * each);
-  const contiguous = strides.every((s, i) => shape[i] === 1 || s === sizeOf(shape.slice(i + 1)));
-  if (contiguous) picked.set(bytes.subarray(start * each, (start + count) * each));
-  else
-    for (let i = 0; i < count; i++) {
-      let [rest, at] = [i, start];
-      for (let axis = shape.length - 1; axis >= 0; axis--) {
-        const d = shape[axis] as number;
-        at += (rest % d) * (strides[axis] as number);
-        rest = Math.floor(rest / d);
+/** Characters of the keys that lead to a dictionary, joined: what lies deeper is not looked for. */
+const longestKey = 512;
+
+/** Every dictionary with tensors in a pickle, each once: what is read by itself first. */
+const dictionariesIn = (top: unknown): Dictionary[] => {
+  const found: Dictionary[] = [];
+  const seen = new Set<unknown>();
+  // Breadth first, so that each is found under the shortest of its keys.
+  let level: [string, unknown][] = [["", top]];
+  while (level.length > 0) {
+    const next: [string, unknown][] = [];
+    for (const [key, value] of level) {
+      if (!(value instanceof Map) || seen.has(value)) continue;
+      seen.add(value);
+      const tensors = new Map<string, TorchTensor | UnreadTensor>();
+      for (const [name, inner] of value) {
+        const text = textOf(name) ?? String(name);
+        if (inner instanceof TorchTensor || inner instanceof UnreadTensor) tensors.set(text, inner);
+        else if (inner instanceof Map && key.length + text.length <= longestKey)
+          next.push([key === "" ? text : `${key}.${text}`, inner]);
       }
-      picked.set(bytes.subarray(at * each, (at + 1) * each), i * each);
+      if (tensors.size > 0) found.push({ key, tensors });
     }
-  if (dtype === "bfloat16")
-    return {
-      dtype: "float32",
-      shape,
-      data: new Float32Array(Uint32Array.from(new Uint16Array(picked.buffer), (bits) => bits << 16).buffer),
-    };
-  return { dtype, shape, data: new dtypes[dtype].array(picked.buffer) };
-};
-
-const isTensor = (value: unknown): value is Tensor =>
-  typeof value === "object" && value !== null && "dtype" in value && "shape" in value && "data" in value;
-
-const resolver = (module: string, name: string): ((...args: unknown[]) => unknown) => {
-  if (module === "collections" && name === "OrderedDict") return () => new Inert();
-  if (module === "torch._utils" && name.startsWith("_rebuild_tensor"))
-    return (storage, offset, size, stride) => rebuild(storage, offset, size, stride);
-  if (module === "torch._utils" && name.startsWith("_rebuild_parameter")) return (data) => data;
-  if (module === "torch" || module === "torch.storage") {
-    const dtype = name === "BFloat16Storage" ? "bfloat16" : storages[name];
-    if (dtype !== undefined) return Object.assign(() => new Inert(), { storage: new StorageType(dtype) });
+    level = next;
   }
-  // A plain function, so that it may be called and constructed.
-  return function inert() {
-    return new Inert();
-  };
+  return found.sort(
+    (a, b) => Number(secondary.test(a.key)) - Number(secondary.test(b.key)) || b.tensors.size - a.tensors.size,
+  );
 };
 
-/** Every dictionary with tensors in a pickle, the largest first. */
-const dictionaries = (top: unknown): Map<string, Tensor>[] => {
-  const found: Map<string, Tensor>[] = [];
-  const visit = (value: unknown, depth: number): void => {
-    if (!(value instanceof Map) || depth > 4) return;
-    const tensors = new Map<string, Tensor>();
-    for (const [key, inner] of value)
-      if (isTensor(inner)) tensors.set(String(key), inner);
-      else visit(inner, depth + 1);
-    if (tensors.size > 0) found.push(tensors);
-  };
-  visit(top, 0);
-  return found.sort((a, b) => b.size - a.size);
+const choose = (top: unknown, wanted: string | undefined): { chosen: Dictionary; others: string[] } => {
+  const dictionaries = dictionariesIn(top);
+  const [first] = dictionaries;
+  if (first === undefined) {
+    if (isInert(top))
+      throw new Error(`it holds a whole model (${top.className}), not its weights; save model.state_dict() instead`);
+    throw new Error("it holds no dictionary of tensors; save the model's state_dict(), not a list or the model");
+  }
+  // An optimizer's dictionaries of two or three tensors are no weights, nor are averages of more than what was trained.
+  const largest = Math.max(...dictionaries.map(({ tensors }) => tensors.size));
+  const sizeable = dictionaries.filter(({ tensors }) => 2 * tensors.size >= largest);
+  const chosen = wanted === undefined ? sizeable[0]! : dictionaries.find(({ key }) => key === wanted);
+  if (chosen === undefined)
+    throw new Error(
+      `it has no dictionary of tensors under ${JSON.stringify(wanted)}; it has ${sizeable.map(({ key }) => JSON.stringify(key)).join(", ")}`,
+    );
+  return { chosen, others: sizeable.filter((other) => other !== chosen).map(({ key }) => key) };
+};
+
+const readTensors = async (
+  { tensors }: Dictionary,
+  { storages, budget }: TorchContent,
+): Promise<Map<string, Tensor>> => {
+  const made = new Map<string, Tensor>();
+  for (const [name, tensor] of tensors) {
+    try {
+      if (tensor instanceof UnreadTensor) throw new Error(tensor.reason);
+      made.set(name, await tensor.read(storages, budget));
+    } catch (cause) {
+      throw new Error(`the tensor ${JSON.stringify(name)}: ${(cause as Error).message}`, { cause });
+    }
+  }
+  return made;
+};
+
+const readContent = async (handle: FileHandle, path: string, options: ReadOptions): Promise<TorchContent> => {
+  const { size } = await handle.stat();
+  const cut = (at: number): Error => new Error(`it ended at byte ${at} while being read`);
+  const start = await readExactly(handle, 0, Math.min(size, sniffedBytes), cut);
+  const kind = sniff(start, size);
+  // A damaged name of the first member doesn't make another file of it: data.pkl decides.
+  if (kind === "torch" || kind === "zip") return readTorchZip(handle, size, options);
+  if (kind === "legacy-torch") return readLegacyTorch(await readExactly(handle, 0, size, cut), options);
+  throw misfit(path, kind, "a PyTorch checkpoint", "load it in PyTorch and save its state_dict() with torch.save");
 };
 
 /**
- * The parameters in a PyTorch checkpoint: its dictionary with the most tensors, whether it is the whole file or lies
- * under a key such as `state_dict`.
+ * The weights in a PyTorch checkpoint: the largest of its dictionaries of tensors, whether that is the whole file or
+ * lies under keys such as `state_dict`. Where averages (`state_dict_ema`) or a teacher lie beside it, what was trained
+ * itself is read; `others` names what was not.
  *
- * @throws RequestError naming the file and what is wrong with it
+ * @throws RequestError naming the file and what is wrong with it: another kind of file, damaged (zip archives have
+ *   checksums, files of before PyTorch 1.6 have none), a tensor that reaches beyond its storage, more than the budget
  */
-export const readTorchFile = async (path: string): Promise<Map<string, Tensor>> => {
-  let file: Uint8Array;
-  try {
-    file = await readFile(path);
-  } catch (error) {
+export const readTorchCheckpoint = async (path: string, options: TorchOptions = {}): Promise<TorchCheckpoint> => {
+  const handle = await open(path, "r").catch((error: unknown) => {
     throw fileError(error, "read", path);
-  }
-  if (file[0] !== 0x50 || file[1] !== 0x4b)
-    throw new RequestError(
-      `${path} is not a zip archive as torch.save writes since PyTorch 1.6; load it in PyTorch and save it again, or as safetensors`,
-    );
+  });
   try {
-    const members = unzipSync(file);
-    const pickle = Object.keys(members).find((name) => name.endsWith("data.pkl"));
-    if (pickle === undefined) throw new Error("it holds no data.pkl");
-    const folder = pickle.slice(0, -"data.pkl".length);
-    const order = members[`${folder}byteorder`];
-    if (order !== undefined && Buffer.from(order).toString() !== "little")
-      throw new Error("its tensors are big-endian");
-    const resolve = (id: unknown): Storage => {
-      const [kind, type, key] = id as [unknown, { readonly storage?: StorageType }, unknown];
-      const bytes = members[`${folder}data/${String(key)}`];
-      if (kind !== "storage" || type.storage === undefined) throw new Error("it holds a storage of an unknown type");
-      if (bytes === undefined) throw new Error(`its storage ${String(key)} is missing`);
-      return { dtype: type.storage.dtype, bytes };
-    };
-    const top: unknown = new Parser({
-      nameResolver: { resolve: resolver as never },
-      persistentResolver: { resolve: resolve as never },
-      unpicklingTypeOfDictionary: "Map",
-    }).parse(members[pickle] as Uint8Array);
-    const [largest] = dictionaries(top);
-    if (largest === undefined)
-      throw new Error("it holds no dictionary of tensors (save the model's state_dict(), not the model)");
-    return largest;
+    const content = await readContent(handle, path, options);
+    const { chosen, others } = choose(content.top, options.key);
+    return { tensors: await readTensors(chosen, content), key: chosen.key, others };
   } catch (error) {
+    if (error instanceof RequestError && error.message.startsWith(path)) throw error;
+    const ours = fileError(error, "read", path);
+    if (ours !== error) throw ours;
     throw new RequestError(`${path} is not a PyTorch checkpoint that can be read: ${(error as Error).message}`, {
       cause: error,
     });
+  } finally {
+    await handle.close();
   }
 };
+
+/** The weights in a PyTorch checkpoint, as `readTorchCheckpoint` gives them. */
+export const readTorchFile = async (path: string, options: TorchOptions = {}): Promise<Map<string, Tensor>> =>
+  (await readTorchCheckpoint(path, options)).tensors;

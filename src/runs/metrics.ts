@@ -54,10 +54,20 @@ export class MetricsWriter {
   }
 }
 
+const isMetricsLine = (value: unknown): value is MetricsLine =>
+  typeof value === "object" &&
+  value !== null &&
+  !Array.isArray(value) &&
+  "step" in value &&
+  Number.isSafeInteger(value.step) &&
+  "epoch" in value &&
+  typeof value.epoch === "number" &&
+  Object.values(value).every((figure) => figure === null || typeof figure === "number");
+
 /**
  * The lines of a metrics.jsonl or timing.jsonl; a last line that is still being written is left out.
  *
- * @throws RequestError where the file is missing or a line is not JSON
+ * @throws RequestError where the file is missing or a line is not one of figures
  */
 export const readMetrics = async (path: string): Promise<MetricsLine[]> => {
   let text: string;
@@ -70,10 +80,16 @@ export const readMetrics = async (path: string): Promise<MetricsLine[]> => {
     .split("\n")
     .slice(0, -1)
     .map((line, index) => {
+      let value: unknown;
       try {
-        return JSON.parse(line) as MetricsLine;
+        value = JSON.parse(line);
       } catch {
         throw new RequestError(`${path} is damaged: line ${index + 1} is not JSON; remove that line`);
       }
+      if (!isMetricsLine(value))
+        throw new RequestError(
+          `${path} is damaged: line ${index + 1} is not a step, an epoch and figures by name; remove that line`,
+        );
+      return value;
     });
 };

@@ -43,6 +43,9 @@ const cifar10 = async (perBatch = 2): Promise<string> => {
   return parent;
 };
 
+const warnings: string[] = [];
+const warn = (message: string): void => void warnings.push(message);
+
 const refusal = async (options: DatasetOptions): Promise<string> => {
   const outcome = await loadDataset(options).then(
     () => "was accepted",
@@ -65,12 +68,22 @@ describe("CIFAR-10", () => {
     expect(held).toMatchObject({ count: 1, officialCount: 10_000 });
   });
 
-  test("limit stops in the middle of a file; size resizes", async () => {
+  test("limit takes a sample of the classes in the order of the files; size resizes", async () => {
     const parent = await cifar10();
-    const dataset = await loadDataset({ name: "cifar10", data: parent, split: "train", limit: 3, size: 8 });
-    expect(dataset).toMatchObject({ count: 3, height: 8, width: 8 });
-    expect([...dataset.index]).toEqual([0, 1, 10000]);
-    expect(dataset.images.length).toBe(3 * 3 * 64);
+    const ask = (limit: number, seed = 0) =>
+      loadDataset({ name: "cifar10", data: parent, split: "train", limit, size: 8, seed });
+    const dataset = await ask(6);
+    expect(dataset).toMatchObject({ count: 6, height: 8, width: 8 });
+    expect(dataset.images.length).toBe(6 * 3 * 64);
+    // Labels 1 to 6, of which 2 to 5 stand twice: no class has more than its share, rounded up.
+    const counts = [1, 2, 3, 4, 5, 6].map((label) => dataset.labels!.filter((l) => l === label).length);
+    expect(counts.every((n, i) => n <= (i === 0 || i === 5 ? 1 : 2))).toBe(true);
+    expect([...dataset.index]).toEqual([...dataset.index].sort((a, b) => a - b));
+    expect(await ask(6)).toEqual(dataset);
+    const fewer = await ask(3);
+    expect([...dataset.index]).toEqual(expect.arrayContaining([...fewer.index]));
+    const seeds = await Promise.all([1, 2, 3, 4].map((seed) => ask(3, seed)));
+    expect(new Set(seeds.map(({ index }) => index.join())).size).toBeGreaterThan(1);
   });
 
   test("the archive gives the same, and leaves nothing behind", async () => {
@@ -126,7 +139,9 @@ describe("CIFAR-10", () => {
     expect(await refusal({ name: "cifar10", data: empty, split: "train", size: 1.5 })).toContain("size");
     const file = join(empty, "notes.txt");
     await writeFile(file, "x");
-    expect(await refusal({ name: "cifar10", data: file, split: "train" })).toContain("neither a folder nor a .tar.gz");
+    expect(await refusal({ name: "cifar10", data: file, split: "train" })).toContain(
+      "notes.txt is a text, not a folder or a .tar.gz file; give the folder cifar-10-batches-bin",
+    );
   });
 });
 
@@ -209,13 +224,13 @@ describe("folder", () => {
     await paint(join(data, "train/cat/a.png"), 1);
     await writeFile(join(data, "train/cat/notes.txt"), "not an image");
     await paint(join(data, "test/dog/z.png"), 3);
-    const dataset = await loadDataset({ name: "folder", data, split: "train" });
+    const dataset = await loadDataset({ name: "folder", data, split: "train", size: 32, warn });
     expect(dataset).toMatchObject({ count: 3, classes: ["cat", "dog"], height: 32, officialCount: 3 });
     expect([...dataset.labels!]).toEqual([0, 1, 1]);
     expect([0, 1].map((i) => dataset.images[i * 3072])).toEqual([1, 2]);
     expect(Math.abs(dataset.images[2 * 3072]! - 250)).toBeLessThan(6);
     expect(dataset.images[3072 + 1024]).toBe(10);
-    const held = await loadDataset({ name: "folder", data, split: "test", size: 16 });
+    const held = await loadDataset({ name: "folder", data, split: "test", size: 16, warn });
     expect(held).toMatchObject({ count: 1, classes: ["cat", "dog"], height: 16 });
     expect([...held.labels!]).toEqual([1]);
     expect(await refusal({ name: "folder", data, split: "unlabeled" })).toContain("no folder unlabeled");
@@ -227,10 +242,13 @@ describe("folder", () => {
     const data = await fresh();
     await paint(join(data, "b.png"), 200);
     await paint(join(data, "a.png"), 100, { grey: true });
-    const dataset = await loadDataset({ name: "folder", data, split: "train", limit: 1 });
-    expect(dataset).toMatchObject({ count: 1, classes: [], officialCount: 2 });
+    const dataset = await loadDataset({ name: "folder", data, split: "train" });
+    expect(dataset).toMatchObject({ count: 2, classes: [], officialCount: 2 });
     expect(dataset.labels).toBeUndefined();
     expect(dataset.images[0]).toBe(dataset.images[2048]);
+    expect([0, 2048].map((i) => dataset.images[3072 + i])).toEqual([200, 20]);
+    const one = await loadDataset({ name: "folder", data, split: "train", limit: 1 });
+    expect(one).toMatchObject({ count: 1, officialCount: 2 });
   });
 
   test("what cannot be used is named", async () => {

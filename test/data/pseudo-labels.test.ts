@@ -1,9 +1,12 @@
 import { existsSync } from "node:fs";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import { tensor } from "../../graphs/onnx/tensor.ts";
+import { type Dataset, loadDataset, subset } from "../../src/data/dataset.ts";
+import { officialDigests } from "../../src/data/digest.ts";
 import { checkPseudoLabels, pseudoLabels, readPseudoLabels, writePseudoLabels } from "../../src/data/pseudo-labels.ts";
 import { RequestError } from "../../src/errors.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
@@ -41,6 +44,10 @@ test("written and read again", async () => {
 
 /** `pickle.dumps({"pseudo_train_2": …, "pseudo_test_10": …}, protocol)` of int32 arrays where the name says no other type. */
 const pickles: [string, string][] = [
+  [
+    "protocol 0, numpy 2",
+    "KGRwMApWcHNldWRvX3RyYWluXzIKcDEKY251bXB5Ll9jb3JlLm11bHRpYXJyYXkKX3JlY29uc3RydWN0CnAyCihjbnVtcHkKbmRhcnJheQpwMwooSTAKdHA0CmNfY29kZWNzCmVuY29kZQpwNQooVmIKcDYKVmxhdGluMQpwNwp0cDgKUnA5CnRwMTAKUnAxMQooSTEKKEk0CnRwMTIKY251bXB5CmR0eXBlCnAxMwooVmk0CnAxNApJMDAKSTAxCnRwMTUKUnAxNgooSTMKVjwKcDE3Ck5OTkktMQpJLTEKSTAKdHAxOApiSTAwCmc1CihWXHUwMDAwXHUwMDAwXHUwMDAwXHUwMDAwAVx1MDAwMFx1MDAwMFx1MDAwMAFcdTAwMDBcdTAwMDBcdTAwMDBcdTAwMDBcdTAwMDBcdTAwMDBcdTAwMDAKcDE5Cmc3CnRwMjAKUnAyMQp0cDIyCmJzVnBzZXVkb190ZXN0XzEwCnAyMwpnMgooZzMKKEkwCnRwMjQKZzkKdHAyNQpScDI2CihJMQooSTQKdHAyNwpnMTYKSTAwCmc1CihWCVx1MDAwMFx1MDAwMFx1MDAwMANcdTAwMDBcdTAwMDBcdTAwMDBcdTAwMDBcdTAwMDBcdTAwMDBcdTAwMDAFXHUwMDAwXHUwMDAwXHUwMDAwCnAyOApnNwp0cDI5ClJwMzAKdHAzMQpicy4=",
+  ],
   [
     "protocol 1, numpy 2",
     "fXEAKFgOAAAAcHNldWRvX3RyYWluXzJxAWNudW1weS5fY29yZS5tdWx0aWFycmF5Cl9yZWNvbnN0cnVjdApxAihjbnVtcHkKbmRhcnJheQpxAyhLAHRxBGNfY29kZWNzCmVuY29kZQpxBShYAQAAAGJxBlgGAAAAbGF0aW4xcQd0cQhScQl0cQpScQsoSwEoSwR0cQxjbnVtcHkKZHR5cGUKcQ0oWAIAAABpNHEOSTAwCkkwMQp0cQ9ScRAoSwNYAQAAADxxEU5OTkr/////Sv////9LAHRxEmJJMDAKaAUoWBAAAAAAAAAAAQAAAAEAAAAAAAAAcRNoB3RxFFJxFXRxFmJYDgAAAHBzZXVkb190ZXN0XzEwcRdoAihoAyhLAHRxGGgJdHEZUnEaKEsBKEsEdHEbaBBJMDAKaAUoWBAAAAAJAAAAAwAAAAAAAAAFAAAAcRxoB3RxHVJxHnRxH2J1Lg==",
@@ -93,7 +100,21 @@ describe("is refused", () => {
   test("a missing or foreign file", async () => {
     expect(await refusal("absent.pkl")).toContain("absent.pkl");
     await writeFile(at("text.pkl"), "hello there");
-    expect(await refusal("text.pkl")).toContain("neither safetensors nor a pickle");
+    expect(await refusal("text.pkl")).toContain("is a text, not safetensors or a pickle of numpy arrays");
+    await writeFile(at("labels.csv"), "3,1,4\n");
+    expect(await refusal("labels.csv")).toContain("labels.csv is a text, not safetensors or a pickle");
+    await writeFile(at("labels.npy"), Buffer.from("\x93NUMPY\x01\0", "latin1"));
+    expect(await refusal("labels.npy")).toContain("is a numpy .npy array, not safetensors or a pickle");
+    const torch = fileURLToPath(new URL("../fixtures/torch/checkpoint.pt", import.meta.url));
+    await writeFile(at("labels.pt"), await readFile(torch));
+    expect(await refusal("labels.pt")).toContain(
+      "is a PyTorch checkpoint (a zip archive), not safetensors or a pickle",
+    );
+    await writeFile(at("unknown.pkl"), Buffer.from([1, 2, 3]));
+    expect(await refusal("unknown.pkl")).toContain("neither safetensors nor a pickle that can be read: its byte 0 (1)");
+    // pickle.dumps({"pseudo_train_2": torch.zeros(1)}) names torch first.
+    await writeFile(at("tensors.pkl"), Buffer.from("\x80\x02}ctorch._utils\n_rebuild_tensor_v2\n.", "latin1"));
+    expect(await refusal("tensors.pkl")).toContain("it holds PyTorch tensors, and only numpy arrays are read");
     // pickle.dumps(os.system)
     await writeFile(at("evil.pkl"), Buffer.from("gASVFAAAAAAAAACMBXBvc2l4lIwGc3lzdGVtlJOULg==", "base64"));
     expect(await refusal("evil.pkl")).toContain("it holds a posix.system, and only numpy arrays are read");
@@ -120,6 +141,35 @@ describe("is refused", () => {
     expect(() => checkPseudoLabels(both, dataset, [2, 500])).toThrow("none for K = 500");
     expect(() => checkPseudoLabels(both, { ...dataset, officialCount: 5 }, [2])).toThrow(
       "here labels 4 images but cifar10 train has 5",
+    );
+  });
+
+  test("labels of other images in the same number, by name and by pixels", async () => {
+    const of = (seed: number, limit = 4) => loadDataset({ name: "shapes", split: "train", limit, size: 8, seed });
+    const clustered = await of(0);
+    const digests = officialDigests({ ...clustered, officialCount: 4 })!;
+    await writePseudoLabels(at("known.safetensors"), { ...both, digests });
+    const known = await readPseudoLabels(at("known.safetensors"));
+    const warnings: string[] = [];
+    const check = (dataset: Dataset, labels = known) =>
+      checkPseudoLabels(labels, { ...dataset, officialCount: 4 }, [2], (text) => warnings.push(text));
+    check(clustered);
+    // Read at another size, or only some of them.
+    check(await loadDataset({ name: "shapes", split: "train", limit: 4, size: 16 }));
+    check(subset(clustered, [3, 1]));
+    expect(warnings).toEqual([]);
+    const others = await of(1);
+    expect(() => check(others)).toThrow(
+      /known\.safetensors was made for other images: 4 of the 4 of shapes train differ in name or pixels/,
+    );
+    const swapped = { ...clustered, index: Int32Array.of(1, 0, 2, 3) };
+    expect(() => check(swapped)).toThrow(/2 of the 4/);
+    check(clustered, both);
+    expect(warnings).toEqual([
+      "whether here was made for these images is not known: it says nothing of them but their number",
+    ]);
+    expect(() => pseudoLabels(new Map([[2, two]]), "short", digests.subarray(8))).toThrow(
+      "short has digests of 3 images but labels of 4",
     );
   });
 

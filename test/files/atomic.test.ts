@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "@jest/globals";
 import { RequestError, RunError } from "../../src/errors.ts";
+import { AppendFile } from "../../src/files/append-file.ts";
 import {
   checkWritable,
   isPartial,
@@ -35,6 +36,24 @@ test("a file that could not be written is refused beforehand, and nothing is mad
   await checkWritable(join(folder, "a.txt"));
   await checkWritable(join(folder, "new", "deep", "b"));
   expect(await readdir(folder)).toEqual(["a.txt"]);
+});
+
+test("a path that is not UTF-8 is refused instead of written elsewhere", async () => {
+  // What Node makes of the argument caf\\xe9.
+  const path = join(folder, "caf\ufffd", "a");
+  for (const write of [
+    () => writeFileAtomic(path, ""),
+    () => writeFolderAtomic(path, async () => {}),
+    () => makeFolder(path),
+    () => checkWritable(path),
+    async () => new AppendFile(path, 0),
+  ])
+    await expect(write()).rejects.toThrow(/is not UTF-8 \(or holds the character U\+FFFD\); rename it/);
+  expect(await readdir(folder)).toEqual([]);
+  expect(fileError(Object.assign(new Error(), { code: "ENOENT" }), "read", path)).toMatchObject({
+    name: "RequestError",
+    message: `cannot read ${path}: its name is not UTF-8; rename it`,
+  });
 });
 
 test("a folder is made with its parents, and what is in the way is named", async () => {

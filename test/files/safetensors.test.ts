@@ -133,11 +133,11 @@ describe("writing", () => {
 describe("a faulty file", () => {
   const f32 = (shape: unknown, data_offsets: unknown) => ({ dtype: "F32", shape, data_offsets });
   const cases: [string, Buffer, string][] = [
-    ["empty", Buffer.alloc(0), "it has 0 bytes, fewer than the 8 of a header's length"],
+    ["short", Buffer.alloc(4), "it has 4 bytes, fewer than the 8 of a header's length"],
     [
       "garbage",
-      Buffer.from("PK\u0003\u0004 not tensors at all"),
-      "its first 8 bytes give a header of 8390045714599856976 bytes (at most 100000000 are allowed)",
+      Buffer.from([1, 2, 3, 4, 5, 6, 7, 8, 9]),
+      "its first 8 bytes give a header of 578437695752307201 bytes (at most 100000000 are allowed)",
     ],
     ["header cut", file({}).subarray(0, 9), "its header should have 2 bytes but the file ends after 1"],
     ["not JSON", file("{'a': 1}"), "its header is not JSON"],
@@ -183,6 +183,19 @@ describe("a faulty file", () => {
     const error = new RequestError(`${path} is not a usable safetensors file: ${what}; make or download it again`);
     await expect(readSafetensors(path)).rejects.toThrow(error);
     expect(() => decodeSafetensors(bytes, path)).toThrow(error);
+  });
+
+  test("a file of another kind is called what it is", async () => {
+    const path = join(folder, "other.safetensors");
+    for (const [bytes, what] of [
+      ["", "is empty, not a safetensors file"],
+      ["PK\u0003\u0004 not tensors at all", "is a zip archive, not a safetensors file"],
+      ["version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, which only stands for the file"],
+    ] as const) {
+      await writeFile(path, bytes);
+      await expect(readSafetensors(path)).rejects.toThrow(`${path} ${what}`);
+      expect(() => decodeSafetensors(Buffer.from(bytes), path)).toThrow(RequestError);
+    }
   });
 
   test("a dtype that is not read is named", () => {

@@ -3,13 +3,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "@jest/globals";
-import { readTorchFile } from "../../src/files/torch-file.ts";
+import { readTorchCheckpoint, readTorchFile } from "../../src/files/torch-file.ts";
 
 const file = fileURLToPath(new URL("../fixtures/torch/checkpoint.pt", import.meta.url));
 
+/** As PyTorch wrote it before 1.6: `scripts/fixtures/torch_checkpoint.py --legacy`. */
+const legacy = fileURLToPath(new URL("../fixtures/torch/legacy.pt", import.meta.url));
+
 describe("a PyTorch checkpoint", () => {
-  test("gives its parameters, views and half types included", async () => {
-    const tensors = await readTorchFile(file);
+  test.each([file, legacy])("gives its parameters, views and half types included (%s)", async (path) => {
+    const { tensors, key, others } = await readTorchCheckpoint(path);
+    expect([key, others]).toEqual(["state_dict", []]);
     const plain = Object.fromEntries(
       Array.from(tensors, ([name, { dtype, shape, data }]) => [
         name,
@@ -35,7 +39,12 @@ describe("a PyTorch checkpoint", () => {
       await writeFile(join(folder, name), content);
       return readTorchFile(join(folder, name));
     };
-    await expect(write("legacy.pt", Buffer.from("\x80\x02old"))).rejects.toThrow(/not a zip archive as torch\.save/);
+    await expect(write("text.pt", Buffer.from("no checkpoint"))).rejects.toThrow(
+      /text\.pt is a text, not a PyTorch checkpoint; load it in PyTorch and save/,
+    );
+    await expect(write("pickle.pt", Buffer.from("\x80\x02}.", "latin1"))).rejects.toThrow(
+      /pickle\.pt is a Python pickle/,
+    );
     await expect(write("short.pt", bytes.subarray(0, 700))).rejects.toThrow(
       /not a PyTorch checkpoint that can be read/,
     );

@@ -34,8 +34,19 @@ describe("metrics", () => {
   test("a missing file and a damaged line are named", async () => {
     const path = join(folder, "damaged.jsonl");
     await expect(readMetrics(path)).rejects.toThrow(`cannot read ${path}: it does not exist; check the path`);
-    await writeFile(path, '{"step":1}\n\u0000\n');
+    await writeFile(path, '{"step":1,"epoch":0}\n\u0000\n');
     await expect(readMetrics(path)).rejects.toThrow(`${path} is damaged: line 2 is not JSON; remove that line`);
+    for (const line of [
+      "null",
+      "[]",
+      "7",
+      '{"step":1}',
+      '{"step":null,"epoch":0}',
+      '{"step":1,"epoch":0,"loss":"low"}',
+    ]) {
+      await writeFile(path, `{"step":1,"epoch":0}\n${line}\n`);
+      await expect(readMetrics(path)).rejects.toThrow(`${path} is damaged: line 2 is not a step, an epoch and figures`);
+    }
   });
 });
 

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
-import { hostname, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
@@ -250,16 +250,19 @@ describe("processes", () => {
 
   test("a lock of another machine is refused, one whose process number was used again is not", async () => {
     await mkdir(folder);
-    const foreign = join(folder, ".lock-17-1-elsewhere");
+    const foreign = join(folder, ".lock-17-1-4026531836-abc-elsewhere");
     await writeFile(foreign, "");
     await expect(openRun()).rejects.toThrow(
       new RequestError(
-        `${folder} is being written by process 17 on elsewhere; if that no longer runs, delete ${foreign}`,
+        `${folder} is being written by process 17 on elsewhere (it gave a sign of life just now); if that no longer runs, delete ${foreign}`,
       ),
     );
     await rm(foreign);
-    await writeFile(join(folder, `.lock-${process.pid}-1-${hostname()}`), "");
-    await openRun();
+    const run = await openRun();
+    const [own] = (await readdir(folder)).filter((name) => name.startsWith(".lock"));
+    await run.close();
+    await writeFile(join(folder, own!.replace(/^(\.lock-\d+)-\d+/, "$1-1")), "");
+    await openRun({ resume: true });
   });
 
   test("a run killed at random moments ends with the same bytes as one that was not, but for the clock's", async () => {
