@@ -1,24 +1,23 @@
-/** Runs models on ONNX Runtime: the only module that knows onnxruntime-node. */
-import { createRequire } from "node:module";
-import type * as ort from "onnxruntime-node";
+/** Runs models on ONNX Runtime: what a session is, whichever way the engine is reached. */
 import type { DType } from "../../graphs/onnx/dtype.ts";
 import { sizeOf, type Tensor, typeName } from "../../graphs/onnx/tensor.ts";
 import type { Model } from "../../graphs/onnx/write.ts";
 import { RequestError, RunError } from "../errors.ts";
-
-// The ES module wrapper of the package loads the same binding; require keeps one copy of it in tests.
-const require = createRequire(import.meta.url);
-const load = (): typeof ort => {
-  const loaded = require("onnxruntime-node") as typeof ort;
-  // What goes wrong is thrown as well; the log would say it twice, and in colours.
-  loaded.env.logLevel = "fatal";
-  return loaded;
-};
+import { createBindingSession } from "./binding.ts";
+import type { CudaOptions } from "./native/cuda-options.ts";
+import { createNativeSession } from "./native/session.ts";
 
 export type Provider = "cpu" | "cuda" | "webgpu";
 
+/** How onnxruntime is reached: by onnxruntime-node's binding, or by the C API of the same library (native/). */
+export type EngineName = "binding" | "native";
+
 export interface SessionOptions {
+  /** Default: the binding. */
+  readonly engine?: EngineName;
   readonly provider?: Provider;
+  /** What the CUDA provider is told; only the native engine can. */
+  readonly cuda?: CudaOptions | undefined;
   /** Threads inside an op; default: onnxruntime's choice (all cores). */
   readonly threads?: number;
   readonly optimization?: "disabled" | "basic" | "extended" | "all";
@@ -34,11 +33,11 @@ export type Feeds = Readonly<Record<string, Tensor>>;
 export class DeviceTensor {
   readonly dtype: DType;
   readonly shape: readonly number[];
-  /** @internal */
-  readonly handle: ort.Tensor;
-  constructor(handle: ort.Tensor) {
-    this.dtype = handle.type as DType;
-    this.shape = handle.dims;
+  /** @internal The engine's own tensor. */
+  readonly handle: { dispose(): void };
+  constructor(dtype: DType, shape: readonly number[], handle: { dispose(): void }) {
+    this.dtype = dtype;
+    this.shape = shape;
     this.handle = handle;
   }
   /** Gives its memory back; nothing else does. */
@@ -47,7 +46,10 @@ export class DeviceTensor {
   }
 }
 
-/** A loaded model. Running blocks this thread: onnxruntime-node computes in the calling thread and its pool. */
+/**
+ * A loaded model. Running blocks this thread with the binding, which computes in the calling thread and its pool; the native
+ * engine computes in another, one run of a session after the other.
+ */
 export interface Session {
   readonly inputNames: readonly string[];
   readonly outputNames: readonly string[];
@@ -57,91 +59,24 @@ export interface Session {
   runOnDevice(feeds: Readonly<Record<string, Tensor | DeviceTensor>>): Promise<Record<string, Tensor | DeviceTensor>>;
   /** Ends profiling; the file lies at the prefix given. */
   endProfiling(): void;
+  /** Waits for what runs, and gives everything back. */
   release(): Promise<void>;
 }
 
-const toOrt: Partial<Record<DType, ort.Tensor.Type>> = {
-  float32: "float32",
-  float64: "float64",
-  float16: "float16",
-  int8: "int8",
-  uint8: "uint8",
-  int16: "int16",
-  uint16: "uint16",
-  int32: "int32",
-  uint32: "uint32",
-  int64: "int64",
-  uint64: "uint64",
-  bool: "bool",
-};
-
 /** Loads a model. Throws a RequestError where the provider is not there, a RunError where the engine refuses the model. */
-export const createSession = async (model: Model | Uint8Array, options: SessionOptions = {}): Promise<Session> => {
-  const { InferenceSession, Tensor: OrtTensor } = load();
-  const bytes = model instanceof Uint8Array ? model : model.bytes;
-  const types = model instanceof Uint8Array ? undefined : model.inputs;
-  const { provider = "cpu" } = options;
-  const explain = (error: unknown): Error => explained(error, model instanceof Uint8Array ? undefined : model);
-  let session: ort.InferenceSession;
-  try {
-    session = await InferenceSession.create(bytes, {
-      executionProviders: provider === "cpu" ? ["cpu"] : [provider, "cpu"],
-      graphOptimizationLevel: options.optimization ?? "extended",
-      // Memory patterns double the peak of a training step and slow its second run.
-      enableMemPattern: false,
-      ...(options.threads !== undefined && { intraOpNumThreads: options.threads }),
-      ...(options.profile !== undefined && { enableProfiling: true, profileFilePrefix: options.profile }),
-      ...(options.keepOnDevice !== undefined && {
-        preferredOutputLocation: Object.fromEntries(options.keepOnDevice.map((name) => [name, "gpu-buffer" as const])),
-      }),
-      // What goes wrong is thrown.
-      logSeverityLevel: 4,
-      // A walk over the graph that only rewriting of quantised models needs: 0.5 s of a step of 40,000 nodes.
-      ...(options.optimization === "disabled" && { extra: { session: { disable_quant_qdq: "1" } } }),
-    });
-  } catch (error) {
-    if (provider !== "cpu" && !/Node|node|graph/.test(String(error))) throw unavailable(provider, error);
-    throw explain(error);
-  }
-  const run = async (
-    feeds: Readonly<Record<string, Tensor | DeviceTensor>>,
-    fetches?: readonly string[],
-  ): Promise<Record<string, Tensor | DeviceTensor>> => {
-    const given: Record<string, ort.Tensor> = {};
-    for (const name of session.inputNames) {
-      const value = feeds[name];
-      if (value === undefined) throw new RunError(`internal: the input ${name} is not fed`);
-      const type = types?.[name];
-      if (type !== undefined && (type.dtype !== value.dtype || type.shape.join() !== value.shape.join()))
-        throw new RunError(`internal: the input ${name} is ${typeName(value)} but the model takes ${typeName(type)}`);
-      given[name] =
-        value instanceof DeviceTensor
-          ? value.handle
-          : new OrtTensor(toOrt[value.dtype] as "float32", value.data as Float32Array, [...value.shape]);
-    }
-    let results: ort.InferenceSession.OnnxValueMapType;
-    try {
-      results = await (fetches === undefined ? session.run(given) : session.run(given, [...fetches]));
-    } catch (error) {
-      throw explain(error);
-    }
-    return Object.fromEntries(
-      Object.entries(results as Record<string, ort.Tensor>).map(([name, value]) => [
-        name,
-        value.location === "gpu-buffer"
-          ? new DeviceTensor(value)
-          : ({ dtype: value.type, shape: value.dims, data: value.data } as Tensor),
-      ]),
-    );
-  };
-  return {
-    inputNames: session.inputNames,
-    outputNames: session.outputNames,
-    run: (feeds, fetches) => run(feeds, fetches) as Promise<Record<string, Tensor>>,
-    runOnDevice: (feeds) => run(feeds),
-    endProfiling: () => session.endProfiling(),
-    release: () => session.release(),
-  };
+export const createSession = (model: Model | Uint8Array, options: SessionOptions = {}): Promise<Session> =>
+  options.engine === "native" ? createNativeSession(model, options) : createBindingSession(model, options);
+
+/** A feed that a model takes: throws a RunError where it is not there or of another type. */
+export const checkedFeed = <T extends { readonly dtype: DType; readonly shape: readonly number[] }>(
+  name: string,
+  value: T | undefined,
+  type: { readonly dtype: DType; readonly shape: readonly number[] } | undefined,
+): T => {
+  if (value === undefined) throw new RunError(`internal: the input ${name} is not fed`);
+  if (type !== undefined && (type.dtype !== value.dtype || type.shape.join() !== value.shape.join()))
+    throw new RunError(`internal: the input ${name} is ${typeName(value)} but the model takes ${typeName(type)}`);
+  return value;
 };
 
 const firstLine = (error: unknown): string =>

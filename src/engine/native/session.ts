@@ -1,0 +1,185 @@
+/** Sessions by the C API of onnxruntime, through koffi: what the binding does, and what it does not show. */
+
+import type { Type } from "../../../graphs/onnx/graph.ts";
+import { type Tensor, zeros } from "../../../graphs/onnx/tensor.ts";
+import type { Model } from "../../../graphs/onnx/write.ts";
+import { RequestError, RunError } from "../../errors.ts";
+import { checkedFeed, explained, type Feeds, type Session, type SessionOptions, unavailable } from "../session.ts";
+import { Handle, missingApi, type OrtApi, ortApi } from "./api.ts";
+import { sessionOptions } from "./options.ts";
+import { type SlotType, tensorOfValue, typeOfSlot, valueOfTensor } from "./values.ts";
+
+export interface NativeSession extends Session {
+  readonly api: OrtApi;
+  /** Types of inputs and outputs as the engine has them. */
+  readonly inputs: ReadonlyMap<string, SlotType>;
+  readonly outputs: ReadonlyMap<string, SlotType>;
+  /** Address of the session; throws once it is released. */
+  readonly address: bigint;
+  /** Whether runs that are bound are replayed as a CUDA graph. */
+  readonly graph: boolean;
+  /** Takes a turn: what is given runs when all before it has ended, and before the session is released. */
+  turn<T>(work: () => Promise<T>): Promise<T>;
+  /** The engine's error as one of ours, which names node and path. */
+  explain(error: unknown): Error;
+}
+
+/** Names and types of a session's inputs or outputs, in order. */
+const slotsOf = (api: OrtApi, session: bigint, kind: "Input" | "Output"): Map<string, SlotType> => {
+  const allocator = api.out("GetAllocatorWithDefaultOptions");
+  const count = Number(api.out(`SessionGet${kind}Count`, session));
+  return new Map(
+    Array.from({ length: count }, (_, i) => {
+      const name = api.out(`SessionGet${kind}Name`, session, i, allocator);
+      try {
+        return [api.text(name), typeOfSlot(api, session, kind, i)] as const;
+      } finally {
+        api.call("AllocatorFree", allocator, name);
+      }
+    }),
+  );
+};
+
+/** The C API, or a sentence why it is not to be had. */
+export const requiredApi = (): OrtApi => {
+  const missing = missingApi();
+  if (missing !== undefined)
+    throw new RequestError(`the native engine cannot be used here (${missing}); choose --engine binding`);
+  return ortApi();
+};
+
+/** Names as the C API takes them: an array of pointers, and what they point to. */
+const namesOf = (api: OrtApi, names: readonly string[]): { pointers: BigUint64Array; kept: readonly Uint8Array[] } => {
+  const kept = names.map((name) => new TextEncoder().encode(`${name}\0`));
+  return { pointers: BigUint64Array.from(kept, (bytes) => api.koffi.address(bytes)), kept };
+};
+
+/** What one run at a time means: each waits for all before it, failed or not. */
+const turns = () => {
+  let last: Promise<unknown> = Promise.resolve();
+  return <T>(work: () => Promise<T>): Promise<T> => {
+    const next = last.then(work);
+    last = next.catch(() => undefined);
+    return next;
+  };
+};
+
+/**
+ * A tensor for the engine to write an output into, where this project wrote the model and the engine says the same of its type;
+ * null lets the engine make its own, which is then copied.
+ */
+const placeFor = (type: Type | undefined, slot: SlotType | undefined): Tensor | null =>
+  type !== undefined && type.dtype === slot?.dtype && type.shape.join() === slot.shape.join()
+    ? zeros(type.dtype, type.shape)
+    : null;
+
+/** Loads a model by the C API, as createSession does. */
+export const createNativeSession = async (
+  model: Model | Uint8Array,
+  options: SessionOptions,
+): Promise<NativeSession> => {
+  const { provider = "cpu" } = options;
+  if (provider === "webgpu")
+    throw new RequestError("the native engine computes on cpu and cuda, and this is webgpu; choose --engine binding");
+  const api = requiredApi();
+  const bytes = model instanceof Uint8Array ? model : model.bytes;
+  const built = model instanceof Uint8Array ? undefined : model;
+  const explain = (error: unknown): Error =>
+    error instanceof RunError || error instanceof RequestError ? error : explained(error, built);
+  let made: Handle;
+  try {
+    made = sessionOptions(api, options);
+  } catch (error) {
+    throw provider === "cpu" ? explain(error) : unavailable(provider, error);
+  }
+  let session: Handle;
+  try {
+    const place = new BigUint64Array(1);
+    await api.callAsync("CreateSessionFromArray", api.env, bytes, bytes.byteLength, made.address, place);
+    session = new Handle(place[0] as bigint, "a session", (pointer) => api.call("ReleaseSession", pointer));
+  } catch (error) {
+    throw explain(error);
+  } finally {
+    made.release();
+  }
+  const [inputs, outputs] = [slotsOf(api, session.address, "Input"), slotsOf(api, session.address, "Output")];
+  const turn = turns();
+  const run = async (feeds: Feeds, fetches?: readonly string[]): Promise<Record<string, Tensor>> => {
+    const wanted = fetches ?? [...outputs.keys()];
+    for (const name of wanted) if (!outputs.has(name)) throw new RunError(`internal: the model has no output ${name}`);
+    const values: Handle[] = [];
+    const results = new BigUint64Array(wanted.length);
+    const own: boolean[] = [];
+    const names: ReturnType<typeof namesOf>[] = [];
+    try {
+      const given = [...inputs].map(([name, slot]) => {
+        const value = checkedFeed(name, feeds[name], built?.inputs[name]);
+        checkSlot(name, value, slot);
+        values.push(valueOfTensor(api, name, value));
+        return (values.at(-1) as Handle).address;
+      });
+      const places = wanted.map((name) => placeFor(built?.outputs[name], outputs.get(name)));
+      places.forEach((place, i) => {
+        own[i] = place === null;
+        if (place === null) return;
+        values.push(valueOfTensor(api, wanted[i] as string, place));
+        results[i] = (values.at(-1) as Handle).address;
+      });
+      names.push(...[[...inputs.keys()], wanted].map((list) => namesOf(api, list)));
+      const [from, to] = names.map(({ pointers }) => pointers) as [BigUint64Array, BigUint64Array];
+      const addresses = BigUint64Array.from(given);
+      await api.callAsync("Run", session.address, null, from, addresses, given.length, to, wanted.length, results);
+      return Object.fromEntries(
+        wanted.map((name, i) => [name, places[i] ?? tensorOfValue(api, name, results[i] as bigint)]),
+      );
+    } catch (error) {
+      throw explain(error);
+    } finally {
+      // Named here, names live until the run has ended.
+      names.length = 0;
+      for (const value of values) value.release();
+      results.forEach((value, i) => {
+        if (own[i] && value !== 0n) api.call("ReleaseValue", value);
+      });
+    }
+  };
+  let ending: Promise<void> | undefined;
+  const ended = (): boolean => ending !== undefined;
+  const taken = <T>(work: () => Promise<T>): Promise<T> =>
+    ended() ? Promise.reject(new RunError("internal: a session that was released is run")) : turn(work);
+  return {
+    api,
+    inputs,
+    outputs,
+    inputNames: [...inputs.keys()],
+    outputNames: [...outputs.keys()],
+    graph: options.cuda?.graph ?? false,
+    get address() {
+      return session.address;
+    },
+    turn: taken,
+    explain,
+    run: (feeds, fetches) => taken(() => run(feeds, fetches)),
+    runOnDevice: (feeds) => taken(() => run(feeds as Feeds)),
+    endProfiling: () => {
+      const allocator = api.out("GetAllocatorWithDefaultOptions");
+      api.call("AllocatorFree", allocator, api.out("SessionEndProfiling", session.address, allocator));
+    },
+    release: () => {
+      ending ??= turn(async () => session.release());
+      return ending;
+    },
+  };
+};
+
+/** What the engine itself says of an input, for models that came as bytes: past the data of another type lies other memory. */
+const checkSlot = (name: string, value: Tensor, { dtype, shape }: SlotType): void => {
+  const fits =
+    value.dtype === dtype &&
+    shape.length === value.shape.length &&
+    shape.every((d, i) => d < 0 || d === value.shape[i]);
+  if (!fits)
+    throw new RunError(
+      `internal: the input ${name} is ${value.dtype}[${value.shape.join(",")}] but the model takes ${dtype}[${shape.map((d) => (d < 0 ? "?" : d)).join(",")}]`,
+    );
+};
