@@ -5,7 +5,10 @@ import { type Tensor, zeros } from "../../../graphs/onnx/tensor.ts";
 import type { Model } from "../../../graphs/onnx/write.ts";
 import { RequestError, RunError } from "../../errors.ts";
 import { checkedFeed, explained, type Feeds, type Session, type SessionOptions, unavailable } from "../session.ts";
-import { Handle, missingApi, type OrtApi, ortApi } from "./api.ts";
+import { type Argument, Handle, missingApi, type OrtApi, ortApi } from "./api.ts";
+import { type BoundProgram, bindProgram } from "./bound-program.ts";
+import { loadCudaRuntime } from "./cuda-runtime.ts";
+import { cudaPlaces, type Memory } from "./memory.ts";
 import { sessionOptions } from "./options.ts";
 import { type SlotType, tensorOfValue, typeOfSlot, valueOfTensor } from "./values.ts";
 
@@ -20,6 +23,10 @@ export interface NativeSession extends Session {
   readonly graph: boolean;
   /** Takes a turn: what is given runs when all before it has ended, and before the session is released. */
   turn<T>(work: () => Promise<T>): Promise<T>;
+  /** A feed of the type that the model and the engine want; throws a RunError. */
+  checked(name: string, value: Tensor | undefined): Tensor;
+  /** Calls what computes: in another thread on the CPU, in this one on a GPU. */
+  invoke(name: "Run" | "RunWithBinding", ...args: readonly Argument[]): Promise<void>;
   /** The engine's error as one of ours, which names node and path. */
   explain(error: unknown): Error;
 }
@@ -104,6 +111,16 @@ export const createNativeSession = async (
   }
   const [inputs, outputs] = [slotsOf(api, session.address, "Input"), slotsOf(api, session.address, "Output")];
   const turn = turns();
+  const checked = (name: string, given: Tensor | undefined): Tensor => {
+    const value = checkedFeed(name, given, built?.inputs[name]);
+    checkSlot(name, value, inputs.get(name) as SlotType);
+    return value;
+  };
+  const invoke: NativeSession["invoke"] = async (name, ...args) => {
+    // The CUDA provider keeps what it captured, its handles and its workspaces for each thread that runs it.
+    if (provider === "cuda") api.call(name, ...args);
+    else await api.callAsync(name, ...args);
+  };
   const run = async (feeds: Feeds, fetches?: readonly string[]): Promise<Record<string, Tensor>> => {
     const wanted = fetches ?? [...outputs.keys()];
     for (const name of wanted) if (!outputs.has(name)) throw new RunError(`internal: the model has no output ${name}`);
@@ -112,10 +129,8 @@ export const createNativeSession = async (
     const own: boolean[] = [];
     const names: ReturnType<typeof namesOf>[] = [];
     try {
-      const given = [...inputs].map(([name, slot]) => {
-        const value = checkedFeed(name, feeds[name], built?.inputs[name]);
-        checkSlot(name, value, slot);
-        values.push(valueOfTensor(api, name, value));
+      const given = [...inputs.keys()].map((name) => {
+        values.push(valueOfTensor(api, name, checked(name, feeds[name])));
         return (values.at(-1) as Handle).address;
       });
       const places = wanted.map((name) => placeFor(built?.outputs[name], outputs.get(name)));
@@ -128,7 +143,7 @@ export const createNativeSession = async (
       names.push(...[[...inputs.keys()], wanted].map((list) => namesOf(api, list)));
       const [from, to] = names.map(({ pointers }) => pointers) as [BigUint64Array, BigUint64Array];
       const addresses = BigUint64Array.from(given);
-      await api.callAsync("Run", session.address, null, from, addresses, given.length, to, wanted.length, results);
+      await invoke("Run", session.address, null, from, addresses, given.length, to, wanted.length, results);
       return Object.fromEntries(
         wanted.map((name, i) => [name, places[i] ?? tensorOfValue(api, name, results[i] as bigint)]),
       );
@@ -147,7 +162,7 @@ export const createNativeSession = async (
   const ended = (): boolean => ending !== undefined;
   const taken = <T>(work: () => Promise<T>): Promise<T> =>
     ended() ? Promise.reject(new RunError("internal: a session that was released is run")) : turn(work);
-  return {
+  const native: NativeSession = {
     api,
     inputs,
     outputs,
@@ -158,16 +173,53 @@ export const createNativeSession = async (
       return session.address;
     },
     turn: taken,
+    checked,
+    invoke,
     explain,
-    run: (feeds, fetches) => taken(() => run(feeds, fetches)),
-    runOnDevice: (feeds) => taken(() => run(feeds as Feeds)),
+    run: (feeds, fetches) => (graphed === undefined ? taken(() => run(feeds, fetches)) : graphed.run(feeds, fetches)),
+    runOnDevice: (feeds) => native.run(feeds as Feeds),
     endProfiling: () => {
       const allocator = api.out("GetAllocatorWithDefaultOptions");
       api.call("AllocatorFree", allocator, api.out("SessionEndProfiling", session.address, allocator));
     },
     release: () => {
-      ending ??= turn(async () => session.release());
+      ending ??= turn(async () => {
+        graphed?.release();
+        session.release();
+      });
       return ending;
+    },
+  };
+  const graphed = native.graph ? graphedRuns(native, options.cuda?.device ?? 0) : undefined;
+  return native;
+};
+
+/** Whether a session is one of these. */
+export const isNative = (session: Session): session is NativeSession => "invoke" in session;
+
+/**
+ * Runs of a session that replays a CUDA graph: its inputs and outputs stay at fixed addresses, so feeds are copied there and
+ * results from there. Made when it is first run, since a runner binds places of its own.
+ */
+const graphedRuns = (session: NativeSession, device: number) => {
+  let made: { readonly memory: Memory; readonly program: BoundProgram } | undefined;
+  const none = new Map();
+  return {
+    run: async (feeds: Feeds, fetches: readonly string[] = session.outputNames): Promise<Record<string, Tensor>> => {
+      for (const name of fetches)
+        if (!session.outputs.has(name)) throw new RunError(`internal: the model has no output ${name}`);
+      if (made === undefined) {
+        const memory = cudaPlaces(session.api, loadCudaRuntime(), session.address, device);
+        made = { memory, program: bindProgram(session, memory, [none, none]) };
+      }
+      made.program.feed(0, feeds);
+      const results = await made.program.run(0);
+      return Object.fromEntries(fetches.map((name) => [name, results[name] as Tensor]));
+    },
+    release: () => {
+      made?.program.release();
+      made?.memory.release();
+      made = undefined;
     },
   };
 };
