@@ -1,6 +1,6 @@
 /** onnxruntime's C API by name: loaded once a process, statuses become errors. */
 import { type ApiEntry, type ApiName, apiTable, type Kind } from "./api-table.ts";
-import { type Koffi, libraryPath, loadKoffi, type NativeFunction } from "./library.ts";
+import { type Koffi, type KoffiLibrary, libraryPath, loadKoffi, type NativeFunction } from "./library.ts";
 
 /** The version of the table that is asked for; onnxruntime 1.24 and all later ones have it. */
 const API_VERSION = 24;
@@ -51,10 +51,15 @@ const kinds = (kind: Kind): string =>
           : "size_t";
 const results = { status: "void *", pointer: "void *", nothing: "void", text: "str", int: "int" } as const;
 
+/** Libraries that are open: koffi unloads one that the collector finds unused, whoever is inside it. */
+const kept: KoffiLibrary[] = [];
+
 const open = (): OrtApi => {
   const koffi = loadKoffi();
   const path = libraryPath();
-  const base = koffi.load(path).func("OrtGetApiBase", "void *", [])() as bigint;
+  const library = koffi.load(path);
+  kept.push(library);
+  const base = library.func("OrtGetApiBase", "void *", [])() as bigint;
   const [getApi, getVersion] = koffi.decode(base, "void *", 2) as [bigint, bigint];
   const version = (koffi.decode(getVersion, koffi.proto("str", [])) as NativeFunction)() as string;
   const [major = 0, minor = 0] = version.split(".").map(Number);

@@ -41,6 +41,8 @@ const candidates = (): readonly string[] => {
   return [...paths.filter((path) => existsSync(path)), ...runtimeNames()];
 };
 
+const kept = new Set<KoffiLibrary>();
+
 /** @throws RunError where no library of the names is found */
 export const loadCudaRuntime = (names: readonly string[] = candidates()): CudaRuntime => {
   const koffi = loadKoffi();
@@ -56,6 +58,8 @@ export const loadCudaRuntime = (names: readonly string[] = candidates()): CudaRu
   }
   if (library === undefined) throw new RunError(`CUDA's runtime library is not found: ${failures.join("; ")}`);
   const found = library;
+  // koffi unloads a library that the collector finds unused.
+  kept.add(found);
   const bound = new Map<string, NativeFunction>();
   const describe = found.func("cudaGetErrorString", "str", ["int"]);
   /** Calls a function that gives a cudaError_t; throws where it is not 0. */
