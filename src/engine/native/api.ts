@@ -54,10 +54,18 @@ const results = { status: "void *", pointer: "void *", nothing: "void", text: "s
 /** Libraries that are open: koffi unloads one that the collector finds unused, whoever is inside it. */
 const kept: KoffiLibrary[] = [];
 
+const loaded = (koffi: Koffi, path: string): KoffiLibrary => {
+  try {
+    return koffi.load(path);
+  } catch (error) {
+    throw new Error(`${path} cannot be loaded: ${(error as Error).message}`, { cause: error });
+  }
+};
+
 const open = (): OrtApi => {
   const koffi = loadKoffi();
   const path = libraryPath();
-  const library = koffi.load(path);
+  const library = loaded(koffi, path);
   kept.push(library);
   const base = library.func("OrtGetApiBase", "void *", [])() as bigint;
   const [getApi, getVersion] = koffi.decode(base, "void *", 2) as [bigint, bigint];

@@ -53,7 +53,7 @@ export const loadCudaRuntime = (names: readonly string[] = candidates()): CudaRu
       library = koffi.load(name);
       break;
     } catch (error) {
-      failures.push((error as Error).message.split("\n")[0] as string);
+      failures.push(`${name}: ${(error as Error).message.split("\n")[0]}`);
     }
   }
   if (library === undefined) throw new RunError(`CUDA's runtime library is not found: ${failures.join("; ")}`);
