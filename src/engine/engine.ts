@@ -42,6 +42,8 @@ export interface Engine {
   readonly name: EngineName;
   readonly nameReason: string;
   readonly precision: Precision;
+  /** Whether programs are replayed as CUDA graphs. */
+  readonly graphs: boolean;
   readonly target: Target;
   /** Why this one, for people. */
   readonly reason: string;
@@ -167,6 +169,12 @@ const pickEngine = (asked: EngineName | "auto", provider: Provider): { name: Eng
     : { name: "binding", nameReason: `the native engine cannot be used (${missing}): no CUDA graphs` };
 };
 
+/** What `--engine auto` takes on a provider, and whether programs are replayed as CUDA graphs then. */
+export const engineOf = (provider: Provider): Pick<Engine, "name" | "nameReason" | "graphs"> => {
+  const picked = pickEngine("auto", provider);
+  return { ...picked, graphs: picked.name === "native" && provider === "cuda" };
+};
+
 /** What products compute in. Throws a RequestError where the provider or the engine cannot do what was asked for. */
 const pickPrecision = (asked: Precision | "auto", provider: Provider, name: EngineName): Precision => {
   if (provider !== "cuda") {
@@ -223,6 +231,7 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
     name,
     nameReason,
     precision,
+    graphs,
     target,
     reason,
     options,

@@ -162,23 +162,20 @@ export const missingApi = (): string | undefined => {
  * @param release what it is given back with
  */
 export class Handle {
-  private pointer: bigint | undefined;
-  private readonly what: string;
-  private readonly giveBack: (pointer: bigint) => void;
-  /** @internal */
+  readonly #what: string;
+  readonly #giveBack: (pointer: bigint) => void;
+  #pointer: bigint | undefined;
+  /** @internal What JavaScript's collector keeps for it. */
   kept: unknown;
   constructor(pointer: bigint, what: string, release: (pointer: bigint) => void) {
-    this.pointer = pointer;
-    this.what = what;
-    this.giveBack = release;
+    this.#pointer = pointer;
+    this.#what = what;
+    this.#giveBack = release;
   }
   /** The pointer; throws where it was given back. */
   get address(): bigint {
-    if (this.pointer === undefined) throw new Error(`internal: ${this.what} was released and is used`);
-    return this.pointer;
-  }
-  get released(): boolean {
-    return this.pointer === undefined;
+    if (this.#pointer === undefined) throw new Error(`internal: ${this.#what} was released and is used`);
+    return this.#pointer;
   }
   /** Has JavaScript's collector keep what the thing lies over, until it is released. */
   keep(kept: unknown): this {
@@ -186,10 +183,10 @@ export class Handle {
     return this;
   }
   release(): void {
-    const { pointer } = this;
-    this.pointer = undefined;
+    const pointer = this.#pointer;
+    this.#pointer = undefined;
     this.kept = undefined;
-    if (pointer !== undefined) this.giveBack(pointer);
+    if (pointer !== undefined) this.#giveBack(pointer);
   }
 }
 
