@@ -6,15 +6,15 @@
  *
  * Peak memory is that of a process which does it in one way alone: `--only binding` or `--only native` measures that.
  */
-import { parseArgs } from "node:util";
+import { advcl } from "../../graphs/methods/advcl.ts";
 import type { Depth } from "../../graphs/nn/resnet.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { benchFeeds, median, peakMemory } from "../../src/bench/measure.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { createRunner, type Runner } from "../../src/engine/runner.ts";
+import { readFlags } from "../flags.ts";
 
-const { values } = parseArgs({
+const { values } = readFlags(import.meta.url, {
   options: {
     width: { type: "string", default: "16" },
     batch: { type: "string", default: "32" },
@@ -23,8 +23,8 @@ const { values } = parseArgs({
     only: { type: "string" },
   },
 });
-const step = pretrainStep({
-  ...paperSettings,
+const step = advcl.build({
+  ...advcl.paper,
   batch: Number(values.batch),
   size: 32,
   depth: 18 as Depth,

@@ -6,20 +6,20 @@
  *
  * Exit code 1 where the second half of any part adds more than --allowed megabytes (default 8).
  */
-import { parseArgs } from "node:util";
+import { advcl } from "../../graphs/methods/advcl.ts";
 import type { Depth } from "../../graphs/nn/resnet.ts";
 import { Store } from "../../graphs/nn/scope.ts";
 import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { add, gather, matMul } from "../../graphs/ops/index.ts";
-import { paperSettings, pretrainStep } from "../../graphs/steps/pretrain.ts";
 import { compile } from "../../graphs/steps/step.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { benchFeeds } from "../../src/bench/measure.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { createRunner } from "../../src/engine/runner.ts";
 import { createSession } from "../../src/engine/session.ts";
+import { readFlags } from "../flags.ts";
 
-const { values } = parseArgs({
+const { values } = readFlags(import.meta.url, {
   options: {
     runs: { type: "string", default: "2000" },
     allowed: { type: "string", default: "8" },
@@ -50,8 +50,8 @@ const watch = async (name: string, count: number, once: (i: number) => Promise<v
   process.stdout.write(`${name.padEnd(28)} ${count} times: ${marks.map((m) => m.toFixed(1)).join(" ")} MB\n`);
 };
 
-const step = pretrainStep({
-  ...paperSettings,
+const step = advcl.build({
+  ...advcl.paper,
   batch: 2,
   size: 8,
   radius: 2,

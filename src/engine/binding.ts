@@ -4,7 +4,14 @@ import type * as ort from "onnxruntime-node";
 import type { DType } from "../../graphs/onnx/dtype.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import type { Model } from "../../graphs/onnx/write.ts";
-import { checkedFeed, DeviceTensor, explained, type Session, type SessionOptions, unavailable } from "./session.ts";
+import {
+  checkedFeed,
+  DeviceTensor,
+  explained,
+  type Session,
+  type SessionOptions,
+  unavailable,
+} from "./session-contract.ts";
 
 // The ES module wrapper of the package loads the same binding; require keeps one copy of it in tests.
 const require = createRequire(import.meta.url);

@@ -16,7 +16,7 @@ export type SetIndex = 0 | 1;
 export interface BoundProgram {
   /** Brings `input.*` to where the set reads them; they may be under way until `run`. */
   feed(set: SetIndex, inputs: Readonly<Record<string, Tensor>>): void;
-  /** Runs from a set into the other and returns copies of the outputs that are not fed back. */
+  /** Runs, in the caller's turn, from a set into the other and returns copies of the outputs that are not fed back. */
   run(set: SetIndex): Promise<Record<string, Tensor>>;
   release(): void;
 }
@@ -42,7 +42,7 @@ const outputPlaces = (session: NativeSession, memory: Memory): Map<string, Place
     }),
   );
 
-/** Binds a program. `turned` tells onnxruntime which of its CUDA graphs a set replays. */
+/** Binds a program. Each set has a CUDA graph of its own, told apart by `gpu_graph_id`. */
 export const bindProgram = (session: NativeSession, memory: Memory, held: Held): BoundProgram => {
   const { api } = session;
   const outputs = outputPlaces(session, memory);
@@ -89,19 +89,18 @@ export const bindProgram = (session: NativeSession, memory: Memory, held: Held):
         fed.set(name, value);
       }
     },
-    run: (set) =>
-      session.turn(async () => {
-        const { binding, runOptions } = sides[set];
-        memory.settle();
-        try {
-          await session.invoke("RunWithBinding", session.address, runOptions?.address ?? null, binding.address);
-        } catch (error) {
-          throw session.explain(error);
-        }
-        const names = [...outputs.keys()];
-        const tensors = memory.read([...outputs.values()]);
-        return Object.fromEntries(names.map((name, i) => [name, tensors[i] as Tensor]));
-      }),
+    run: async (set) => {
+      const { binding, runOptions } = sides[set];
+      memory.settle();
+      try {
+        await session.invoke("RunWithBinding", session.address, runOptions?.address ?? null, binding.address);
+      } catch (error) {
+        throw session.explain(error);
+      }
+      const names = [...outputs.keys()];
+      const tensors = memory.read([...outputs.values()]);
+      return Object.fromEntries(names.map((name, i) => [name, tensors[i] as Tensor]));
+    },
     release: () => {
       for (const { binding, runOptions, fed } of sides) {
         binding.release();

@@ -56,11 +56,21 @@ export const hostPlaces = (api: OrtApi): Memory => {
 /** `OrtDeviceAllocator` and `OrtMemTypeDefault`. */
 const [DEVICE_ALLOCATOR, DEFAULT_MEMORY] = [0, 0];
 
-/** Room in pinned memory, as large as the largest copy so far. */
-interface Staging {
-  readonly address: bigint;
-  readonly bytes: number;
-}
+/** Room in pinned memory for each place, its own: what was written there may still be read by a copy. */
+const pinnedRooms = (runtime: CudaRuntime) => {
+  const rooms = new Map<Place, bigint>();
+  return {
+    of: (place: Place, bytes: number): bigint => {
+      const room = rooms.get(place) ?? runtime.allocatePinned(Math.max(bytes, 1));
+      rooms.set(place, room);
+      return room;
+    },
+    release: () => {
+      for (const room of rooms.values()) runtime.freePinned(room);
+      rooms.clear();
+    },
+  };
+};
 
 /**
  * A GPU's memory, from the allocator of a session on it. Copies go through pinned memory on a stream of their own, so that
@@ -72,7 +82,7 @@ export const cudaPlaces = (api: OrtApi, runtime: CudaRuntime, session: bigint, d
   const allocator = handleOf(api, "ReleaseAllocator", "CreateAllocator", session, info.address);
   const stream = runtime.createStream();
   const places = new Map<Place, { readonly block: Handle; readonly address: bigint; readonly bytes: number }>();
-  const staged = new Map<Place, Staging>();
+  const rooms = pinnedRooms(runtime);
   const pending = new Set<Place>();
   const blockOf = (place: Place) => {
     const found = places.get(place);
@@ -82,20 +92,6 @@ export const cudaPlaces = (api: OrtApi, runtime: CudaRuntime, session: bigint, d
   const settle = (): void => {
     if (pending.size > 0) runtime.synchronize(stream);
     pending.clear();
-  };
-  /** Pinned room for a place, its own: what was written there may still be read by a copy. */
-  const roomFor = (place: Place): Staging => {
-    const known = staged.get(place);
-    if (known !== undefined) return known;
-    const bytes = Math.max(blockOf(place).bytes, 1);
-    const made = { address: runtime.allocatePinned(bytes), bytes };
-    staged.set(place, made);
-    return made;
-  };
-  const drop = (place: Place): void => {
-    const room = staged.get(place);
-    if (room !== undefined) runtime.freePinned(room.address);
-    staged.delete(place);
   };
   return {
     place: (type) => {
@@ -110,37 +106,36 @@ export const cudaPlaces = (api: OrtApi, runtime: CudaRuntime, session: bigint, d
     },
     write: (place, { data }) => {
       const { address, bytes } = blockOf(place);
-      const room = roomFor(place);
+      const room = rooms.of(place, bytes);
       // What was written there before may be on its way still.
       if (pending.has(place)) settle();
-      runtime.bytesAt(room.address, bytes).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-      runtime.copy("toDevice", address, room.address, bytes, stream);
+      runtime.bytesAt(room, bytes).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      runtime.copy("toDevice", address, room, bytes, stream);
       pending.add(place);
     },
     settle,
     read: (wanted) => {
-      const rooms = wanted.map(roomFor);
-      wanted.forEach((place, i) => {
+      for (const place of wanted) {
         const { address, bytes } = blockOf(place);
-        runtime.copy("toHost", (rooms[i] as Staging).address, address, bytes, stream);
-      });
+        runtime.copy("toHost", rooms.of(place, bytes), address, bytes, stream);
+      }
       runtime.synchronize(stream);
       pending.clear();
-      return wanted.map((place, i) => {
+      return wanted.map((place) => {
         const tensor = zeros(place.type.dtype, place.type.shape);
         const { data } = tensor;
-        new Uint8Array(data.buffer).set(runtime.bytesAt((rooms[i] as Staging).address, data.byteLength));
+        new Uint8Array(data.buffer).set(runtime.bytesAt(rooms.of(place, data.byteLength), data.byteLength));
         return tensor;
       });
     },
     release: () => {
       settle();
       for (const [place, { block }] of places) {
-        drop(place);
         place.value.release();
         block.release();
       }
       places.clear();
+      rooms.release();
       runtime.destroyStream(stream);
       allocator.release();
       info.release();

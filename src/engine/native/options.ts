@@ -1,5 +1,5 @@
 /** Options of a session, set as the binding sets them. */
-import type { SessionOptions } from "../session.ts";
+import type { SessionOptions } from "../session-contract.ts";
 import { type Handle, handleOf, type OrtApi } from "./api.ts";
 import { type CudaOptions, cudaProviderOptions } from "./cuda-options.ts";
 

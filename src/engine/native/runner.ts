@@ -59,18 +59,20 @@ export const boundState = (
   };
   const other = (): SetIndex => (current === 0 ? 1 : 0);
   return {
-    run: async (loaded, inputs) => {
-      const program = programOf(loaded);
-      const set = current;
-      const isThere = staged?.inputs === inputs && staged.session === loaded.session && staged.set === set;
-      if (!isThere) program.feed(set, inputs);
-      if (staged?.set === set) staged = undefined;
-      ran = false;
-      const running = program.run(set);
+    run: (loaded, inputs) => {
+      const running = loaded.session.turn(async () => {
+        const program = programOf(loaded);
+        const set = current;
+        const isThere = staged?.inputs === inputs && staged.session === loaded.session && staged.set === set;
+        if (!isThere) program.feed(set, inputs);
+        if (staged?.set === set) staged = undefined;
+        ran = false;
+        const results = await program.run(set);
+        ran = true;
+        return results;
+      });
       last = running.catch(() => undefined);
-      const results = await running;
-      ran = true;
-      return results;
+      return running;
     },
     stage: (loaded, inputs) => {
       programOf(loaded).feed(other(), inputs);

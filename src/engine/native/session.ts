@@ -1,16 +1,23 @@
 /** Sessions by the C API of onnxruntime, through koffi: what the binding does, and what it does not show. */
 
-import type { Type } from "../../../graphs/onnx/graph.ts";
-import { type Tensor, zeros } from "../../../graphs/onnx/tensor.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
 import type { Model } from "../../../graphs/onnx/write.ts";
 import { RequestError, RunError } from "../../errors.ts";
-import { checkedFeed, explained, type Feeds, type Session, type SessionOptions, unavailable } from "../session.ts";
+import {
+  checkedFeed,
+  explained,
+  type Feeds,
+  type Session,
+  type SessionOptions,
+  unavailable,
+} from "../session-contract.ts";
 import { type Argument, Handle, missingApi, type OrtApi, ortApi } from "./api.ts";
 import { type BoundProgram, bindProgram } from "./bound-program.ts";
 import { loadCudaRuntime } from "./cuda-runtime.ts";
 import { cudaPlaces, type Memory } from "./memory.ts";
 import { sessionOptions } from "./options.ts";
-import { type SlotType, tensorOfValue, typeOfSlot, valueOfTensor } from "./values.ts";
+import { runOnce } from "./run-once.ts";
+import { type SlotType, typeOfSlot } from "./values.ts";
 
 export interface NativeSession extends Session {
   readonly api: OrtApi;
@@ -55,12 +62,6 @@ export const requiredApi = (): OrtApi => {
   return ortApi();
 };
 
-/** Names as the C API takes them: an array of pointers, and what they point to. */
-const namesOf = (api: OrtApi, names: readonly string[]): { pointers: BigUint64Array; kept: readonly Uint8Array[] } => {
-  const kept = names.map((name) => new TextEncoder().encode(`${name}\0`));
-  return { pointers: BigUint64Array.from(kept, (bytes) => api.koffi.address(bytes)), kept };
-};
-
 /** What one run at a time means: each waits for all before it, failed or not. */
 const turns = () => {
   let last: Promise<unknown> = Promise.resolve();
@@ -71,14 +72,30 @@ const turns = () => {
   };
 };
 
-/**
- * A tensor for the engine to write an output into, where this project wrote the model and the engine says the same of its type;
- * null lets the engine make its own, which is then copied.
- */
-const placeFor = (type: Type | undefined, slot: SlotType | undefined): Tensor | null =>
-  type !== undefined && type.dtype === slot?.dtype && type.shape.join() === slot.shape.join()
-    ? zeros(type.dtype, type.shape)
-    : null;
+/** Loads a model; its session is the caller's to release. */
+const openSession = async (
+  api: OrtApi,
+  bytes: Uint8Array,
+  options: SessionOptions,
+  explain: (error: unknown) => Error,
+): Promise<Handle> => {
+  const { provider = "cpu" } = options;
+  let made: Handle;
+  try {
+    made = sessionOptions(api, options);
+  } catch (error) {
+    throw provider === "cpu" ? explain(error) : unavailable(provider, error);
+  }
+  try {
+    const place = new BigUint64Array(1);
+    await api.callAsync("CreateSessionFromArray", api.env, bytes, bytes.byteLength, made.address, place);
+    return new Handle(place[0] as bigint, "a session", (pointer) => api.call("ReleaseSession", pointer));
+  } catch (error) {
+    throw explain(error);
+  } finally {
+    made.release();
+  }
+};
 
 /** Loads a model by the C API, as createSession does. */
 export const createNativeSession = async (
@@ -93,22 +110,7 @@ export const createNativeSession = async (
   const built = model instanceof Uint8Array ? undefined : model;
   const explain = (error: unknown): Error =>
     error instanceof RunError || error instanceof RequestError ? error : explained(error, built);
-  let made: Handle;
-  try {
-    made = sessionOptions(api, options);
-  } catch (error) {
-    throw provider === "cpu" ? explain(error) : unavailable(provider, error);
-  }
-  let session: Handle;
-  try {
-    const place = new BigUint64Array(1);
-    await api.callAsync("CreateSessionFromArray", api.env, bytes, bytes.byteLength, made.address, place);
-    session = new Handle(place[0] as bigint, "a session", (pointer) => api.call("ReleaseSession", pointer));
-  } catch (error) {
-    throw explain(error);
-  } finally {
-    made.release();
-  }
+  const session = await openSession(api, bytes, options, explain);
   const [inputs, outputs] = [slotsOf(api, session.address, "Input"), slotsOf(api, session.address, "Output")];
   const turn = turns();
   const checked = (name: string, given: Tensor | undefined): Tensor => {
@@ -120,43 +122,6 @@ export const createNativeSession = async (
     // The CUDA provider keeps what it captured, its handles and its workspaces for each thread that runs it.
     if (provider === "cuda") api.call(name, ...args);
     else await api.callAsync(name, ...args);
-  };
-  const run = async (feeds: Feeds, fetches?: readonly string[]): Promise<Record<string, Tensor>> => {
-    const wanted = fetches ?? [...outputs.keys()];
-    for (const name of wanted) if (!outputs.has(name)) throw new RunError(`internal: the model has no output ${name}`);
-    const values: Handle[] = [];
-    const results = new BigUint64Array(wanted.length);
-    const own: boolean[] = [];
-    const names: ReturnType<typeof namesOf>[] = [];
-    try {
-      const given = [...inputs.keys()].map((name) => {
-        values.push(valueOfTensor(api, name, checked(name, feeds[name])));
-        return (values.at(-1) as Handle).address;
-      });
-      const places = wanted.map((name) => placeFor(built?.outputs[name], outputs.get(name)));
-      places.forEach((place, i) => {
-        own[i] = place === null;
-        if (place === null) return;
-        values.push(valueOfTensor(api, wanted[i] as string, place));
-        results[i] = (values.at(-1) as Handle).address;
-      });
-      names.push(...[[...inputs.keys()], wanted].map((list) => namesOf(api, list)));
-      const [from, to] = names.map(({ pointers }) => pointers) as [BigUint64Array, BigUint64Array];
-      const addresses = BigUint64Array.from(given);
-      await invoke("Run", session.address, null, from, addresses, given.length, to, wanted.length, results);
-      return Object.fromEntries(
-        wanted.map((name, i) => [name, places[i] ?? tensorOfValue(api, name, results[i] as bigint)]),
-      );
-    } catch (error) {
-      throw explain(error);
-    } finally {
-      // Named here, names live until the run has ended.
-      names.length = 0;
-      for (const value of values) value.release();
-      results.forEach((value, i) => {
-        if (own[i] && value !== 0n) api.call("ReleaseValue", value);
-      });
-    }
   };
   let ending: Promise<void> | undefined;
   const ended = (): boolean => ending !== undefined;
@@ -176,7 +141,8 @@ export const createNativeSession = async (
     checked,
     invoke,
     explain,
-    run: (feeds, fetches) => (graphed === undefined ? taken(() => run(feeds, fetches)) : graphed.run(feeds, fetches)),
+    run: (feeds, fetches) =>
+      taken(() => (graphed === undefined ? runOnce(native, built, feeds, fetches) : graphed.run(feeds, fetches))),
     runOnDevice: (feeds) => native.run(feeds as Feeds),
     endProfiling: () => {
       const allocator = api.out("GetAllocatorWithDefaultOptions");
