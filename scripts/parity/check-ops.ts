@@ -3,7 +3,7 @@
  * gradient checks, and convolutions of many channel counts, filters, batches and groups, among which providers choose
  * kernels of their own.
  *
- *   node dist/scripts/parity/check-ops.js --provider webgpu|cuda|cpu [--target NAME] [--threads 1]
+ *   node dist/scripts/parity/check-ops.js --provider webgpu|cuda|cpu [--target NAME] [--engine native] [--precision float32] [--threads 1]
  *
  * WebGPU needs a Vulkan driver; Chromium's software driver does: VK_DRIVER_FILES=/usr/lib/chromium/vk_swiftshader_icd.json.
  * On CUDA, NVIDIA_TF32_OVERRIDE=0 keeps float32's digits. Prints what is further off than it may be; the last line is one
@@ -18,7 +18,7 @@ import { compile } from "../../graphs/steps/step.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { random } from "../../src/data/random.ts";
-import { chooseEngine } from "../../src/engine/engine.ts";
+import { chooseEngine, type EngineRequest } from "../../src/engine/engine.ts";
 import { createSession, type Provider, type SessionOptions } from "../../src/engine/session.ts";
 import { readFlags } from "../flags.ts";
 import { relativeError } from "./golden.ts";
@@ -27,6 +27,8 @@ const { values: flags } = readFlags(import.meta.url, {
   options: {
     provider: { type: "string", default: "cpu" },
     target: { type: "string" },
+    engine: { type: "string", default: "auto" },
+    precision: { type: "string", default: "auto" },
     threads: { type: "string", default: "1" },
   },
 });
@@ -107,6 +109,8 @@ const evaluated = async (target: Target, options: SessionOptions): Promise<Reado
 const engine = await chooseEngine({
   provider: flags.provider as Provider,
   threads: Number(flags.threads),
+  engine: flags.engine as EngineRequest["engine"],
+  precision: flags.precision as EngineRequest["precision"],
   ...(flags.target !== undefined && { target: flags.target }),
 });
 const expected = await evaluated(portable, { threads: Number(flags.threads) });

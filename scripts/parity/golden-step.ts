@@ -2,7 +2,7 @@
  * The golden steps (test/fixtures/golden/README.md) on a provider: how far each group of results is from the golden values,
  * beside the tolerance of direct convolutions.
  *
- *   node dist/scripts/parity/golden-step.js --provider webgpu|cuda|cpu [--target NAME] [--attack-steps 0,1,5] [--threads 1]
+ *   node dist/scripts/parity/golden-step.js --provider webgpu|cuda|cpu [--target NAME] [--engine native] [--precision float32] [--attack-steps 0,1,5] [--threads 1]
  *     [--ties FOLDER]
  *
  * A step with an attack is looked at twice: as a whole, and without its attack at the golden images that it ends with, so
@@ -15,7 +15,7 @@
  */
 import { join } from "node:path";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { chooseEngine } from "../../src/engine/engine.ts";
+import { chooseEngine, type EngineRequest } from "../../src/engine/engine.ts";
 import type { Provider } from "../../src/engine/session.ts";
 import { readSafetensors } from "../../src/files/safetensors.ts";
 import { readFlags } from "../flags.ts";
@@ -37,6 +37,8 @@ const { values: flags } = readFlags(import.meta.url, {
   options: {
     provider: { type: "string", default: "cpu" },
     target: { type: "string" },
+    engine: { type: "string", default: "auto" },
+    precision: { type: "string", default: "auto" },
     "attack-steps": { type: "string", default: "0,1,5" },
     ties: { type: "string" },
     threads: { type: "string", default: "1" },
@@ -45,6 +47,8 @@ const { values: flags } = readFlags(import.meta.url, {
 const engine = await chooseEngine({
   provider: flags.provider as Provider,
   threads: Number(flags.threads),
+  engine: flags.engine as EngineRequest["engine"],
+  precision: flags.precision as EngineRequest["precision"],
   ...(flags.target !== undefined && { target: flags.target }),
 });
 const tolerance = tolerances.direct;

@@ -80,7 +80,7 @@ export const exportOnnx = async (
 ): Promise<OnnxExport> => {
   const { precision, io, preprocess, out } = settings;
   const options = deployedOptions(source, what, settings.from);
-  const engine = await chooseEngine(settings);
+  const engine = await chooseEngine({ ...settings, precision: undefined });
   const load = loadImagesOf(source, settings, reporter);
   const calibration = precision === "int8" ? await load("train", settings.calibrationImages, true) : undefined;
   const test = what === "classifier" && settings.limit > 0 ? await load("test", settings.limit, false) : undefined;

@@ -6,7 +6,8 @@ import { defineVerb } from "../verbs/verb.ts";
 import { packageRoot, versions } from "../version.ts";
 import { availableCores } from "./cores.ts";
 import { cudaDependencies, cudaFiles, gpuDevices, gpuNames, processor, vulkanDrivers } from "./devices.ts";
-import { chooseEngine } from "./engine.ts";
+import { chooseEngine, type Engine, engineOf } from "./engine.ts";
+import { type NativeReport, nativeReport } from "./native/report.ts";
 import type { Provider } from "./session.ts";
 
 /** Whether a provider works, what it said, and the step that mends it. */
@@ -26,8 +27,12 @@ export interface DoctorResult {
   readonly libraries: { readonly found: readonly string[]; readonly missing: readonly string[] };
   readonly vulkanDrivers: readonly string[];
   readonly providers: Readonly<Record<Provider, ProviderState>>;
-  /** What `provider: "auto"` takes. */
-  readonly auto: { readonly provider: Provider; readonly reason: string };
+  /** The engine that CUDA graphs need. */
+  readonly native: NativeReport;
+  /** How onnxruntime would be reached on CUDA, and whether programs would be replayed as CUDA graphs. */
+  readonly onCuda: Pick<Engine, "name" | "nameReason" | "graphs">;
+  /** What is taken where everything is left at "auto". */
+  readonly auto: Pick<Engine, "provider" | "reason" | "name" | "nameReason" | "precision" | "graphs">;
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
@@ -76,7 +81,7 @@ const printNames = (items: readonly string[], none: string): string => items.joi
 /** The results as two columns: what, and what is found. */
 export const doctorRows = (found: DoctorResult): [string, string][] => {
   const { name, cores, vectors, blockSize } = found.processor;
-  const { libraries, providers, auto } = found;
+  const { libraries, providers, auto, native, onCuda } = found;
   return [
     ["processor", `${name}, ${cores} cores, ${vectors} (onnxruntime's blocks of ${blockSize} channels)`],
     ["memory", `${gigabytes(found.memory)}, ${gigabytes(freemem())} free`],
@@ -91,7 +96,12 @@ export const doctorRows = (found: DoctorResult): [string, string][] => {
       [provider, message],
       ...(remedy === undefined ? [] : [["", `→ ${remedy}`] as [string, string]]),
     ]),
+    ["native engine", native.works ? `onnxruntime ${native.version} through koffi (${native.path})` : native.message],
+    ["NVIDIA driver", native.driver ?? "none found"],
+    ["on CUDA", `${onCuda.name}: ${onCuda.nameReason}; CUDA graphs: ${onCuda.graphs ? "yes" : "no"}`],
     ["--provider auto", `takes ${auto.provider}: ${auto.reason}`],
+    ["--engine auto", `takes ${auto.name}: ${auto.nameReason}`],
+    ["--precision auto", `takes ${auto.precision}${auto.provider === "cuda" ? "" : " (on CUDA tf32)"}`],
   ];
 };
 
@@ -107,7 +117,7 @@ export const doctor = defineVerb(
       cuda: tryProvider("cuda", threads),
       webgpu: tryProvider("webgpu", threads),
     };
-    const { provider, reason } = await chooseEngine({ provider: "auto", threads });
+    const { provider, reason, name, nameReason, precision, graphs } = await chooseEngine({ provider: "auto", threads });
     return {
       processor: { ...processor(), cores: availableCores() },
       memory: totalmem(),
@@ -116,7 +126,9 @@ export const doctor = defineVerb(
       libraries: { found: named(true), missing: named(false) },
       vulkanDrivers: vulkanDrivers(),
       providers,
-      auto: { provider, reason },
+      native: nativeReport(),
+      onCuda: engineOf("cuda"),
+      auto: { provider, reason, name, nameReason, precision, graphs },
     };
   },
 );

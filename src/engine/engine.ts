@@ -12,7 +12,17 @@ import { portable } from "../../graphs/targets/portable.ts";
 import { webgpu } from "../../graphs/targets/webgpu.ts";
 import { RequestError } from "../errors.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
-import { createSession, type Provider, type Session, type SessionOptions, unavailable } from "./session.ts";
+import { missingApi } from "./native/api.ts";
+import { type Precision, precisions } from "./native/cuda-options.ts";
+import { requiredApi } from "./native/session.ts";
+import {
+  createSession,
+  type EngineName,
+  type Provider,
+  type Session,
+  type SessionOptions,
+  unavailable,
+} from "./session.ts";
 import { sessionThread } from "./session-thread.ts";
 
 export interface EngineRequest {
@@ -20,10 +30,20 @@ export interface EngineRequest {
   readonly threads: number;
   /** Target by name; left out, the one for the provider. */
   readonly target?: string | undefined;
+  /** How onnxruntime is reached; left out or auto, what wins there (`pickEngine`). */
+  readonly engine?: EngineName | "auto" | undefined;
+  /** What products compute in; left out or auto, float32 on the CPU and WebGPU, TF32 on CUDA. */
+  readonly precision?: Precision | "auto" | undefined;
 }
 
 export interface Engine {
   readonly provider: Provider;
+  /** How onnxruntime is reached, and why so. */
+  readonly name: EngineName;
+  readonly nameReason: string;
+  readonly precision: Precision;
+  /** Whether programs are replayed as CUDA graphs. */
+  readonly graphs: boolean;
   readonly target: Target;
   /** Why this one, for people. */
   readonly reason: string;
@@ -129,12 +149,71 @@ const pick = async (threads: number): Promise<{ provider: Provider; reason: stri
   return { provider: "cpu", reason: why };
 };
 
+/** Choices of the settings that say how onnxruntime is reached and what its products compute in. */
+export const engineNames = ["auto", "binding", "native"] as const;
+export const precisionNames = ["auto", ...precisions] as const;
+
+/** How onnxruntime is reached on a provider, and why. Throws a RequestError where what was asked for is not there. */
+const pickEngine = (asked: EngineName | "auto", provider: Provider): { name: EngineName; nameReason: string } => {
+  if (asked === "binding") return { name: asked, nameReason: "as asked" };
+  if (asked === "native") {
+    if (provider === "webgpu")
+      throw new RequestError("--engine native computes on cpu and cuda, and this is webgpu; choose --engine binding");
+    requiredApi();
+    return { name: asked, nameReason: "as asked" };
+  }
+  if (provider !== "cuda") return { name: "binding", nameReason: "the native engine is for CUDA, and no faster here" };
+  const missing = missingApi();
+  return missing === undefined
+    ? { name: "native", nameReason: "CUDA graphs and weights on the GPU need it" }
+    : { name: "binding", nameReason: `the native engine cannot be used (${missing}): no CUDA graphs` };
+};
+
+/** What `--engine auto` takes on a provider, and whether programs are replayed as CUDA graphs then. */
+export const engineOf = (provider: Provider): Pick<Engine, "name" | "nameReason" | "graphs"> => {
+  const picked = pickEngine("auto", provider);
+  return { ...picked, graphs: picked.name === "native" && provider === "cuda" };
+};
+
+/** What products compute in. Throws a RequestError where the provider or the engine cannot do what was asked for. */
+const pickPrecision = (asked: Precision | "auto", provider: Provider, name: EngineName): Precision => {
+  if (provider !== "cuda") {
+    if (asked !== "auto" && asked !== "float32")
+      throw new RequestError(`--precision ${asked} is for CUDA, and this is ${provider}; leave it out`);
+    return "float32";
+  }
+  if (asked === "float32" && name === "binding")
+    throw new RequestError(
+      "the binding cannot switch TF32 off; choose --engine native, or leave --precision out and set NVIDIA_TF32_OVERRIDE=0",
+    );
+  return asked === "auto" ? "tf32" : asked;
+};
+
+/**
+ * The CUDA target of a precision, by what was measured on an H200: in float16 the gradients to weights and inputs are
+ * convolutions, the fastest there is; in float32 weight gradients are products, since cuDNN would take a transform in
+ * complex float32 that cost 0.27 s a step.
+ */
+const cudaTargetOf = (precision: Precision): string =>
+  precision === "float16" ? "cuda-convolution-turned-float16" : "cuda";
+
 /** Picks the engine of a request. Throws a RequestError where what it names is not there. */
-export const chooseEngine = async ({ provider, threads, target: named }: EngineRequest): Promise<Engine> => {
+export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
+  const { provider, threads, target: named } = request;
   const { provider: chosen, reason } = provider === "auto" ? await pick(threads) : { provider, reason: "as asked" };
-  const options: SessionOptions = { provider: chosen, threads };
+  const { name, nameReason } = pickEngine(request.engine ?? "auto", chosen);
+  const precision = pickPrecision(request.precision ?? "auto", chosen, name);
+  const options: SessionOptions = {
+    provider: chosen,
+    threads,
+    ...(name === "native" && { engine: name }),
+    ...(name === "native" && chosen === "cuda" && { cuda: { tf32: precision !== "float32" } }),
+  };
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
-  const target = targetNamed(named ?? chosen);
+  const asked = targetNamed(named ?? (chosen === "cuda" ? cudaTargetOf(precision) : chosen));
+  // A CUDA graph holds no Loop.
+  const graphs = name === "native" && chosen === "cuda";
+  const target: Target = graphs ? { ...asked, loops: "unroll" } : asked;
   if (target.provider !== undefined && target.provider !== chosen)
     throw new RequestError(
       `--target ${named} is computed rightly by --provider ${target.provider} alone, and this is ${chosen}; ` +
@@ -146,8 +225,14 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
     const { rewrite: _, ...plain } = suited;
     return compile({ outputs }, plain);
   };
+  const loadEvaluation = (outputs: Step["outputs"], share: SessionOptions = options): Promise<Session> =>
+    loadGraphed(evaluation(outputs), { ...share, optimization: "all" }, graphs);
   return {
     provider: chosen,
+    name,
+    nameReason,
+    precision,
+    graphs,
     target,
     reason,
     options,
@@ -155,17 +240,54 @@ export const chooseEngine = async ({ provider, threads, target: named }: EngineR
     load: async (step, more = {}) => {
       const model = compile(step, target);
       const rewriting = target.optimization === undefined ? {} : { optimization: target.optimization };
-      return { model, session: await createSession(model, { ...options, ...rewriting, ...more }) };
+      return { model, session: await loadGraphed(model, { ...options, ...rewriting, ...more }, graphs) };
     },
-    loadEvaluation: (outputs) => createSession(evaluation(outputs), { ...options, optimization: "all" }),
+    loadEvaluation: (outputs) => loadEvaluation(outputs),
     threads: (count) =>
       Array.from({ length: count }, () => {
+        if (name === "native") return nativeThread((outputs) => loadEvaluation(outputs, shareOf(options, count)));
         const thread = sessionThread();
-        const share = { ...options, threads: Math.max(1, Math.floor(threads / count)), optimization: "all" } as const;
+        const share = { ...shareOf(options, count), optimization: "all" } as const;
         return {
           loadEvaluation: (outputs) => thread.createSession(evaluation(outputs), share),
           close: thread.close,
         };
       }),
   };
+};
+
+/** Options for one of so many that run side by side. */
+const shareOf = (options: SessionOptions, count: number): SessionOptions => ({
+  ...options,
+  threads: Math.max(1, Math.floor((options.threads ?? 1) / count)),
+});
+
+/** Sessions of the native engine run in threads of their own as it is. */
+const nativeThread = (load: LoadEvaluation): EngineThread => {
+  const loaded: Session[] = [];
+  return {
+    loadEvaluation: async (outputs) => {
+      const session = await load(outputs);
+      loaded.push(session);
+      return session;
+    },
+    close: async () => {
+      for (const session of loaded) await session.release();
+    },
+  };
+};
+
+/**
+ * Loads a model to be replayed as a CUDA graph, or without one where onnxruntime refuses: it says so when a node is left to
+ * the CPU, which is slower and right all the same, so a line on stderr tells.
+ */
+const loadGraphed = async (model: Model, options: SessionOptions, graph: boolean): Promise<Session> => {
+  if (!graph) return createSession(model, options);
+  try {
+    return await createSession(model, { ...options, cuda: { ...options.cuda, graph } });
+  } catch (error) {
+    const session = await createSession(model, options);
+    process.emitWarning(`this program runs without a CUDA graph: ${(error as Error).message}`);
+    return session;
+  }
 };

@@ -6,6 +6,10 @@ import { identity } from "../../graphs/ops/index.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import type { Engine } from "./engine.ts";
+import { loadCudaRuntime } from "./native/cuda-runtime.ts";
+import { cudaPlaces, hostPlaces } from "./native/memory.ts";
+import { boundState, type Loaded } from "./native/runner.ts";
+import { isNative } from "./native/session.ts";
 import { createSession, DeviceTensor, type Session } from "./session.ts";
 
 type Inputs = Readonly<Record<string, Tensor>>;
@@ -19,6 +23,11 @@ export interface Runner {
    * a finite number spoils those of the other steps too.
    */
   runMany(batches: readonly Inputs[]): Promise<Record<string, Tensor>[]>;
+  /**
+   * Brings the inputs of the run after the next one on their way to the device, where that is of use: what `run` or `runMany`
+   * is given then has to be the same object.
+   */
+  stage?(inputs: Inputs | readonly Inputs[]): void;
   /** Takes over what the last run made of parameters and state; without it the next one starts where that one did. */
   accept(): void;
   /** `param.*` and `state.*` as accepted, in host memory. */
@@ -42,6 +51,14 @@ const stacked = (batches: readonly Inputs[]): Inputs => {
   );
 };
 
+/** The metrics of each of several steps, from those of one run. */
+const ofEachStep = (results: Readonly<Record<string, Tensor>>, count: number): Record<string, Tensor>[] =>
+  Array.from({ length: count }, (_, i) =>
+    Object.fromEntries(
+      Object.entries(results).map(([name, { data }]) => [name, float32([], [Number(data[i])])] as const),
+    ),
+  );
+
 /**
  * Loads a step and holds its parameters and state, by model input name: in host memory, or on the device where the
  * engine keeps them there, so that weights do not cross the bus between steps.
@@ -54,6 +71,7 @@ export const createRunner = async (
   initial: ReadonlyMap<string, Tensor>,
   stepsPerRun = 1,
 ): Promise<Runner> => {
+  if (engine.name === "native") return createBoundRunner(engine, step, initial, stepsPerRun);
   const load = (program: Step) => {
     const kept = engine.keepsState ? Object.keys(program.outputs).filter((name) => name.startsWith(fedBack)) : [];
     return engine.load(program, { keepOnDevice: kept });
@@ -84,12 +102,7 @@ export const createRunner = async (
     runMany: async (batches) => {
       if (many === undefined || batches.length !== stepsPerRun)
         throw new Error(`internal: ${batches.length} steps are not the ${stepsPerRun} of a run`);
-      const results = await runWith(many, stacked(batches));
-      return batches.map((_, i) =>
-        Object.fromEntries(
-          Object.entries(results).map(([name, { data }]) => [name, float32([], [Number(data[i])])] as const),
-        ),
-      );
+      return ofEachStep(await runWith(many, stacked(batches)), batches.length);
     },
     accept: () => {
       for (const [name, value] of pending) {
@@ -107,6 +120,64 @@ export const createRunner = async (
     },
     release: async () => {
       for (const value of [...held.values(), ...pending.values()]) drop(value);
+      await one?.session.release();
+      await many?.session.release();
+    },
+  };
+};
+
+/** The same by the native engine: parameters and state are bound once, in host memory or the GPU's, and never copied. */
+const createBoundRunner = async (
+  engine: Engine,
+  step: Step,
+  initial: ReadonlyMap<string, Tensor>,
+  stepsPerRun: number,
+): Promise<Runner> => {
+  const load = async (program: Step): Promise<Loaded> => {
+    const { model, session } = await engine.load(program);
+    if (!isNative(session)) throw new Error("internal: the native engine made a session of another kind");
+    return { model, session };
+  };
+  const many = stepsPerRun > 1 ? await load(manySteps(step, stepsPerRun)) : undefined;
+  let one = many === undefined ? await load(step) : undefined;
+  const first = (many ?? one) as Loaded;
+  const { api, address } = first.session;
+  const { provider, options } = engine;
+  const memory =
+    provider === "cuda" ? cudaPlaces(api, loadCudaRuntime(), address, options.cuda?.device ?? 0) : hostPlaces(api);
+  const moved = Object.keys(first.model.outputs).flatMap((name) =>
+    name.startsWith(fedBack) ? [name.slice(fedBack.length)] : [],
+  );
+  const state = boundState(memory, initial, new Set(moved));
+  // What was stacked ahead, by the batches that it was made of.
+  const ahead = new WeakMap<readonly Inputs[], Inputs>();
+  const together = (batches: readonly Inputs[]): Inputs => {
+    const known = ahead.get(batches) ?? stacked(batches);
+    ahead.set(batches, known);
+    return known;
+  };
+  return {
+    model: first.model,
+    run: async (inputs) => {
+      one ??= await load(step);
+      return state.run(one, inputs);
+    },
+    runMany: async (batches) => {
+      if (many === undefined || batches.length !== stepsPerRun)
+        throw new Error(`internal: ${batches.length} steps are not the ${stepsPerRun} of a run`);
+      return ofEachStep(await state.run(many, together(batches)), batches.length);
+    },
+    // The host reads inputs where they lie.
+    ...(memory.over === undefined && {
+      stage: (inputs: Inputs | readonly Inputs[]) => {
+        if (Array.isArray(inputs)) state.stage(many as Loaded, together(inputs));
+        else if (one !== undefined) state.stage(one, inputs as Inputs);
+      },
+    }),
+    accept: state.accept,
+    tensors: async () => state.tensors(),
+    release: async () => {
+      await state.release();
       await one?.session.release();
       await many?.session.release();
     },

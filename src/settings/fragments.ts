@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { datasetNames } from "../data/dataset.ts";
 import { availableCores } from "../engine/cores.ts";
-import { targetNames, targetPattern } from "../engine/engine.ts";
+import { engineNames, precisionNames, targetNames, targetPattern } from "../engine/engine.ts";
 import { depthNames, stemNames } from "../runs/network.ts";
 import { path, setting } from "./schema.ts";
 
@@ -19,6 +19,16 @@ export const commonSettings = {
     ...common,
     changeable: true,
   }),
+  engine: setting(
+    z.enum(engineNames).default("auto"),
+    "how onnxruntime is reached: by onnxruntime-node's binding or by its C API; auto: native on CUDA, else the binding",
+    { ...common, changeable: true },
+  ),
+  precision: setting(
+    z.enum(precisionNames).default("auto"),
+    "what products compute in; auto: float32, on CUDA tf32",
+    common,
+  ),
 };
 
 /** Of verbs that write a folder. */

@@ -1,0 +1,112 @@
+/** A program bound once to fixed places: two sets of them, so that a step reads the weights it replaces until it ends. */
+
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { type Handle, handleOf } from "./api.ts";
+import type { Memory, Place } from "./memory.ts";
+import type { NativeSession } from "./session.ts";
+
+export const FED_BACK = "next.";
+
+/** Places of parameters and state by model input name; each set has its own of what moves, and they share what does not. */
+export type Held = readonly [ReadonlyMap<string, Place>, ReadonlyMap<string, Place>];
+
+/** 0 or 1: which of the two sets a run reads; it writes the other. */
+export type SetIndex = 0 | 1;
+
+export interface BoundProgram {
+  /** Brings `input.*` to where the set reads them; they may be under way until `run`. */
+  feed(set: SetIndex, inputs: Readonly<Record<string, Tensor>>): void;
+  /** Runs, in the caller's turn, from a set into the other and returns copies of the outputs that are not fed back. */
+  run(set: SetIndex): Promise<Record<string, Tensor>>;
+  release(): void;
+}
+
+/** What one set is bound with. */
+interface Side {
+  readonly binding: Handle;
+  readonly inputs: ReadonlyMap<string, Place>;
+  readonly outputs: ReadonlyMap<string, Place>;
+  readonly runOptions: Handle | undefined;
+  /** Values over the tensors that were fed last, where they lie. */
+  readonly fed: Map<string, Handle>;
+}
+
+/** Places for the outputs of a program that are not fed back; the sets share them, since they are read after each run. */
+const outputPlaces = (session: NativeSession, memory: Memory): Map<string, Place> =>
+  new Map(
+    [...session.outputs].flatMap(([name, { dtype, shape }]) => {
+      if (name.startsWith(FED_BACK)) return [];
+      if (dtype === undefined || shape.some((d) => d < 0))
+        throw new Error(`internal: the output ${name} of a bound program has no fixed type`);
+      return [[name, memory.place({ dtype, shape })] as const];
+    }),
+  );
+
+/** Binds a program. Each set has a CUDA graph of its own, told apart by `gpu_graph_id`. */
+export const bindProgram = (session: NativeSession, memory: Memory, held: Held): BoundProgram => {
+  const { api } = session;
+  const outputs = outputPlaces(session, memory);
+  const side = (set: SetIndex): Side => {
+    const binding = handleOf(api, "ReleaseIoBinding", "CreateIoBinding", session.address);
+    const inputs = new Map<string, Place>();
+    for (const [name, { dtype, shape }] of session.inputs) {
+      const place = held[set].get(name);
+      if (place !== undefined) {
+        api.call("BindInput", binding.address, name, place.value.address);
+        continue;
+      }
+      if (memory.over !== undefined) continue;
+      if (dtype === undefined || shape.some((d) => d < 0))
+        throw new Error(`internal: the input ${name} of a bound program has no fixed type`);
+      const made = memory.place({ dtype, shape });
+      inputs.set(name, made);
+      api.call("BindInput", binding.address, name, made.value.address);
+    }
+    for (const name of session.outputs.keys()) {
+      const place = outputs.get(name) ?? held[set === 0 ? 1 : 0].get(name.slice(FED_BACK.length));
+      if (place === undefined) throw new Error(`internal: ${name} is fed back to nothing`);
+      api.call("BindOutput", binding.address, name, place.value.address);
+    }
+    const runOptions = session.graph ? handleOf(api, "ReleaseRunOptions", "CreateRunOptions") : undefined;
+    if (runOptions !== undefined) api.call("AddRunConfigEntry", runOptions.address, "gpu_graph_id", String(set + 1));
+    return { binding, inputs, outputs, runOptions, fed: new Map() };
+  };
+  const sides = [side(0), side(1)] as const;
+  return {
+    feed: (set, given) => {
+      const { binding, inputs, fed } = sides[set];
+      for (const name of session.inputNames) {
+        if (held[set].has(name)) continue;
+        const tensor = session.checked(name, given[name]);
+        const place = inputs.get(name);
+        if (place !== undefined) {
+          memory.write(place, tensor);
+          continue;
+        }
+        const value = (memory.over as NonNullable<Memory["over"]>)(name, tensor);
+        api.call("BindInput", binding.address, name, value.address);
+        fed.get(name)?.release();
+        fed.set(name, value);
+      }
+    },
+    run: async (set) => {
+      const { binding, runOptions } = sides[set];
+      memory.settle();
+      try {
+        await session.invoke("RunWithBinding", session.address, runOptions?.address ?? null, binding.address);
+      } catch (error) {
+        throw session.explain(error);
+      }
+      const names = [...outputs.keys()];
+      const tensors = memory.read([...outputs.values()]);
+      return Object.fromEntries(names.map((name, i) => [name, tensors[i] as Tensor]));
+    },
+    release: () => {
+      for (const { binding, runOptions, fed } of sides) {
+        binding.release();
+        runOptions?.release();
+        for (const value of fed.values()) value.release();
+      }
+    },
+  };
+};
