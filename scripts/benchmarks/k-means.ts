@@ -18,8 +18,8 @@ import { type DatasetName, loadDataset } from "../../src/data/dataset.ts";
 import { random } from "../../src/data/random.ts";
 import { availableCores } from "../../src/engine/cores.ts";
 import { createSession } from "../../src/engine/session.ts";
-import { imageBatch } from "../../src/evaluate/knn.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
+import { imageBatch } from "../../src/models/images.ts";
 import { readFlags } from "../flags.ts";
 
 const [name = "cifar10", data, limit = "5000", out = "features.safetensors", ks = "10,100,500", restarts = "1"] =

@@ -23,14 +23,14 @@ import { chromium } from "playwright-core";
 import { type NetworkPart, outputName } from "../../graphs/deploy/network.ts";
 import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { type DatasetName, loadDataset } from "../../src/data/dataset.ts";
-import { argMaxRows } from "../../src/deploy/accuracy.ts";
-import { floatImages } from "../../src/deploy/images.ts";
 import { buildExport, type Precision, precisions } from "../../src/deploy/model.ts";
 import { runReference } from "../../src/deploy/reference.ts";
 import { deployedOptions, openSource } from "../../src/deploy/source.ts";
 import { runInWeb } from "../../src/deploy/web.ts";
 import { createSession, type SessionOptions } from "../../src/engine/session.ts";
 import { RequestError } from "../../src/errors.ts";
+import { imageBatch } from "../../src/models/images.ts";
+import { predictionsOf } from "../../src/models/prediction.ts";
 import { servePage } from "../../src/serve/server.ts";
 import { packageRoot } from "../../src/version.ts";
 import { readFlags } from "../flags.ts";
@@ -67,7 +67,7 @@ const load = (split: "train" | "test", limit: number) =>
   });
 const images = await load("test", Number(flags.images));
 const calibration = await load("train", 256); // as many as `advcl export` takes
-const image = floatImages(images, 0, images.count);
+const image = imageBatch(images, 0, images.count);
 
 interface Row {
   readonly what: NetworkPart;
@@ -219,7 +219,7 @@ for (const what of source.classes === undefined ? (["encoder"] as const) : (["en
   rows.push(...(await compare(what)));
 
 const top = (values: Float32Array): number[] =>
-  argMaxRows(float32([images.count, values.length / images.count], values) as Tensor);
+  predictionsOf(float32([images.count, values.length / images.count], values) as Tensor);
 let failed = false;
 const lines = rows
   .sort((a, b) => precisions.indexOf(a.precision) - precisions.indexOf(b.precision))

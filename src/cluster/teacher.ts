@@ -7,8 +7,9 @@ import type { Dataset } from "../data/dataset.ts";
 import type { Engine } from "../engine/engine.ts";
 import { createSession } from "../engine/session.ts";
 import { RequestError } from "../errors.ts";
-import { createExtractor, imageBatch } from "../evaluate/knn.ts";
+import { createExtractor } from "../evaluate/knn.ts";
 import { fileError } from "../files/file-error.ts";
+import { imageBatch } from "../models/images.ts";
 import { loadRun } from "../runs/network.ts";
 
 const { onnx } = onnxProto;

@@ -7,7 +7,8 @@ import type { Dataset } from "../data/dataset.ts";
 import { random } from "../data/random.ts";
 import type { Engine } from "../engine/engine.ts";
 import { createSession, type Session, type SessionOptions } from "../engine/session.ts";
-import { floatImages } from "./images.ts";
+import { imageBatch } from "../models/images.ts";
+import { predictionsOf } from "../models/prediction.ts";
 
 /** The attack of an evaluation: PGD with cross-entropy from a random start. */
 export interface Pgd {
@@ -25,18 +26,6 @@ const labelsOf = (dataset: Dataset, start: number, end: number): Tensor =>
 const batches = (count: number, size: number): [number, number][] =>
   Array.from({ length: Math.ceil(count / size) }, (_, i) => [i * size, Math.min(count, (i + 1) * size)]);
 
-/** Index of the largest of each row. */
-export const argMaxRows = ({ data, shape }: Tensor): number[] => {
-  const [rows = 0, columns = 0] = shape;
-  const values = data as Float32Array;
-  return Array.from({ length: rows }, (_, r) => {
-    let best = 0;
-    for (let c = 1; c < columns; c++)
-      if ((values[r * columns + c] as number) > (values[r * columns + best] as number)) best = c;
-    return best;
-  });
-};
-
 const batchSize = 50;
 
 /** Attacks the images of a dataset, `size` at a time, through a classifier. `logits` builds it over images of a shape. */
@@ -52,7 +41,7 @@ export const attackImages = async (
   const sessions = new Map<number, Session>();
   try {
     for (const [start, end] of batches(dataset.count, size)) {
-      const clean = floatImages(dataset, start, end);
+      const clean = imageBatch(dataset, start, end - start);
       let session = sessions.get(end - start);
       if (session === undefined) {
         const step = attackStep(clean.shape, logits);
@@ -83,7 +72,7 @@ export const attackImages = async (
 
 /** Images of a dataset in the batches that `attackImages` makes. */
 export const cleanImages = (dataset: Dataset, size = batchSize): Tensor<"float32">[] =>
-  batches(dataset.count, size).map(([start, end]) => floatImages(dataset, start, end));
+  batches(dataset.count, size).map(([start, end]) => imageBatch(dataset, start, end - start));
 
 /** Share of the images whose class a model's `logits` give. `prepare` makes of a batch what the model takes. */
 export const accuracyOf = async (
@@ -98,7 +87,7 @@ export const accuracyOf = async (
     let [at, right] = [0, 0];
     for (const batch of images) {
       const { logits } = await session.run({ image: prepare(batch) }, ["logits"]);
-      for (const guess of argMaxRows(floating(logits as Tensor))) if (guess === labels[at++]) right++;
+      for (const guess of predictionsOf(floating(logits as Tensor))) if (guess === labels[at++]) right++;
     }
     return right / Math.max(at, 1);
   } finally {
@@ -126,7 +115,7 @@ export const classify = async (
         session = await engine.loadEvaluation({ logits: logits(x) });
         sessions.set(n, session);
       }
-      guesses.push(...argMaxRows((await session.run({ x: batch })).logits as Tensor));
+      guesses.push(...predictionsOf((await session.run({ x: batch })).logits as Tensor));
     }
     return guesses;
   } finally {

@@ -6,7 +6,7 @@ import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { createSession, type SessionOptions } from "../engine/session.ts";
-import { floatImages } from "./images.ts";
+import { imageBatch } from "../models/images.ts";
 
 // Bound once: under jest every look-up of a global is slow.
 const { min, max, floor } = Math;
@@ -86,7 +86,7 @@ const run = async (
   try {
     const batch = image.dim(0);
     for (let start = 0; start + batch <= images.count; start += batch) {
-      const results = await session.run({ image: floatImages(images, start, start + batch) });
+      const results = await session.run({ image: imageBatch(images, start, batch) });
       values.forEach((_, i) => {
         take(i, results[`value_${i}`]?.data as Float32Array);
       });

@@ -6,8 +6,9 @@ import { type ClassifierBatch, classifierStep } from "../../graphs/steps/finetun
 import type { Dataset } from "../data/dataset.ts";
 import { random } from "../data/random.ts";
 import type { Engine } from "../engine/engine.ts";
+import { imageBatch } from "../models/images.ts";
+import { predictionOf } from "../models/prediction.ts";
 import { weightFeeds } from "../runs/network.ts";
-import { imageBatch } from "./knn.ts";
 
 /** An accuracy as commands print it. */
 export const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
@@ -67,7 +68,7 @@ export const createJudge = async (engine: Pick<Engine, "loadEvaluation">, option
           let count = 0;
           for (let row = 0; row < rows; row++) {
             const scores = (logits.data as Float32Array).subarray(row * classes, (row + 1) * classes);
-            if (scores.indexOf(Math.max(...scores)) === labels[from + row]) count++;
+            if (predictionOf(scores) === labels[from + row]) count++;
           }
           return count;
         };

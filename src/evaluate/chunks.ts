@@ -1,5 +1,7 @@
 /** What is done with the images of a chunk: clean predictions, inspection, attacks. */
+
 import { type Norm, threatModel } from "../../graphs/attacks/threat-model.ts";
+import { predictionOf } from "../models/prediction.ts";
 import { Interrupted } from "../verbs/verb.ts";
 import type { SingleAttack } from "./attack-list.ts";
 import { apgd, apgdTargeted } from "./attacks/apgd.ts";
@@ -9,7 +11,6 @@ import {
   type AttackResult,
   attackRandom,
   isZero,
-  predictionOf,
   type Query,
 } from "./attacks/attack.ts";
 import { type Ball, ball } from "./attacks/ball.ts";

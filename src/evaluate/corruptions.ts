@@ -1,11 +1,13 @@
 /** Accuracy on common corruptions (Hendrycks & Dietterich, ICLR 2019): the .npy files of CIFAR-10-C and CIFAR-100-C. */
+
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { byteResizer } from "../data/resize.ts";
 import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { openNpy } from "../files/npy.ts";
-import { predictionOf } from "./attacks/attack.ts";
+import { pixelsOf, planesOf } from "../models/images.ts";
+import { predictionOf } from "../models/prediction.ts";
 import type { Oracle } from "./attacks/oracle.ts";
 import type { EvaluationLog, EvaluationProgress } from "./types.ts";
 
@@ -76,7 +78,7 @@ export const evaluateCorruptions = async (options: CorruptionOptions): Promise<C
         if (record === undefined) {
           if (signal.aborted) return undefined;
           const images = [];
-          for (const i of members) images.push(planar(await file.rows(i, i + 1), h, size, resize));
+          for (const i of members) images.push(scaled(await file.rows(i, i + 1), size, resize));
           const answers = await oracle.answer(images.map((x) => ({ kind: "logits", x })));
           const hits = answers.filter(({ logits }, k) => predictionOf(logits) === labels[members[k]!]).length;
           record = { stage, chunk, images: [], notes: { right: hits } };
@@ -96,16 +98,13 @@ export const evaluateCorruptions = async (options: CorruptionOptions): Promise<C
   return { accuracy: all.reduce((a, b) => a + b, 0) / all.length, byCorruption };
 };
 
-/** Rows of RGB bytes [H,H,3] to planar pixels [3,size,size] in [0, 1]. */
-const planar = (
+/** Rows of RGB bytes [H,H,3] to pixels [3,size,size] in [0, 1]. */
+const scaled = (
   bytes: Uint8Array,
-  side: number,
   size: number,
   resize: (source: Uint8Array, out: Uint8Array) => void,
 ): Float32Array => {
-  const source = new Uint8Array(3 * side * side);
-  for (let i = 0; i < side * side; i++) for (let k = 0; k < 3; k++) source[k * side * side + i] = bytes[i * 3 + k]!;
   const out = new Uint8Array(3 * size * size);
-  resize(source, out);
-  return Float32Array.from(out, (v) => v / 255);
+  resize(planesOf(bytes), out);
+  return pixelsOf(out);
 };

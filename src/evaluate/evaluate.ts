@@ -2,6 +2,7 @@
 import { loadDataset } from "../data/dataset.ts";
 import { chooseEngine, type Engine, type EngineThread } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
+import { imageAt } from "../models/images.ts";
 import { writeReport } from "../report/write.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { type AttackSpec, checkClasses, parseAttacks } from "./attack-list.ts";
@@ -74,14 +75,13 @@ const loadImages = async (
     throw new RequestError(
       `${source} has ${classes} classes but ${name} has labels up to ${largest}; give the model's dataset`,
     );
-  const length = 3 * height * width;
   return {
     count,
     shape: image,
     labels,
     index,
     classNames: dataset.classes,
-    pixels: (i) => Float32Array.from(dataset.images.subarray(i * length, (i + 1) * length), (v) => v / 255),
+    pixels: (i) => imageAt(dataset, i),
   };
 };
 

@@ -2,23 +2,13 @@ import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { knnStep } from "../../graphs/steps/knn.ts";
 import type { Dataset } from "../data/dataset.ts";
 import type { Engine } from "../engine/engine.ts";
+import { imageBatch } from "../models/images.ts";
 import { featureStep, featuresOf, type Network, weightFeeds } from "../runs/network.ts";
 
 /** 200 neighbours vote in a bank of 10,000 images or more, fewer in a smaller one: a fiftieth of it. */
 const votersOf = (bank: number): number => Math.min(200, Math.ceil(bank / 50));
 const temperature = 0.1;
 const queryBatch = 256;
-
-/** Images `from` … of a dataset as float32 in [0, 1], padded with the last one to `batch` rows. */
-export const imageBatch = (dataset: Dataset, from: number, batch: number): Tensor<"float32"> => {
-  const size = 3 * dataset.height * dataset.width;
-  const data = new Float32Array(batch * size);
-  for (let row = 0; row < batch; row++) {
-    const at = Math.min(from + row, dataset.count - 1) * size;
-    for (let i = 0; i < size; i++) data[row * size + i] = (dataset.images[at + i] as number) / 255;
-  }
-  return tensor("float32", [batch, 3, dataset.height, dataset.width], data);
-};
 
 /** Turns images into features; made once, used with new weights each time. */
 export interface FeatureExtractor {

@@ -13,6 +13,7 @@ import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { RequestError } from "../errors.ts";
+import { photoBatch } from "../models/images.ts";
 import { packageRoot } from "../version.ts";
 import type { PageDescription } from "./page-description.ts";
 
@@ -60,16 +61,6 @@ const engineFiles = [
 
 const bytesOf = (...parts: readonly Float32Array[]): Uint8Array =>
   Buffer.concat(parts.map((part) => new Uint8Array(part.buffer, part.byteOffset, part.byteLength)));
-
-/** Pixels of the images in turn, [n,S,S,3]. */
-const samplePixels = ({ images, count, width, height }: Dataset): Uint8Array => {
-  const plane = width * height;
-  const pixels = new Uint8Array(count * plane * 3);
-  for (let n = 0; n < count; n++)
-    for (let c = 0; c < 3; c++)
-      for (let p = 0; p < plane; p++) pixels[(n * plane + p) * 3 + c] = images[(n * 3 + c) * plane + p] as number;
-  return pixels;
-};
 
 /** Refuses what the page cannot show. */
 const checkClassifier = ({ image, logits }: PageClassifier): void => {
@@ -125,7 +116,7 @@ export const buildPage = async (classifier: PageClassifier, options: PageOptions
     ["attack.onnx", write(pageAttack(image.shape, slots, features))],
     ["head.onnx", write(pageHead(slots, d, EXAMPLES))],
     ["head.bin", bytesOf(head.weight.data as Float32Array, head.bias.data as Float32Array)],
-    ["samples.bin", samples === undefined ? new Uint8Array() : samplePixels(samples)],
+    ["samples.bin", samples === undefined ? new Uint8Array() : photoBatch(samples, 0, samples.count).data],
     ["page.json", Buffer.from(`${JSON.stringify(description)}\n`)],
   ]);
   for (const name of await readdir(assets)) files.set(name, await readFile(join(assets, name)));

@@ -11,14 +11,14 @@ import { gemm } from "../../graphs/ops/index.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { loadDataset } from "../../src/data/dataset.ts";
-import { argMaxRows } from "../../src/deploy/accuracy.ts";
 import { calibrate } from "../../src/deploy/calibrate.ts";
-import { floatImages, photoImages } from "../../src/deploy/images.ts";
 import { buildExport, type ExportOptions, floatGraph } from "../../src/deploy/model.ts";
 import { runReference } from "../../src/deploy/reference.ts";
 import { deployedOptions, sourceOf } from "../../src/deploy/source.ts";
 import { runInWeb } from "../../src/deploy/web.ts";
 import { createSession } from "../../src/engine/session.ts";
+import { imageBatch, photoBatch } from "../../src/models/images.ts";
+import { predictionsOf } from "../../src/models/prediction.ts";
 import { featureStep, weightFeeds } from "../../src/runs/network.ts";
 import { evaluate, relativeError } from "../graphs/run.ts";
 import { goldenNetwork, randomNetwork } from "./networks.ts";
@@ -159,11 +159,11 @@ describe("an exported model", () => {
     const images = await shapes(6);
     const bare = await buildExport(options, weights, 1, undefined);
     const whole = await buildExport({ ...options, preprocess: true }, weights, 1, undefined);
-    const expected = (await run(bare.bytes, floatImages(images, 0, 6))).logits as Tensor;
-    const same = (await run(whole.bytes, photoImages(images, 0, 6))).logits as Tensor;
+    const expected = (await run(bare.bytes, imageBatch(images, 0, 6))).logits as Tensor;
+    const same = (await run(whole.bytes, photoBatch(images, 0, 6))).logits as Tensor;
     expect(relativeError(same.data as Float32Array, expected.data as Float32Array)).toBeLessThan(1e-5);
     const large = await loadDataset({ name: "shapes", split: "test", limit: 2, size: 48 });
-    expect((await run(whole.bytes, photoImages(large, 0, 2))).logits?.shape).toEqual([2, 10]);
+    expect((await run(whole.bytes, photoBatch(large, 0, 2))).logits?.shape).toEqual([2, 10]);
   });
 
   test.each([
@@ -181,8 +181,8 @@ describe("an exported model", () => {
     const { logits } = await run(bytes, image as Tensor);
     const got = io === "float16" ? fromFloat16(logits?.data as Uint16Array) : (logits?.data as Float32Array);
     expect(relativeError(got, expected.data as Float32Array)).toBeLessThan(tolerance);
-    const top = argMaxRows({ ...expected, data: got } as Tensor);
-    const same = argMaxRows(expected).filter((c, i) => c === top[i]).length;
+    const top = predictionsOf({ ...expected, data: got } as Tensor);
+    const same = predictionsOf(expected).filter((c, i) => c === top[i]).length;
     expect(same).toBeGreaterThanOrEqual(precision === "int8" ? 13 : 16);
   });
 
@@ -197,7 +197,7 @@ describe("an exported model", () => {
       const sums = new Array<number>(10).fill(0);
       const { bytes } = buildModel(lower(graph, portable), [image]);
       for (const start of [0, 32]) {
-        const { data } = (await run(bytes, floatImages(images, start, start + 32))).logits as Tensor;
+        const { data } = (await run(bytes, imageBatch(images, start, 32))).logits as Tensor;
         (data as Float32Array).forEach((v, i) => {
           sums[i % 10] = (sums[i % 10] as number) + v / 64;
         });
@@ -258,6 +258,6 @@ describe("an exported model", () => {
     const expected = await runReference(source, "classifier", clean);
     const worst = expected.reduce((largest, v, i) => Math.max(largest, Math.abs(v - (web.data[i] as number))), 0);
     expect(worst).toBeLessThan(1e-4);
-    expect(argMaxRows(web)).toEqual(argMaxRows({ ...web, data: expected } as Tensor));
+    expect(predictionsOf(web)).toEqual(predictionsOf({ ...web, data: expected } as Tensor));
   });
 });

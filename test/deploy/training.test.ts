@@ -12,9 +12,9 @@ import { sgd } from "../../graphs/optim/sgd.ts";
 import { compile, update } from "../../graphs/steps/step.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { loadDataset } from "../../src/data/dataset.ts";
-import { floatImages } from "../../src/deploy/images.ts";
 import { freshHead, trainingFiles } from "../../src/deploy/training.ts";
 import { createSession } from "../../src/engine/session.ts";
+import { imageBatch } from "../../src/models/images.ts";
 import { relativeError } from "../graphs/run.ts";
 import { randomNetwork } from "./networks.ts";
 
@@ -42,7 +42,7 @@ const prepare = async (trains: "head" | "all") => {
     trainModel: files.trainingModel,
     evalModel: files.evalModel,
   });
-  const image = floatImages(images, 0, batch);
+  const image = imageBatch(images, 0, batch);
   const feeds = (lr: number) => ({
     image: new ort.Tensor("float32", image.data, image.shape),
     label: new ort.Tensor("int64", BigInt64Array.from(images.labels as Int32Array, BigInt), [batch]),

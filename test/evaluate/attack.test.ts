@@ -1,4 +1,5 @@
 /** Attacks on small models: what holds for every attack, and where the optimum is known. */
+
 import { afterAll, describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import type { Norm } from "../../graphs/attacks/threat-model.ts";
@@ -10,13 +11,14 @@ import { random } from "../../src/data/random.ts";
 import { chooseEngine, type Engine } from "../../src/engine/engine.ts";
 import { sessionThread } from "../../src/engine/session-thread.ts";
 import { apgd, apgdTargeted } from "../../src/evaluate/attacks/apgd.ts";
-import { type Attack, type AttackedImage, predictionOf } from "../../src/evaluate/attacks/attack.ts";
+import type { Attack, AttackedImage } from "../../src/evaluate/attacks/attack.ts";
 import { type Ball, ball } from "../../src/evaluate/attacks/ball.ts";
 import { fabTargeted, planeProjection } from "../../src/evaluate/attacks/fab.ts";
 import { type Oracle, openOracle } from "../../src/evaluate/attacks/oracle.ts";
 import { parallelOracle } from "../../src/evaluate/attacks/parallel-oracle.ts";
 import { runAttacks } from "../../src/evaluate/attacks/runner.ts";
 import { squareAttack } from "../../src/evaluate/attacks/square.ts";
+import { predictionOf } from "../../src/models/prediction.ts";
 import { convolutional, image, linearModel, portably, randomImages } from "./models.ts";
 
 const open: Oracle[] = [];

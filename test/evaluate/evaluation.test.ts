@@ -1,4 +1,5 @@
 /** Evaluation: figures, rows, resuming, warnings, files. */
+
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,13 +14,13 @@ import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { evaluateCommand } from "../../src/cli/commands/evaluate.ts";
 import { checkClasses, parseAttacks } from "../../src/evaluate/attack-list.ts";
-import { predictionOf } from "../../src/evaluate/attacks/attack.ts";
 import { type Oracle, openOracle } from "../../src/evaluate/attacks/oracle.ts";
 import { imagesOf } from "../../src/evaluate/classifier.ts";
 import { evaluateRobustness } from "../../src/evaluate/evaluation.ts";
 import { wilsonInterval } from "../../src/evaluate/interval.ts";
 import type { ChunkRecord, EvaluationLog, EvaluationProgress, EvaluationRequest } from "../../src/evaluate/types.ts";
 import { readSafetensors } from "../../src/files/safetensors.ts";
+import { predictionOf } from "../../src/models/prediction.ts";
 import { classes, convolutional, image, portably, randomImages } from "./models.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "advcl-evaluation-"));

@@ -1,5 +1,7 @@
 /** Auto-PGD (Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020). */
+
 import type { AttackLoss } from "../../../graphs/steps/evaluate.ts";
+import { predictionOf } from "../../models/prediction.ts";
 import {
   type Answer,
   type Attack,
@@ -9,7 +11,6 @@ import {
   type Attempts,
   attackRandom,
   isZero,
-  predictionOf,
   type Query,
   rankedTargets,
 } from "./attack.ts";

@@ -59,13 +59,6 @@ export interface Attempts {
 /** The attempts to make; or what has to be asked first, with a result or the attempts at its end. */
 export type Attack = Attempts | Generator<Query, AttackResult | Attempts, Answer>;
 
-/** The class of the largest logit, the first of equal ones. */
-export const predictionOf = (logits: Float32Array): number => {
-  let best = 0;
-  for (let i = 1; i < logits.length; i++) if ((logits[i] as number) > (logits[best] as number)) best = i;
-  return best;
-};
-
 /** All classes but the label, the largest logit first. */
 export const rankedTargets = (logits: Float32Array, label: number): number[] =>
   Array.from(logits.keys())

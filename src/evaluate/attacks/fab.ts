@@ -1,4 +1,5 @@
 /** FAB, targeted (Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020). */
+import { predictionOf } from "../../models/prediction.ts";
 import {
   type Answer,
   type Attack,
@@ -6,7 +7,6 @@ import {
   type Attempt,
   attackRandom,
   isZero,
-  predictionOf,
   rankedTargets,
 } from "./attack.ts";
 import type { Ball } from "./ball.ts";

@@ -1,6 +1,8 @@
 /** Square Attack (Andriushchenko, Croce, Flammarion & Hein, ECCV 2020): random search, logits only. */
+
 import type { Random } from "../../data/random.ts";
-import { type Answer, type AttackedImage, type Attempt, type Attempts, attackRandom, predictionOf } from "./attack.ts";
+import { predictionOf } from "../../models/prediction.ts";
+import { type Answer, type AttackedImage, type Attempt, type Attempts, attackRandom } from "./attack.ts";
 import type { Ball } from "./ball.ts";
 
 export interface SquareOptions {
