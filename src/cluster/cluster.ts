@@ -1,6 +1,7 @@
 /** Pseudo-labels by clustering a teacher's features (ClusterFit, Yan et al. 2020). */
 import { z } from "zod";
 import { type Dataset, loadDataset, splits } from "../data/dataset.ts";
+import { officialDigests } from "../data/digest.ts";
 import { UNLABELLED, writePseudoLabels } from "../data/pseudo-labels.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
@@ -29,7 +30,7 @@ export const clusterSettings = {
   featureBatch: setting(z.int().min(1).default(100), "images at once", teacher),
   ...datasetSettings,
   split: setting(z.enum(splits).default("train"), "part to cluster", data),
-  limit: setting(z.int().min(0).default(0), "use only the first N images; 0 for all", data),
+  limit: setting(z.int().min(0).default(0), "use N images, a sample of every class by --seed; 0 for all", data),
   clusters: setting(z.array(z.int().min(2)).default([2, 10, 50, 100, 500]), "each K", means),
   restarts: setting(z.int().min(1).default(3), "runs of which the best is kept", means),
   maxPasses: setting(z.int().min(1).default(100), "passes of a run at most", means),
@@ -77,12 +78,21 @@ interface Features {
 
 /** The teacher's features of all images. */
 const readFeatures = async (settings: Settings, engine: Engine, context: VerbContext): Promise<Features> => {
-  const { dataset: name, data, split, limit, seed, clusters } = settings;
+  const { dataset: name, data, split, limit, seed, clusters, testShare } = settings;
   const asked = { ...settings, size: settings.teacherSize, batch: settings.featureBatch };
   const teacher = await openTeacher(asked, engine, context.warn);
   context.log(`teacher ${teacher.description}`);
   const { size, description } = teacher;
-  const dataset = await loadDataset({ name, data, split, size, limit: limit > 0 ? limit : undefined, seed });
+  const dataset = await loadDataset({
+    name,
+    data,
+    split,
+    size,
+    limit: limit > 0 ? limit : undefined,
+    seed,
+    testShare,
+    warn: context.warn,
+  });
   const largest = Math.max(...clusters);
   if (largest > dataset.count)
     throw new RequestError(`K = ${largest} is more than the ${dataset.count} images; give smaller clusters`);
@@ -170,7 +180,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<ClusterRes
   const { name, count, officialCount } = dataset;
   await writePseudoLabels(
     out,
-    { ks: [...labels.keys()], labels: (k) => labels.get(k) as Int32Array },
+    { ks: [...labels.keys()], labels: (k) => labels.get(k) as Int32Array, digests: officialDigests(dataset) },
     {
       teacher: description,
       dataset: `${name} ${dataset.split}`,

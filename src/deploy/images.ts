@@ -23,7 +23,9 @@ export const loadImagesOf =
       return undefined;
     }
     try {
-      return await loadDataset({ name, data, split, size: source.network.size, limit, seed: settings.seed });
+      const { seed } = settings;
+      const testShare = typeof trained.testShare === "number" ? trained.testShare : undefined;
+      return await loadDataset({ name, data, split, size: source.network.size, limit, seed, testShare, warn });
     } catch (error) {
       if (demanded || settings.dataset !== undefined) throw error;
       warn(`accuracy is not measured: ${(error as Error).message}`);

@@ -2,8 +2,7 @@
 import { z } from "zod";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { RequestError } from "../errors.ts";
-import { readSafetensors } from "../files/safetensors.ts";
-import { readTorchFile } from "../files/torch-file.ts";
+import { readWeights } from "../files/weights.ts";
 import { type Network, networkRecord } from "../runs/network.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
@@ -12,6 +11,7 @@ import { type MatchedWeights, matchWeights } from "./import-layout.ts";
 
 const importSettings = {
   from: setting(path(), "safetensors, .pt or .pth file", { path: true }),
+  key: setting(z.string().optional(), "of a PyTorch checkpoint: which of its dictionaries (default: told)"),
   size: setting(z.int().min(8).max(1024).optional(), "side of the images (default: 32, with a 7×7 stem 224)"),
   branches: setting(
     z.array(z.string()).optional(),
@@ -49,8 +49,9 @@ const describe = ({ network, projector, clusters, classes }: MatchedWeights): st
 
 const run = async (settings: Settings, context: VerbContext): Promise<ImportResult> => {
   const { from } = settings;
-  const isSafetensors = /\.safetensors$/i.test(from);
-  const file = isSafetensors ? await readSafetensors(from) : { tensors: await readTorchFile(from), metadata: {} };
+  const file = await readWeights(from, settings.key === undefined ? {} : { key: settings.key });
+  const others = file.others.length === 0 ? "" : ` (--key takes another: ${file.others.join(", ")})`;
+  context.log(`${from} is ${file.description}${others}`);
   if (file.tensors.size === 0) throw new RequestError(`${from} holds no tensors; give the file of a network`);
   const found = matchWeights(file.tensors, { ...settings, source: from });
   const { network, weights, statistics, extras, clusters, classes } = found;

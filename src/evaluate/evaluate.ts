@@ -60,13 +60,14 @@ const checkRequest = (settings: Settings): { attacks: readonly AttackSpec[]; cor
 };
 
 const loadImages = async (
-  { dataset: name, data, split, limit, seed }: Settings,
+  { dataset: name, data, split, limit, seed, testShare }: Settings,
   { image, classes, source }: LoadedClassifier,
+  warn: (message: string) => void,
 ): Promise<NamedImages> => {
   const [channels, height, width] = image;
   if (channels !== 3 || height !== width)
     throw new RequestError(`${source} takes images [${image.join(",")}]; datasets give [3,S,S]`);
-  const dataset = await loadDataset({ name, data, split, limit, size: height, seed });
+  const dataset = await loadDataset({ name, data, split, limit, size: height, seed, testShare, warn });
   const { labels, index, count } = dataset;
   if (labels === undefined)
     throw new RequestError(`the ${split} images of ${name} have no labels; choose another split`);
@@ -177,7 +178,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
   const corruptions = request.corruptions === undefined ? undefined : await findCorruptions(request.corruptions);
   const classifier = await loadClassifier(settings.model, { mean, std, size, branch, warn });
   checkClasses(request.attacks, classifier.classes);
-  const images = await loadImages(settings, classifier);
+  const images = await loadImages(settings, classifier, warn);
   const engine = await chooseEngine(settings);
   const { oracle, threads } = openModel(classifier, settings, images.count, engine);
   const shown = firstRight(grid);

@@ -32,6 +32,8 @@ export interface RunConfig {
 export interface RunFolderOptions {
   readonly command: string;
   readonly settings: Readonly<Record<string, SettingValue>>;
+  /** What settings are where they are not given: a run of before they were there went by these. */
+  readonly defaults?: Readonly<Record<string, SettingValue>>;
   /** Keys of settings that may differ when the run is resumed: threads, provider, epochs. */
   readonly changeable?: readonly string[];
   /** Go on with the run that the folder holds. */
@@ -144,18 +146,17 @@ const text = (value: SettingValue): string => JSON.stringify(value ?? null);
 const checkSame = (
   folder: string,
   before: RunConfig,
-  { command, settings, changeable = [] }: RunFolderOptions,
+  { command, settings, changeable = [], defaults = {} }: RunFolderOptions,
 ): void => {
   if (before.command !== command)
     throw new RequestError(
       `cannot resume ${folder}: it holds a run of ${before.command}, not of ${command}; choose another folder`,
     );
   const keys = new Set([...Object.keys(before.settings), ...Object.keys(settings)]);
+  const was = (key: string) => (Object.hasOwn(before.settings, key) ? before.settings[key] : defaults[key]);
   const differences = [...keys]
-    .filter((key) => !changeable.includes(key) && text(before.settings[key]) !== text(settings[key]))
-    .map(
-      (key) => `${kebabCase(key)} was ${printSetting(before.settings[key])} and is now ${printSetting(settings[key])}`,
-    );
+    .filter((key) => !changeable.includes(key) && text(was(key)) !== text(settings[key]))
+    .map((key) => `${kebabCase(key)} was ${printSetting(was(key))} and is now ${printSetting(settings[key])}`);
   if (differences.length > 0)
     throw new RequestError(
       `cannot resume ${folder}: ${differences.join(", ")}; give the settings that the run began with or choose another folder`,

@@ -38,6 +38,11 @@ export const outSetting = { out: setting(path().optional(), "folder to write to"
 export const datasetSettings = {
   dataset: setting(z.enum(datasetNames).default("cifar10"), "images", { group: "Data" }),
   data: setting(path().optional(), "folder or archive of the dataset, as downloaded", { group: "Data", path: true }),
+  testShare: setting(
+    z.number().min(0).max(0.9).default(0.2),
+    "of a folder without a test split: share of each class that is held out to test on",
+    { group: "Data" },
+  ),
 };
 
 /** The part of a dataset that is trained on. */

@@ -9,6 +9,7 @@ import type { Finetuning } from "./finetune-settings.ts";
 const relabelled = async (
   dataset: Dataset,
   { pseudoLabels, clusters, evaluate }: Pick<Finetuning, "pseudoLabels" | "clusters" | "evaluate">,
+  warn: (message: string) => void,
 ): Promise<Dataset> => {
   if (pseudoLabels === undefined) {
     if (clusters !== undefined) throw new RequestError("--clusters is of --pseudo-labels FILE; give both or neither");
@@ -22,7 +23,7 @@ const relabelled = async (
   const k = clusters ?? (file.ks.length === 1 ? file.ks[0] : undefined);
   if (k === undefined)
     throw new RequestError(`${pseudoLabels} has labels for K = ${file.ks.join(", ")}; choose one with --clusters K`);
-  checkPseudoLabels(file, dataset, [k]);
+  checkPseudoLabels(file, dataset, [k], warn);
   const labels = file.labels(k);
   return {
     ...dataset,
@@ -69,11 +70,12 @@ export interface FinetuningImages {
 export const loadFinetuningImages = async (
   settings: Finetuning,
   size: number | undefined,
+  warn: (message: string) => void,
 ): Promise<FinetuningImages> => {
-  const { dataset: name, data, seed, split, limit, testLimit, batch } = settings;
-  const images = { name, data, size, seed };
+  const { dataset: name, data, seed, split, limit, testLimit, batch, testShare } = settings;
+  const images = { name, data, size, seed, testShare, warn };
   const loaded = await loadDataset({ ...images, split, limit: limit || undefined });
-  const all = await relabelled(loaded, settings);
+  const all = await relabelled(loaded, settings, warn);
   const { training, validation } = holdOut(all, settings.validation, seed);
   if (training.count < batch)
     throw new RequestError(

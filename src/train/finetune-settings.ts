@@ -88,8 +88,17 @@ const freshNetwork = {
 const imageSettings = {
   dataset: setting(datasetSettings.dataset, "labelled images", data),
   data: datasetSettings.data,
-  limit: setting(z.int().min(0).default(0), "use only the first N training images; 0 for all", data),
-  testLimit: setting(z.int().min(0).default(0), "use only the first N test images; 0 for all", data),
+  testShare: datasetSettings.testShare,
+  limit: setting(
+    z.int().min(0).default(0),
+    "use N training images, a sample of every class by --seed; 0 for all",
+    data,
+  ),
+  testLimit: setting(
+    z.int().min(0).default(0),
+    "use N test images, a sample of every class by --seed; 0 for all",
+    data,
+  ),
   ...trainingSplit,
   pseudoLabels: setting(
     path().optional(),

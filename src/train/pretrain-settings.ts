@@ -47,7 +47,7 @@ const imageSettings = {
   ...datasetSettings,
   ...trainingSplit,
   size: setting(z.int().min(0).max(512).default(0), "resize images to this side; 0 leaves them", data),
-  limit: setting(z.int().min(0).default(0), "use only the first N images; 0 for all", data),
+  limit: setting(z.int().min(0).default(0), "use N images, a sample of every class by --seed; 0 for all", data),
   pseudoLabels: setting(path().optional(), "safetensors or pickle with pseudo_train_K", { ...data, path: true }),
   ...workersSetting,
 };

@@ -33,16 +33,21 @@ export interface PretrainResult {
 }
 
 /** The dataset that is asked for, without its part. */
-const imagesOf = ({ dataset, data, size, seed }: Settings): Omit<DatasetOptions, "split"> => ({
+const imagesOf = (
+  { dataset, data, size, seed, testShare }: Settings,
+  { warn }: VerbContext,
+): Omit<DatasetOptions, "split"> => ({
   name: dataset,
   seed,
+  testShare,
+  warn,
   ...(data !== undefined && { data }),
   ...(size > 0 && { size }),
 });
 
-const loadTraining = async (settings: Settings): Promise<Dataset> => {
+const loadTraining = async (settings: Settings, context: VerbContext): Promise<Dataset> => {
   const { split, limit, batch } = settings;
-  const dataset = await loadDataset({ ...imagesOf(settings), ...(limit > 0 && { limit }), split });
+  const dataset = await loadDataset({ ...imagesOf(settings, context), ...(limit > 0 && { limit }), split });
   const { height, width, count } = dataset;
   if (height !== width) throw new RequestError(`images are ${width}×${height}; give --size to make them square`);
   if (count < batch)
@@ -68,6 +73,7 @@ const stepOf = (settings: Settings, network: Network): Step => {
 const labelsFor = async (
   { pseudoLabels: path, clusters }: Settings,
   dataset: Dataset,
+  { warn }: VerbContext,
 ): Promise<PseudoLabels | undefined> => {
   if (clusters.length === 0) return undefined;
   if (path === undefined)
@@ -75,7 +81,7 @@ const labelsFor = async (
       `clusters ${clusters.join(", ")} need --pseudo-labels FILE (make one with advcl cluster); or train without them: --no-clusters`,
     );
   const labels = await readPseudoLabels(path);
-  checkPseudoLabels(labels, dataset, clusters);
+  checkPseudoLabels(labels, dataset, clusters, warn);
   return labels;
 };
 
@@ -133,8 +139,8 @@ const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context:
 
 const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
   const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
-  const dataset = await loadTraining(settings);
-  const pseudoLabels = await labelsFor(settings, dataset);
+  const dataset = await loadTraining(settings, context);
+  const pseudoLabels = await labelsFor(settings, dataset, context);
   const engine = await chooseEngine(settings);
   const network = networkOf(settings, dataset.height);
   const step = stepOf(settings, network);
@@ -149,7 +155,8 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     ...(pseudoLabels && { pseudoLabels }),
   });
   const folder = await context.openRun();
-  const knn = await createKnn(engine, network, dataset, () => loadDataset({ ...imagesOf(settings), split: "test" }));
+  const test = { ...imagesOf(settings, context), split: "test" } as const;
+  const knn = await createKnn(engine, network, dataset, () => loadDataset(test));
   context.log(
     `${methods[method].title}: ResNet-${settings.depth} width ${settings.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
       `${loader.stepsPerEpoch} steps of ${batch} an epoch, on ${engine.provider} (${engine.reason})`,

@@ -61,11 +61,16 @@ const openContext = (spec: Spec, settings: Readonly<Record<string, SettingValue>
   const reporter = options.reporter ?? quietReporter;
   const lines: ProgressLine[] = [];
   const runs: RunFolder[] = [];
+  const warned = new Set<string>();
   const recorded = Object.fromEntries(Object.entries(settings).filter(([key]) => !unrecorded.includes(key)));
   const changeable = Object.entries(rows).flatMap(([key, row]) => (row.changeable ? [key] : []));
   const context: VerbContext = {
     log: (message) => reporter.log(message),
-    warn: (message) => reporter.warn(message),
+    // What concerns the training and the test images alike is said once.
+    warn: (message) => {
+      if (!warned.has(message)) reporter.warn(message);
+      warned.add(message);
+    },
     print: (text) => reporter.print(text),
     progress: (shown) => {
       const line = reporter.progress(shown);
@@ -85,6 +90,7 @@ const openContext = (spec: Spec, settings: Readonly<Record<string, SettingValue>
         command: spec.name,
         settings: recorded,
         changeable,
+        defaults: Object.fromEntries(Object.entries(rows).map(([key, row]) => [key, row.default as SettingValue])),
         resume: resume === true,
         resumable: rows.resume !== undefined,
         warn: context.warn,

@@ -37,10 +37,10 @@ export interface Prepared {
 
 /** @throws RequestError where model, images and `out` do not go together */
 export const prepare = async (settings: HardenSettings, { warn }: Pick<Reporter, "warn">): Promise<Prepared> => {
-  const { from, dataset: name, data, limit, testLimit, seed } = settings;
+  const { from, dataset: name, data, limit, testLimit, seed, testShare } = settings;
   const original = await loadOriginal(settings, warn);
   const [, height] = original.image;
-  const images = { name, data, size: height, seed };
+  const images = { name, data, size: height, seed, testShare, warn };
   const training = await loadDataset({ ...images, split: "train", limit: limit || undefined });
   const tested = await loadDataset({ ...images, split: "test", limit: testLimit });
   const whole = tested.count - (tested.count % (original.fixedBatch ?? 1));

@@ -1,7 +1,7 @@
 /** Settings of hardening a classifier from elsewhere. */
 import { z } from "zod";
 import { datasetNames } from "../../data/dataset.ts";
-import { ballSettings, normalisationSettings, runSettings } from "../../settings/fragments.ts";
+import { ballSettings, datasetSettings, normalisationSettings, runSettings } from "../../settings/fragments.ts";
 import { path, setting } from "../../settings/schema.ts";
 import type { Resolved } from "../../settings/spec.ts";
 
@@ -16,7 +16,12 @@ export const hardenSettings = {
   beta: setting(z.number().min(0).default(1), "weight of TRADES' closeness"),
   dataset: setting(z.enum(datasetNames).default("folder"), "labelled images", data),
   data: setting(path().optional(), "folder or archive of the dataset", { ...data, path: true }),
-  limit: setting(z.int().min(0).default(0), "use only the first N training images; 0 for all", data),
+  testShare: datasetSettings.testShare,
+  limit: setting(
+    z.int().min(0).default(0),
+    "use N training images, a sample of every class by --seed; 0 for all",
+    data,
+  ),
   testLimit: setting(z.int().min(1).default(500), "test images to measure on", data),
   size: setting(z.int().min(8).max(1024).optional(), "side of the images, where the model leaves it open", data),
   ...normalisationSettings,
