@@ -153,7 +153,7 @@ def bench(m, engine, precision):
 
 def torch_bench(m, flags):
     a = m.a
-    out, error = m.run([sys.executable, a.reference, "bench", "--device", a.device, "-b", str(a.batch), "--width", str(a.width), "--reps", str(a.reps), "--threads", str(a.threads), *flags], 90)
+    out, error = m.run([sys.executable, a.reference, "bench", "--device", a.device, "-b", str(a.batch), "--width", str(a.width), "--reps", str(a.reps), "--threads", str(a.threads), *flags], 400 if a.dry else 90)
     found = re.search(r"min ([\d.]+) median ([\d.]+)", out)
     return {"secondsMin": float(found[1]), "secondsMedian": float(found[2])} if found else {"error": error or "no time was printed"}
 
@@ -167,9 +167,9 @@ def train(m):
     _, error = m.run([a.node, str(ROOT / "dist/src/cli/main.js"), "pretrain", "--dataset", "cifar10", "--data", a.data, "--provider", a.provider, "--batch", str(a.batch), "--width", str(a.width), *(["--limit", str(8 * a.batch)] if a.dry else []),
                       "--no-clusters", "--knn-every", "0", "--epochs", "1000", "--threads", str(a.threads), "--out", str(out), "--quiet"], seconds + 15, signal.SIGTERM)
     try:
-        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (out / "timing.jsonl").read_text().splitlines()]
     except OSError:
-        return {"error": error or "it wrote no metrics"}
+        return {"error": error or "it wrote no timings"}
     rates = sorted(row["imagesPerSecond"] for row in rows[3:] if "imagesPerSecond" in row)
     return {"steps": len(rows), "imagesPerSecondMedian": rates[len(rates) // 2]} if rates else {"error": f"only {len(rows)} steps: {error}"}
 

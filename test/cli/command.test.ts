@@ -73,6 +73,8 @@ describe("settings", () => {
       seed: 0,
       threads: availableCores(),
       provider: "auto",
+      engine: "auto",
+      precision: "auto",
       out: undefined,
       lr: 0.5,
       eps: 8 / 255,
@@ -251,6 +253,8 @@ describe("running", () => {
       seed: 0,
       threads: 1,
       provider: "auto",
+      engine: "auto",
+      precision: "auto",
       lr: 2,
       eps: 8 / 255,
       attackSteps: 5,
@@ -303,6 +307,10 @@ Common settings:
   --threads N                   threads to compute with (default CORES)
   --provider auto|cpu|cuda|webgpu
                                 what computes (default auto)
+  --engine auto|binding|native  how onnxruntime is reached: by onnxruntime-node's binding or by its
+                                C API; auto: native on CUDA, else the binding (default auto)
+  --precision auto|float32|tf32|float16
+                                what products compute in; auto: float32, on CUDA tf32 (default auto)
   --out PATH                    folder to write to
   --json                        make the last line of stdout one JSON object with the results
   --quiet                       no progress on stderr
