@@ -162,7 +162,11 @@ const pickEngine = (asked: EngineName | "auto", provider: Provider): { name: Eng
     requiredApi();
     return { name: asked, nameReason: "as asked" };
   }
-  if (provider !== "cuda") return { name: "binding", nameReason: "the native engine is for CUDA, and no faster here" };
+  if (provider !== "cuda")
+    return {
+      name: "binding",
+      nameReason: "the native engine is for CUDA; here it gives the same bytes and saves little",
+    };
   const missing = missingApi();
   return missing === undefined
     ? { name: "native", nameReason: "CUDA graphs and weights on the GPU need it" }

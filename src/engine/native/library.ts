@@ -17,7 +17,7 @@ export interface Koffi {
   };
   address(value: ArrayBufferView | ArrayBuffer): bigint;
   view(pointer: bigint, length: number): ArrayBuffer;
-  config(settings: Readonly<Record<string, number>>): unknown;
+  config(settings?: Readonly<Record<string, number>>): Readonly<Record<string, number>>;
 }
 
 export interface KoffiLibrary {
@@ -33,6 +33,9 @@ export interface NativeFunction {
 const require = createRequire(import.meta.url);
 let koffi: Koffi | undefined;
 
+/** The most that koffi gives. */
+const STACK = 16 << 20;
+
 /**
  * Loads koffi once. Native code runs on a stack that koffi allocates, 128 KiB in threads: onnxruntime walks graphs by
  * recursion, so it gets as much as koffi gives, about what a thread has by itself.
@@ -40,7 +43,10 @@ let koffi: Koffi | undefined;
 export const loadKoffi = (): Koffi => {
   if (koffi === undefined) {
     const loaded = require("koffi") as Koffi;
-    loaded.config({ sync_stack_size: 16 << 20, async_stack_size: 16 << 20 });
+    // It takes settings only before it has loaded a library, and a process has one koffi for all copies of this module.
+    const set = loaded.config();
+    if (set.sync_stack_size !== STACK || set.async_stack_size !== STACK)
+      loaded.config({ sync_stack_size: STACK, async_stack_size: STACK });
     koffi = loaded;
   }
   return koffi;

@@ -14,7 +14,7 @@ export interface NativeReport {
 }
 
 /** Version of a kernel's NVIDIA driver by what /proc says of it. */
-export const driverOf = (text: string): string | undefined => /Kernel Module(?:[^\d]*)\s+(\d[\d.]*)/.exec(text)?.[1];
+export const driverOf = (text: string): string | undefined => /Kernel Module.*?\s(\d+\.[\d.]+)/.exec(text)?.[1];
 
 const driver = (): string | undefined => {
   try {
