@@ -12,14 +12,6 @@ const longest = 350;
 
 /** Tables: long because there is much of the same. */
 const tables = ["graphs/targets/cpu/costs.ts"];
-/** Files that were too long when this test was written, with their lines then: they may only shrink, and leave this list. */
-const known: Readonly<Record<string, number>> = {
-  "graphs/onnx/graph.ts": 382,
-  "graphs/onnx/parse.ts": 426,
-  "graphs/onnx/write.ts": 351,
-  "graphs/ops/movement.ts": 371,
-};
-
 const lines = (file: string): number => readFileSync(join(root, file), "utf8").trimEnd().split("\n").length;
 
 test("no file of src and graphs is longer than it may be", () => {
@@ -30,9 +22,7 @@ test("no file of src and graphs is longer than it may be", () => {
   );
   expect(files.length).toBeGreaterThan(100);
   const long = files.filter((file) => !tables.includes(file)).map((file) => ({ file, lines: lines(file) }));
-  expect(long.filter((row) => row.lines > (known[row.file] ?? longest))).toEqual([]);
-  // What is short enough, or gone, is not to be excused any longer.
-  expect(Object.keys(known).filter((file) => !files.includes(file) || lines(file) <= longest)).toEqual([]);
+  expect(long.filter((row) => row.lines > longest)).toEqual([]);
 });
 
 test("the root of src holds the library's entry and what every room uses", () => {

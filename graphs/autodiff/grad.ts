@@ -4,7 +4,8 @@
  * built but never reached from an output, so it is not part of any file.
  */
 import { GraphError } from "../onnx/error.ts";
-import { constant, dependenciesOf, filled, type Node, onBehalfOf, type Value, visibleNodesOf } from "../onnx/graph.ts";
+import { constant, dependenciesOf, filled, type Node, onBehalfOf, type Value } from "../onnx/graph.ts";
+import { visibleNodesOf } from "../onnx/order.ts";
 import { add, definitionOf, reduceSum, reshape } from "../ops/index.ts";
 
 /** Sums a cotangent over the axes along which `like` was broadcast. */

@@ -13,10 +13,10 @@ import {
   type Node,
   nodesOf,
   type Subgraph,
-  scheduled,
   type Type,
   type Value,
 } from "./graph.ts";
+import { scheduled } from "./order.ts";
 import type { Tensor } from "./tensor.ts";
 
 const { onnx } = onnxProto;

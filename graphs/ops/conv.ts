@@ -8,8 +8,9 @@
 import { check } from "../onnx/error.ts";
 import { absent, isAbsent, type Type, type Value } from "../onnx/graph.ts";
 import { defineOp, type Op, sameDtype } from "./define.ts";
-import { pad, reshape, slice, transpose } from "./movement.ts";
+import { reshape, transpose } from "./movement.ts";
 import { reduceSum } from "./reduce.ts";
+import { pad, slice } from "./slice.ts";
 
 export type ConvAttributes = {
   readonly kernel_shape?: readonly number[];

@@ -2,6 +2,7 @@
 import { type DType, dtypes, isFloat } from "../onnx/dtype.ts";
 import { check } from "../onnx/error.ts";
 import { absent, isAbsent, type Type, type Value } from "../onnx/graph.ts";
+import { and, equal, greater, less } from "./compare.ts";
 import {
   broadcast,
   defineOp,
@@ -26,22 +27,10 @@ const inferBinary = (inputs: readonly [a: Value, b: Value]): Type => ({
   dtype: sameDtype(inputs),
   shape: broadcast(inputs[0].shape, inputs[1].shape),
 });
-const inferCompare = (inputs: readonly [a: Value, b: Value]): Type => ({
-  ...inferBinary(inputs),
-  dtype: "bool",
-});
-
 const defineUnary = (name: string, spec: Omit<OpSpec<[x: Value], Record<never, never>>, "infer">): Unary =>
   defineOp<[x: Value]>(name, { infer: inferUnary, ...spec });
 const defineBinary = (name: string, spec: Omit<OpSpec<[a: Value, b: Value], Record<never, never>>, "infer">): Binary =>
   defineOp<[a: Value, b: Value]>(name, { infer: inferBinary, ...spec });
-const defineCompare = (name: string, holds: (a: number | undefined, b: number | undefined) => boolean): Binary =>
-  defineOp<[a: Value, b: Value]>(name, {
-    infer: inferCompare,
-    vjp: "zero",
-    fold: foldEach((a, b) => Number(holds(a, b))),
-  });
-
 const pair = (low: number, high: number, step?: number) => [
   {
     inputs: [
@@ -282,19 +271,6 @@ export const clip = Object.assign(
     clipOp(...(valuesOf([x, low ?? absent, high ?? absent]) as [Value, Value, Value])),
   { definition: clipOp.definition },
 );
-
-export const greater: Binary = defineCompare("Greater", (a = 0, b = 0) => a > b);
-export const less: Binary = defineCompare("Less", (a = 0, b = 0) => a < b);
-export const equal: Binary = defineCompare("Equal", (a, b) => a === b);
-export const greaterOrEqual: Binary = defineCompare("GreaterOrEqual", (a = 0, b = 0) => a >= b);
-export const lessOrEqual: Binary = defineCompare("LessOrEqual", (a = 0, b = 0) => a <= b);
-/** Whether an element is not a number. */
-export const isNan: Op<[x: Value]> = defineOp<[x: Value]>("IsNaN", {
-  infer: ([x]) => ({ dtype: "bool", shape: x.shape }),
-  vjp: "zero",
-});
-export const and: Binary = defineCompare("And", (a, b) => a !== 0 && b !== 0);
-export const or: Binary = defineCompare("Or", (a, b) => a !== 0 || b !== 0);
 
 const whereOp: Op<[condition: Value, a: Value, b: Value]> = defineOp<[condition: Value, a: Value, b: Value]>("Where", {
   fold: foldEach((condition, a = 0, b = 0) => (condition ? a : b)),

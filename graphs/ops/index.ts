@@ -1,4 +1,5 @@
 /** Every op: for callers who build graphs, for tests and for reading files. */
+export * from "./compare.ts";
 export * from "./control.ts";
 export * from "./conv.ts";
 export * from "./define.ts";
@@ -10,3 +11,4 @@ export * from "./normalize.ts";
 export * from "./pool.ts";
 export * from "./random.ts";
 export * from "./reduce.ts";
+export * from "./slice.ts";

@@ -2,8 +2,9 @@
 import { check } from "../onnx/error.ts";
 import { constant, constantInts, ints, type Value } from "../onnx/graph.ts";
 import { sizeOf, tensor } from "../onnx/tensor.ts";
+import { equal } from "./compare.ts";
 import { axisOf, defineOp, notDifferentiable, type Op } from "./define.ts";
-import { cast, equal, sub } from "./elementwise.ts";
+import { cast, sub } from "./elementwise.ts";
 import { foldAxis } from "./fold.ts";
 import { expandAs, reshape } from "./movement.ts";
 import { reduceSum } from "./reduce.ts";

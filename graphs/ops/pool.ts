@@ -1,10 +1,12 @@
 /** Pooling, NCHW. */
 import { check } from "../onnx/error.ts";
 import type { Type, Value } from "../onnx/graph.ts";
+import { and, equal, or } from "./compare.ts";
 import { type ConvAttributes, convSize, windowOf } from "./conv.ts";
 import { defineOp, notDifferentiable, type Op } from "./define.ts";
-import { add, and, cast, div, equal, mul, not, or } from "./elementwise.ts";
-import { expandAs, pad, reshape, slice } from "./movement.ts";
+import { add, cast, div, mul, not } from "./elementwise.ts";
+import { expandAs, reshape } from "./movement.ts";
+import { pad, slice } from "./slice.ts";
 
 type Pool = Omit<ConvAttributes, "group"> & {
   readonly kernel_shape: readonly number[];

@@ -1,29 +1,23 @@
 /** The ops that callers of the library build graphs of, by ONNX's names in camelCase. */
+export { and, equal, greater, greaterOrEqual, isNan, less, lessOrEqual, or } from "./compare.ts";
 export { loop } from "./control.ts";
 export { conv, convTranspose } from "./conv.ts";
 export {
   abs,
   add,
-  and,
   cast,
   ceil,
   clip,
   cos,
   div,
-  equal,
   erf,
   exp,
   floor,
   gelu,
-  greater,
-  greaterOrEqual,
   hardSigmoid,
   hardSwish,
   identity,
-  isNan,
   leakyRelu,
-  less,
-  lessOrEqual,
   log,
   max,
   min,
@@ -31,7 +25,6 @@ export {
   mul,
   neg,
   not,
-  or,
   pow,
   reciprocal,
   relu,
@@ -55,9 +48,7 @@ export {
   depthToSpace,
   expand,
   flatten,
-  pad,
   reshape,
-  slice,
   split,
   squeeze,
   tile,
@@ -80,3 +71,4 @@ export {
   reduceSum,
   reduceSumSquare,
 } from "./reduce.ts";
+export { pad, slice } from "./slice.ts";

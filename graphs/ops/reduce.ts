@@ -2,9 +2,10 @@
 import { check } from "../onnx/error.ts";
 import { type Attributes, constantInts, ints, isAbsent, type Spelling, type Type, type Value } from "../onnx/graph.ts";
 import { sizeOf } from "../onnx/tensor.ts";
+import { equal } from "./compare.ts";
 import { axisOf, defineOp, notDifferentiable, type Op, type OpSpec, type Writer } from "./define.ts";
 // biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
-import { cast, div, equal, exp, mul, sub } from "./elementwise.ts";
+import { cast, div, exp, mul, sub } from "./elementwise.ts";
 // biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
 import { expandAs, reshape } from "./movement.ts";
 

@@ -2,7 +2,8 @@
 import { bind } from "../deploy/rewrite.ts";
 import { Store } from "../nn/scope.ts";
 import { GraphError } from "../onnx/error.ts";
-import { isInput, type Value, visibleNodesOf } from "../onnx/graph.ts";
+import { isInput, type Value } from "../onnx/graph.ts";
+import { visibleNodesOf } from "../onnx/order.ts";
 import { fedBackTo, gradName, kindOf } from "./names.ts";
 import type { Step } from "./step.ts";
 

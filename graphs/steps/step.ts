@@ -1,7 +1,8 @@
 /** A step: one program that reads a batch and the parameters and returns the next parameters, as named values. */
 import { maybeGrad } from "../autodiff/grad.ts";
 import type { Slot, Store } from "../nn/scope.ts";
-import { depthsOf, named, scalar, type Value, visibleNodesOf } from "../onnx/graph.ts";
+import { named, scalar, type Value } from "../onnx/graph.ts";
+import { depthsOf, visibleNodesOf } from "../onnx/order.ts";
 import { buildModel, type Model, type ModelOptions } from "../onnx/write.ts";
 import { add, div, min, mul, reduceSum, sqrt } from "../ops/index.ts";
 import { AVERAGE, type MovingAverage, moveAverage } from "../optim/ema.ts";

@@ -7,7 +7,6 @@
 import {
   type Attributes,
   absent,
-  allNodesOf,
   apply,
   constantInts,
   type Frame,
@@ -22,6 +21,7 @@ import {
   type Type,
   type Value,
 } from "../onnx/graph.ts";
+import { allNodesOf } from "../onnx/order.ts";
 import { definitionOf, loopDefinition, type OpDefinition } from "../ops/index.ts";
 import { Lowered, type Placed, rowMajor } from "./layout.ts";
 

@@ -1,5 +1,6 @@
 /** Convolutions and their gradients in the pixel-major layout, in the ways of ways.ts. */
-import { isAbsent, type Type, type Value, visibleNodesOf } from "../../onnx/graph.ts";
+import { isAbsent, type Type, type Value } from "../../onnx/graph.ts";
+import { visibleNodesOf } from "../../onnx/order.ts";
 import {
   add,
   type ConvAttributes,
