@@ -38,6 +38,8 @@ export interface ModelOptions {
   readonly metadata?: Readonly<Record<string, string>>;
   /** Names for dimensions of inputs and outputs that may vary: `{ x: ["batch"] }` frees axis 0 of x. */
   readonly dynamic?: Readonly<Record<string, readonly (string | null)[]>>;
+  /** Ops of domain `advcl` that may be written because the engine that loads this file has kernels for them, and their names there. */
+  readonly kernels?: ((node: Node) => string | undefined) | undefined;
 }
 
 /** An ONNX model: its bytes, what it takes and gives, and which node of the file came from where. */
@@ -48,6 +50,9 @@ export interface Model {
   /** Nodes by their names in the file, for messages; control-flow bodies included. */
   readonly nodes: ReadonlyMap<string, Node>;
 }
+
+/** Domains whose version is that of the standard ops: onnxruntime keeps channels-last forms of these in one of its own. */
+const followsStandard = (domain: string): boolean => domain === "" || domain === "com.ms.internal.nhwc";
 
 const utf8 = new TextEncoder();
 
@@ -78,7 +83,7 @@ export const buildModel = (
   options: ModelOptions = {},
 ): Model => {
   const { opset = OPSET } = options;
-  const writer = new Writer(opset);
+  const writer = new Writer(opset, options.kernels);
   const graph = writer.graph(options.name ?? "advcl", Object.entries(outputs), inputs, options.dynamic ?? {});
   if (options.opset !== undefined && writer.version < opset)
     throw new GraphError(
@@ -89,7 +94,10 @@ export const buildModel = (
     onnx.ModelProto.create({
       irVersion: IR_VERSION,
       producerName: "advcl",
-      opsetImport: [...writer.domains].map((domain) => ({ domain, version: domain === "" ? writer.version : 1 })),
+      opsetImport: [...writer.domains].map((domain) => ({
+        domain,
+        version: followsStandard(domain) ? writer.version : 1,
+      })),
       metadataProps: Object.entries(options.metadata ?? {}).map(([key, value]) => ({ key, value })),
       graph,
     }),
@@ -113,8 +121,10 @@ class Writer {
   /** Version of the standard ops that the file is in: the wanted one, or the last that has the form of each node. */
   version: number;
   private readonly opset: number;
+  private readonly kernels: ModelOptions["kernels"];
 
-  constructor(opset: number) {
+  constructor(opset: number, kernels: ModelOptions["kernels"]) {
+    this.kernels = kernels;
     this.opset = opset;
     this.version = opset;
   }
@@ -187,7 +197,8 @@ class Writer {
 
   private node(node: Node, scope: Map<string, TensorProto>): NodeProto {
     const { definition, path } = node;
-    if (definition.domain === "advcl")
+    const kernel = definition.domain === "advcl" ? this.kernels?.(node) : undefined;
+    if (definition.domain === "advcl" && kernel === undefined)
       throw new GraphError("internal", "the composite op was not lowered before writing", {
         op: definition.name,
         path,
@@ -211,7 +222,7 @@ class Writer {
         throw new GraphError("internal", `the attribute ${key} is not declared`, { op: definition.name, path });
       return [this.attribute(key, kind, value, name)];
     });
-    return { name, opType: definition.name, domain: definition.domain, input, output, attribute };
+    return { name, opType: kernel ?? definition.name, domain: definition.domain, input, output, attribute };
   }
 
   private attribute(name: string, kind: AttributeKind, value: Attribute, path: string): AttributeProto {

@@ -117,5 +117,5 @@ export const finish = (
 /** Lowers a step for a target and writes it as a model. */
 export const compile = ({ outputs }: Pick<Step, "outputs">, target: Target, options: ModelOptions = {}): Model => {
   const lowered = lowerInOneOpset(outputs, target);
-  return buildModel(target.rewrite?.(lowered) ?? lowered, [], options);
+  return buildModel(target.rewrite?.(lowered) ?? lowered, [], { kernels: target.kernels, ...options });
 };

@@ -32,6 +32,8 @@ export interface LoweringCall<A = Attributes> {
   /** Types of the outputs, as the source graph has them. */
   readonly types: readonly Type[];
   readonly node: Node;
+  /** What any value became that the node depends on, for a lowering that stands for several nodes. */
+  lowered(value: Value): Lowered;
 }
 
 /** Returns the outputs, row-major as plain values or placed in a layout; undefined declines. */
@@ -52,6 +54,8 @@ export interface Target {
   readonly optimization?: "disabled" | "basic" | "extended" | "all";
   /** What is done to the lowered graph before it is written. */
   readonly rewrite?: <K extends string>(outputs: Readonly<Record<K, Value>>) => Record<K, Value>;
+  /** Names in files of ops of domain `advcl` that the engine has kernels for: only models that run at once may hold them. */
+  readonly kernels?: (node: Node) => string | undefined;
 }
 
 /** Lowers the values of a source graph; returns row-major values under the same names. */
@@ -121,6 +125,7 @@ class Lowerer {
       attributes: node.attributes,
       types: node.outputs,
       node,
+      lowered: (value) => this.lowered(value),
     });
     if (own !== undefined) return own.map((result, i) => placed(result, node.outputs[i] as Value));
     if (definition === loopDefinition) return this.loop(node, inputs);

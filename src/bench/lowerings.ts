@@ -81,7 +81,8 @@ const placedGraph = (node: Node, target: Target): Value[] => {
     const parts = layout.chunks.map((n, k) => image(`${i}.${k}`, [value.dim(2) * value.dim(3), n * value.dim(1)]));
     return new Lowered(value, { layout, parts });
   });
-  const call = { inputs, attributes: node.attributes, types: node.outputs, node };
+  const lowered = (value: Value): Lowered => inputs[node.inputs.indexOf(value)] as Lowered;
+  const call = { inputs, attributes: node.attributes, types: node.outputs, node, lowered };
   const results = target.lowerings.get(definitionOf(node))?.(call) ?? [];
   return results.flatMap((result) => ("parts" in result ? result.parts : [result]));
 };

@@ -6,6 +6,7 @@ import { conv } from "../../graphs/ops/index.ts";
 import { compile, type Step } from "../../graphs/steps/step.ts";
 import { cpuTarget, cpuTargetFor } from "../../graphs/targets/cpu/index.ts";
 import { directly } from "../../graphs/targets/cpu/ways.ts";
+import { cudaFusedTarget } from "../../graphs/targets/cuda/fused/index.ts";
 import { type CudaOptions, cudaTarget, cudaWays } from "../../graphs/targets/cuda/index.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
@@ -14,6 +15,7 @@ import { RequestError } from "../errors.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
 import { missingApi } from "./native/api.ts";
 import { type Precision, precisions } from "./native/cuda-options.ts";
+import { launchKernels, missingKernels } from "./native/kernels.ts";
 import { requiredApi } from "./native/session.ts";
 import {
   createSession,
@@ -79,6 +81,12 @@ const cudaTargets = Object.fromEntries(
     }),
 );
 
+/** Channels last with the fused kernels: in float16, or in float32 (products in TF32 where the provider takes it). */
+const cudaFusedTargets = {
+  "cuda-fused": () => cudaFusedTarget(),
+  "cuda-fused-float32": () => cudaFusedTarget({ precision: "float32" }),
+};
+
 const targets: Readonly<Record<string, () => Target>> = {
   portable: () => portable,
   cpu: () => cpuTarget(),
@@ -86,6 +94,7 @@ const targets: Readonly<Record<string, () => Target>> = {
   "cpu-direct": () => cpuTarget({ name: "cpu-direct", choose: directly }),
   webgpu: () => webgpu,
   ...cudaTargets,
+  ...cudaFusedTargets,
 };
 export const targetNames = Object.keys(targets);
 export const targetNamed = (name: string): Target => {
@@ -97,7 +106,7 @@ export const targetNamed = (name: string): Target => {
 /** How names of targets are made up, for help and messages. */
 export const targetPattern = `portable|cpu|cpu-lean|cpu-direct|webgpu|cuda${Object.values(cudaWays)
   .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)
-  .join("")}`;
+  .join("")}|cuda-fused[-float32]`;
 
 /**
  * Loads and runs one small convolution: a provider that is not there, or that lacks what convolutions need (CUDA's looks for
@@ -214,7 +223,11 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
     ...(name === "native" && chosen === "cuda" && { cuda: { tf32: precision !== "float32" } }),
   };
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
-  const asked = targetNamed(named ?? (chosen === "cuda" ? cudaTargetOf(precision) : chosen));
+  const stock = () => targetNamed(chosen === "cuda" ? cudaTargetOf(precision) : chosen);
+  const wanted = named === undefined ? stock() : targetNamed(named);
+  // Where there are no kernels, onnxruntime's own ops compute the same.
+  const lacking = wanted.kernels !== undefined && chosen === "cuda" ? missingKernels(name) : undefined;
+  const asked = lacking === undefined ? wanted : stock();
   // A CUDA graph holds no Loop.
   const graphs = name === "native" && chosen === "cuda";
   const target: Target = graphs ? { ...asked, loops: "unroll" } : asked;
@@ -226,7 +239,8 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   const evaluation = (outputs: Step["outputs"]): Model => {
     const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs)) : target;
     // Weights are constants here and the engine rewrites the graph, for which it must know shapes.
-    const { rewrite: _, ...plain } = suited;
+    // Threads are not handed kernels.
+    const { rewrite: _, ...plain } = suited.kernels === undefined ? suited : stock();
     return compile({ outputs }, plain);
   };
   const loadEvaluation = (outputs: Step["outputs"], share: SessionOptions = options): Promise<Session> =>
@@ -238,13 +252,14 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
     precision,
     graphs,
     target,
-    reason,
+    reason: lacking === undefined ? reason : `${reason}; ${lacking}`,
     options,
     keepsState: chosen === "webgpu",
     load: async (step, more = {}) => {
       const model = compile(step, target);
       const rewriting = target.optimization === undefined ? {} : { optimization: target.optimization };
-      return { model, session: await loadGraphed(model, { ...options, ...rewriting, ...more }, graphs) };
+      const kernels = target.kernels && { kernels: await launchKernels(model) };
+      return { model, session: await loadGraphed(model, { ...options, ...rewriting, ...kernels, ...more }, graphs) };
     },
     loadEvaluation: (outputs) => loadEvaluation(outputs),
     threads: (count) =>

@@ -4,6 +4,7 @@ import { sizeOf, type Tensor, typeName } from "../../graphs/onnx/tensor.ts";
 import type { Model } from "../../graphs/onnx/write.ts";
 import { RequestError, RunError } from "../errors.ts";
 import type { CudaOptions } from "./native/cuda-options.ts";
+import type { Prepare } from "./native/kernel-ops.ts";
 
 export type Provider = "cpu" | "cuda" | "webgpu";
 
@@ -14,6 +15,8 @@ export interface SessionOptions {
   /** Default: the binding. */
   readonly engine?: EngineName;
   readonly provider?: Provider;
+  /** How kernels of this project's own are launched that a model holds; only the native engine can. */
+  readonly kernels?: Prepare | undefined;
   /** What the CUDA provider is told; only the native engine can. */
   readonly cuda?: CudaOptions | undefined;
   /** Threads inside an op; default: onnxruntime's choice (all cores). */

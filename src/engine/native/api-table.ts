@@ -123,6 +123,8 @@ export const apiTable = {
   // info, name, out
   KernelInfoGetAttribute_float: status(85, p, t, p),
   KernelInfoGetAttribute_int64: status(86, p, t, p),
+  // info, text, size: both are written to
+  KernelInfo_GetNodeName: status(244, p, p, p),
   // code, message: what a kernel's callback gives back where it fails
   CreateStatus: { at: 0, gives: "pointer", takes: [i, t] },
 } satisfies Record<string, ApiEntry>;

@@ -14,6 +14,8 @@ import {
 import { type Argument, Handle, missingApi, type OrtApi, ortApi } from "./api.ts";
 import { type BoundProgram, bindProgram } from "./bound-program.ts";
 import { loadCudaRuntime } from "./cuda-runtime.ts";
+import { type CustomOpDomain, customOpDomain } from "./custom-op.ts";
+import { kernelOps, type Prepare } from "./kernel-ops.ts";
 import { cudaPlaces, type Memory } from "./memory.ts";
 import { sessionOptions } from "./options.ts";
 import { runOnce } from "./run-once.ts";
@@ -72,25 +74,44 @@ const turns = () => {
   };
 };
 
+/** The ops of domain `advcl` that a model holds; undefined where it holds none. */
+const kernelDomain = (
+  api: OrtApi,
+  model: Model,
+  provider: "cpu" | "cuda" | "webgpu",
+  prepare: Prepare,
+): CustomOpDomain | undefined => {
+  const ops = kernelOps(model, provider === "cuda" ? "CUDAExecutionProvider" : "CPUExecutionProvider", prepare);
+  return ops.length === 0 ? undefined : customOpDomain(api, ops);
+};
+
 /** Loads a model; its session is the caller's to release. */
 const openSession = async (
   api: OrtApi,
   bytes: Uint8Array,
   options: SessionOptions,
   explain: (error: unknown) => Error,
+  built: Model | undefined,
 ): Promise<Handle> => {
   const { provider = "cpu" } = options;
   let made: Handle;
+  let kernels: CustomOpDomain | undefined;
   try {
     made = sessionOptions(api, options);
+    kernels = built && options.kernels && kernelDomain(api, built, provider, options.kernels);
+    if (kernels !== undefined) api.call("AddCustomOpDomain", made.address, kernels.address);
   } catch (error) {
     throw provider === "cpu" ? explain(error) : unavailable(provider, error);
   }
   try {
     const place = new BigUint64Array(1);
     await api.callAsync("CreateSessionFromArray", api.env, bytes, bytes.byteLength, made.address, place);
-    return new Handle(place[0] as bigint, "a session", (pointer) => api.call("ReleaseSession", pointer));
+    return new Handle(place[0] as bigint, "a session", (pointer) => {
+      api.call("ReleaseSession", pointer);
+      kernels?.release();
+    });
   } catch (error) {
+    kernels?.release();
     throw explain(error);
   } finally {
     made.release();
@@ -110,7 +131,7 @@ export const createNativeSession = async (
   const built = model instanceof Uint8Array ? undefined : model;
   const explain = (error: unknown): Error =>
     error instanceof RunError || error instanceof RequestError ? error : explained(error, built);
-  const session = await openSession(api, bytes, options, explain);
+  const session = await openSession(api, bytes, options, explain, built);
   const [inputs, outputs] = [slotsOf(api, session.address, "Input"), slotsOf(api, session.address, "Output")];
   const turn = turns();
   const checked = (name: string, given: Tensor | undefined): Tensor => {

@@ -1,0 +1,34 @@
+/**
+ * ONNX Runtime's CUDA provider with this project's fused kernels (graphs/targets/cuda/kernels): networks run channels last in
+ * float16 or float32, batch norms with their ReLUs, sums and masks are a kernel each way, the attack's step is one, and loops are
+ * unrolled, as a CUDA graph wants it. It runs in the native engine only. Chosen by counting (docs/kernels.md); no GPU has run it.
+ */
+import type { OpDefinition } from "../../../ops/index.ts";
+import { gpuLowerings } from "../../gpu.ts";
+import type { Lowering, Target } from "../../lower.ts";
+import { fileName } from "../kernels/kernel.ts";
+import { normLowerings } from "./batch-norm.ts";
+import { type ConvGradients, convolutionLowerings } from "./convolution.ts";
+import { elementwiseLowerings } from "./elementwise.ts";
+import { finish } from "./finish.ts";
+import { Layouts, type Precision } from "./layouts.ts";
+
+export interface FusedOptions {
+  readonly precision?: Precision;
+  readonly gradients?: ConvGradients;
+}
+
+export const cudaFusedTarget = ({ precision = "float16", gradients = "stock" }: FusedOptions = {}): Target => {
+  const layouts = new Layouts(precision);
+  const lowerings = new Map<OpDefinition, Lowering>(gpuLowerings);
+  const fused = [
+    ...normLowerings(layouts),
+    ...convolutionLowerings(layouts, gradients),
+    ...elementwiseLowerings(layouts),
+  ];
+  for (const [definition, lowering] of fused) {
+    const otherwise = lowerings.get(definition);
+    lowerings.set(definition, (call) => lowering(call) ?? otherwise?.(call));
+  }
+  return { name: "cuda-fused", provider: "cuda", lowerings, loops: "unroll", kernels: fileName, rewrite: finish };
+};

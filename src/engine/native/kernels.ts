@@ -1,0 +1,75 @@
+/** What the fused kernels need beside onnxruntime, an NVIDIA driver and NVRTC: whether it is here, and a model's kernels readied by it. */
+import type { Model } from "../../../graphs/onnx/write.ts";
+import { RunError } from "../../errors.ts";
+import type { EngineName } from "../session-contract.ts";
+import { missingApi } from "./api.ts";
+import { kernelSources, type Prepare } from "./kernel-ops.ts";
+import { type Driver, openDriver } from "./launch.ts";
+import { compileCached, type Nvrtc, openNvrtc } from "./nvrtc.ts";
+
+/** The oldest GPUs that NVRTC 13 has code for. */
+const OLDEST = 75;
+
+export interface KernelTools {
+  readonly missingApi: () => string | undefined;
+  readonly openDriver: () => Driver | undefined;
+  readonly openNvrtc: () => Nvrtc | undefined;
+}
+const usual: KernelTools = { missingApi, openDriver, openNvrtc };
+
+const version = (architecture: number): string => (architecture / 10).toFixed(1);
+
+type Found = { readonly driver: Driver; readonly nvrtc: Nvrtc };
+
+const find = (tools: KernelTools): Found | string => {
+  const api = tools.missingApi();
+  if (api !== undefined) return api;
+  let driver: Driver | undefined;
+  try {
+    driver = tools.openDriver();
+  } catch (error) {
+    return (error as Error).message;
+  }
+  if (driver === undefined) return "there is no NVIDIA driver";
+  const { architecture } = driver;
+  const stop = (reason: string): string => {
+    driver?.release();
+    return reason;
+  };
+  if (architecture < OLDEST)
+    return stop(`this GPU has compute capability ${version(architecture)}, and they need ${version(OLDEST)}`);
+  const nvrtc = tools.openNvrtc();
+  if (nvrtc === undefined) return stop("NVRTC is not here: run scripts/install-nvrtc.sh, or set ADVCL_NVRTC");
+  if (!nvrtc.architectures.includes(architecture))
+    return stop(
+      `NVRTC ${nvrtc.version} has no code for compute capability ${version(architecture)}: run scripts/install-nvrtc.sh`,
+    );
+  return { driver, nvrtc };
+};
+
+let found: Found | string | undefined;
+const usualTools = (): Found | string => {
+  found ??= find(usual);
+  return found;
+};
+
+/** Why kernels of this project's own cannot run here and stock ops do instead, in one sentence; undefined where they can. */
+export const missingKernels = (engine: EngineName, tools?: KernelTools): string | undefined => {
+  const search = () => (tools === undefined ? usualTools() : find(tools));
+  const tried = engine === "native" ? search() : "they need --engine native";
+  return typeof tried === "string" ? `onnxruntime's own ops stand for the fused kernels (${tried})` : undefined;
+};
+
+/** Compiles a model's kernels, or takes them from the cache, and gives what launches them. Throws a RunError where it cannot. */
+export const launchKernels = async (model: Model): Promise<Prepare> => {
+  const tools = usualTools();
+  if (typeof tools === "string") throw new RunError(`fused kernels cannot run here: ${tools}`);
+  const { driver, nvrtc } = tools;
+  const code = new Map<string, Uint8Array>();
+  for (const source of kernelSources(model)) code.set(source, await compileCached(nvrtc, source, driver.architecture));
+  return driver.prepare((source) => {
+    const compiled = code.get(source);
+    if (compiled === undefined) throw new RunError("internal: a kernel was not compiled with its model");
+    return compiled;
+  });
+};

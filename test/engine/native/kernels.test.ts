@@ -1,0 +1,53 @@
+/** What is said where fused kernels cannot run: one sentence, and stock ops. */
+import { expect, test } from "@jest/globals";
+import { type KernelTools, missingKernels } from "../../../src/engine/native/kernels.ts";
+import type { Driver } from "../../../src/engine/native/launch.ts";
+import type { Nvrtc } from "../../../src/engine/native/nvrtc.ts";
+
+const driver = (architecture: number): Driver => ({
+  architecture,
+  prepare: () => () => () => undefined,
+  release: () => undefined,
+});
+const nvrtc: Nvrtc = {
+  name: "here",
+  version: "13.0",
+  architectures: [75, 80, 86, 90, 100],
+  compile: () => new Uint8Array(),
+};
+const tools = (some: Partial<KernelTools>): KernelTools => ({
+  missingApi: () => undefined,
+  openDriver: () => driver(90),
+  openNvrtc: () => nvrtc,
+  ...some,
+});
+
+test.each<[string, Partial<KernelTools>, RegExp | undefined]>([
+  ["everything is here", {}, undefined],
+  ["no koffi", { missingApi: () => "the package koffi is not installed: npm install koffi" }, /koffi/],
+  ["no driver", { openDriver: () => undefined }, /no NVIDIA driver/],
+  [
+    "a driver that fails",
+    {
+      openDriver: () => {
+        throw new Error("CUDA: starting the driver failed: CUDA_ERROR_NO_DEVICE");
+      },
+    },
+    /CUDA_ERROR_NO_DEVICE/,
+  ],
+  ["an older GPU", { openDriver: () => driver(70) }, /compute capability 7\.0, and they need 7\.5/],
+  ["no NVRTC", { openNvrtc: () => undefined }, /NVRTC is not here.*install-nvrtc\.sh/],
+  ["a GPU newer than NVRTC", { openDriver: () => driver(120) }, /NVRTC 13\.0 has no code for compute capability 12\.0/],
+])("%s", (_, some, expected) => {
+  const said = missingKernels("native", tools(some));
+  if (expected === undefined) expect(said).toBeUndefined();
+  else {
+    expect(said).toMatch(expected);
+    expect(said).toMatch(/^onnxruntime's own ops stand for the fused kernels/);
+    expect(said).not.toMatch(/\n/);
+  }
+});
+
+test("through the binding there are none", () => {
+  expect(missingKernels("binding", tools({}))).toMatch(/they need --engine native/);
+});

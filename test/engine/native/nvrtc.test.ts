@@ -1,0 +1,74 @@
+/** Every kernel's source, on every case of the emulator, compiled by NVRTC for the GPUs in use. It needs no GPU. */
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "@jest/globals";
+import { type Attributes, apply, input, type Value } from "../../../graphs/onnx/graph.ts";
+import { callOf, type Kernel, kernelOf } from "../../../graphs/targets/cuda/kernels/kernel.ts";
+import { compileCached, type Nvrtc, openNvrtc } from "../../../src/engine/native/nvrtc.ts";
+import { kernelCases } from "../../graphs/targets/kernels/cases.ts";
+
+const nvrtc = openNvrtc();
+if (nvrtc === undefined) {
+  const allowed = (process.env.ADVCL_MAY_MISS ?? "").split(",").map((part) => part.trim());
+  if (process.env.CI === "true" && !allowed.includes("nvrtc"))
+    throw new Error("NVRTC is not here: run scripts/install-nvrtc.sh, or set ADVCL_MAY_MISS=nvrtc");
+  console.warn("NVRTC is not here, so kernels are not compiled: run scripts/install-nvrtc.sh, or set ADVCL_NVRTC");
+}
+const here = nvrtc === undefined ? describe.skip : describe;
+const architectures = [75, 80, 86, 90, 100];
+const folder = mkdtempSync(join(tmpdir(), "advcl-nvrtc-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const sources = new Map<string, string>();
+for (const [name, cases] of Object.entries(kernelCases))
+  for (const { title, op, inputs, attributes = {} } of cases) {
+    const values = inputs.map(({ dtype, shape }, i) => input(`x${i}`, { dtype, shape }));
+    const [result] = apply(op.definition, values, attributes as Attributes) as readonly [Value];
+    sources.set(`${name}, ${title}`, (kernelOf(op.definition) as Kernel).source(callOf(result.node)));
+  }
+
+here("NVRTC", () => {
+  const compiler = nvrtc as Nvrtc;
+  test("has code for the GPUs in use", () => {
+    expect(architectures.filter((architecture) => !compiler.architectures.includes(architecture))).toEqual([]);
+  });
+
+  test.each([...sources])("compiles %s", (_, source) => {
+    for (const architecture of architectures) {
+      const code = Buffer.from(compiler.compile(source, architecture));
+      expect(code.subarray(1, 4).toString()).toBe("ELF");
+    }
+  });
+
+  test("says what it refuses, and for which GPU", () => {
+    expect(() => compiler.compile('extern "C" __global__ void f() { g(); }', 90)).toThrow(
+      /refuses a kernel for sm_90: .*"?g"?/,
+    );
+  });
+
+  test("keeps what it compiled, by source, architecture and version", async () => {
+    const source = 'extern "C" __global__ void f() {}';
+    let compiled = 0;
+    const counting: Nvrtc = {
+      ...compiler,
+      compile: (text, architecture) => {
+        compiled += 1;
+        return compiler.compile(text, architecture);
+      },
+    };
+    const at = (text: string, architecture: number, version = compiler.version, where = folder) =>
+      compileCached({ ...counting, version }, text, architecture, where);
+    const first = await at(source, 80);
+    expect(Buffer.from(await at(source, 80)).equals(Buffer.from(first))).toBe(true);
+    expect(compiled).toBe(1);
+    await at(source, 90);
+    await at(`${source} `, 80);
+    await at(source, 80, "0.0");
+    expect(compiled).toBe(4);
+    expect(readdirSync(folder).filter((name) => name.endsWith(".cubin"))).toHaveLength(4);
+    // A folder that cannot be made costs the cache only.
+    writeFileSync(join(folder, "file"), "");
+    expect((await at(source, 80, compiler.version, join(folder, "file", "cache"))).length).toBeGreaterThan(0);
+  });
+});

@@ -1,0 +1,164 @@
+/** The target cuda-fused equals the portable lowering: its kernels by their portable meaning, so that the CPU can run them. */
+import { describe, expect, test } from "@jest/globals";
+import { linf } from "../../../graphs/attacks/threat-model.ts";
+import { grad } from "../../../graphs/autodiff/grad.ts";
+import { advcl } from "../../../graphs/methods/advcl.ts";
+import { allNodesOf, input, type Value } from "../../../graphs/onnx/graph.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import {
+  add,
+  batchNormalization,
+  batchNormTraining,
+  conv,
+  mul,
+  reduceMean,
+  reduceSum,
+  relu,
+  reshape,
+} from "../../../graphs/ops/index.ts";
+import { compile } from "../../../graphs/steps/step.ts";
+import { cudaFusedTarget, type FusedOptions } from "../../../graphs/targets/cuda/fused/index.ts";
+import { lower } from "../../../graphs/targets/lower.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { goldenOptions } from "../../../scripts/parity/golden.ts";
+import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
+
+const options: readonly FusedOptions[] = [
+  { precision: "float32" },
+  { precision: "float32", gradients: "cudnn" },
+  { precision: "float16" },
+  { precision: "float16", gradients: "cudnn" },
+];
+const names = options.map((o) => [Object.values(o).join(", "), o] as const);
+/**
+ * Largest relative errors. float16 rounds each of some twenty activations by 2⁻¹¹, and what is rounded across 0 before a ReLU lets
+ * a whole gradient pass or not: of dx that is 3.7e-2 here, where the same graph in float32 is within 2e-5.
+ */
+const allowed = ({ precision }: FusedOptions): number => (precision === "float32" ? 2e-5 : 5e-2);
+
+const compare = async (
+  outputs: Readonly<Record<string, Value>>,
+  feeds: Readonly<Record<string, Tensor>>,
+  option: FusedOptions,
+): Promise<void> => {
+  const fused = lower(lower(outputs, cudaFusedTarget(option)), portable);
+  const [ours, theirs] = [await evaluate(fused, feeds), await evaluate(outputs, feeds)];
+  for (const [name, { data, shape }] of Object.entries(theirs)) {
+    expect(ours[name]?.shape).toEqual(shape);
+    const error = relativeError(ours[name]?.data as Float32Array, data as Float32Array);
+    if (!(error <= allowed(option))) throw new Error(`${name} is off by ${error}`);
+  }
+};
+
+/** Two residual blocks after a stem, the second with a stride and a shortcut of its own; gradients to images and weights. */
+const network = (mode: "training" | "evaluation") => {
+  const types = {
+    x: [6, 3, 8, 8],
+    w0: [8, 3, 3, 3],
+    w1: [8, 8, 3, 3],
+    w2: [8, 8, 3, 3],
+    w3: [16, 8, 3, 3],
+    w4: [16, 16, 3, 3],
+    w5: [16, 8, 1, 1],
+    scale: [2, 8],
+    bias: [2, 8],
+    wide: [2, 16],
+    shift: [2, 16],
+    weights: [6, 16],
+  };
+  const given = Object.fromEntries(
+    Object.entries(types).map(([name, shape]) => [name, input(name, { dtype: "float32", shape })]),
+  ) as Record<keyof typeof types, Value>;
+  const { x, scale, bias, wide, shift, weights } = given;
+  const window = { pads: [1, 1, 1, 1] };
+  const norm = (v: Value): Value => {
+    const [a, b] = v.dim(1) === 8 ? [scale, bias] : [wide, shift];
+    if (mode === "training") return batchNormTraining(v, a, b, { branches: 2, epsilon: 1e-5 });
+    const rows = [a, b].map((p) => reshape(reduceMean(p, { axes: [0] }), [-1])) as [Value, Value];
+    return batchNormalization(v, rows[0], rows[1], rows[1], mul(rows[0], 0.3), {});
+  };
+  const stem = relu(norm(conv(x, given.w0, window)));
+  const inner = relu(norm(conv(stem, given.w1, window)));
+  const first = relu(add(norm(conv(inner, given.w2, window)), stem));
+  const second = relu(norm(conv(first, given.w3, { ...window, strides: [2, 2] })));
+  const short = norm(conv(first, given.w5, { strides: [2, 2] }));
+  const y = relu(add(norm(conv(second, given.w4, window)), short));
+  const loss = reduceSum(mul(reduceMean(y, { axes: [2, 3], keepdims: 0 }), weights), { keepdims: 0 });
+  const { weights: _, ...to } = given;
+  const found = grad(loss, Object.values(to));
+  const gradients = Object.fromEntries(Object.keys(to).map((name, i) => [`d${name}`, found[i] as Value]));
+  return { outputs: { y, ...gradients } as Record<string, Value>, types };
+};
+
+describe.each(["training", "evaluation"] as const)("residual blocks in %s", (mode) => {
+  const { outputs, types } = network(mode);
+  test.each(names)("%s", async (_, option) => {
+    const random = randomNumbers(11);
+    const low = (name: string) => (name === "scale" || name === "wide" ? 0.5 : -1);
+    const feeds = Object.fromEntries(
+      // Lifted gradients end at 16 in float16.
+      Object.entries(types).map(([name, shape]) => [
+        name,
+        name === "weights" ? randomTensor(random, shape, -0.002, 0.002) : randomTensor(random, shape, low(name), 1),
+      ]),
+    );
+    await compare(outputs, feeds, option);
+  });
+});
+
+test("a network in training is kernels and convolutions, with nothing between them", () => {
+  const lowered = lower(network("training").outputs, cudaFusedTarget({ gradients: "cudnn" }));
+  const counts: Record<string, number> = {};
+  for (const { definition, outputs } of allNodesOf(Object.values(lowered)))
+    if (outputs.some(({ shape, rank, size }) => rank === 4 && shape[0] === 6 && size > 6 * 16))
+      counts[definition.name] = (counts[definition.name] ?? 0) + 1;
+  expect(counts).toEqual({
+    // Images in, y and the gradient to the images out; the gradients of weights have six filters nowhere.
+    Cast: 3,
+    Div: 1,
+    Transpose: 3,
+    input: 1,
+    Conv: 11,
+    nhwcConvGradInput: 1,
+    batchNormApply: 5,
+    batchNormGrad: 6,
+    pixelSpread: 1,
+  });
+});
+
+const small = { ...goldenOptions, batch: 4, size: 8, width: 4, radius: 2, clusters: [2, 3], attackSteps: 2 };
+
+test("a step's attack, batch norms and pooling are kernels, and nothing of domain advcl is written without being asked for", () => {
+  const { outputs } = advcl.build({ ...small, trace: false });
+  const target = cudaFusedTarget();
+  const model = compile({ outputs }, target);
+  const written = new Set(
+    [...model.nodes.values()].map(({ definition }) => definition).filter((d) => d.domain === "advcl"),
+  );
+  expect([...written].map(({ name }) => name).sort()).toEqual([
+    "batchNormApply",
+    "batchNormGrad",
+    "batchNormStatistics",
+    "combine",
+    "dilate",
+    "pgdStep",
+    "pixelMean",
+    "sgdStep",
+  ]);
+  expect(() => compile({ outputs }, { ...target, kernels: () => undefined })).toThrow(/was not lowered before writing/);
+});
+
+test("an attack under other bounds than a number stays standard ops", () => {
+  const [x, clean, eps] = ["x", "clean", "eps"].map((name) =>
+    input(name, { dtype: "float32", shape: name === "eps" ? [] : [2, 3, 4, 4] }),
+  ) as [Value, Value, Value];
+  for (const [size, expected] of [
+    [eps, false],
+    [0.1, true],
+  ] as const) {
+    const threat = linf(size);
+    const next = threat.project(add(x, mul(threat.direction(mul(x, clean)), 0.01)), clean);
+    const ops = allNodesOf([lower({ next }, cudaFusedTarget()).next]).map(({ definition }) => definition.name);
+    expect(ops.includes("pgdStep")).toBe(expected);
+  }
+});

@@ -1,0 +1,53 @@
+/** Every kernel's source, run on the CPU, against its portable meaning: ragged shapes, all dtypes, blocks in either order. */
+import { describe, expect, test } from "@jest/globals";
+import { fromFloat16, toFloat16 } from "../../../../graphs/onnx/float16.ts";
+import { type Attributes, apply, input, type Type, type Value } from "../../../../graphs/onnx/graph.ts";
+import { sizeOf, type Tensor } from "../../../../graphs/onnx/tensor.ts";
+import { callOf, kernelOf } from "../../../../graphs/targets/cuda/kernels/kernel.ts";
+import { emulate, skipped } from "../../../emulator/emulator.ts";
+import { evaluate, randomNumbers, relativeError } from "../../run.ts";
+import { type KernelCase, kernelCases } from "./cases.ts";
+
+const drawn = (random: () => number, { dtype, shape }: Type, low: number, high: number): Tensor => {
+  const values = Float32Array.from({ length: sizeOf(shape) }, () => low + (high - low) * random());
+  return { dtype, shape, data: dtype === "float16" ? toFloat16(values) : values };
+};
+
+/** Numbers of a tensor, whatever its element type. */
+const numbersOf = ({ dtype, data }: Tensor): ArrayLike<number> =>
+  dtype === "float16" ? fromFloat16(data as Uint16Array) : (data as Float32Array);
+
+const check = async ({ op, inputs, attributes = {}, tolerance }: KernelCase, seed: number): Promise<void> => {
+  const random = randomNumbers(seed);
+  const given = inputs.map(({ low = -1, high = 1, ...type }) => drawn(random, type, low, high));
+  const values = given.map((type, i) => input(`x${i}`, { dtype: type.dtype, shape: type.shape }));
+  const results = apply(op.definition, values, attributes as Attributes);
+  const kernel = kernelOf(op.definition);
+  if (kernel === undefined) throw new Error("it is no kernel");
+  const call = callOf((results[0] as Value).node);
+  const wanted = results.flatMap((value, i) => (kernel.isScratch(call, i) ? [] : [[`y${i}`, value] as const]));
+  const feeds = Object.fromEntries(given.map((tensor, i) => [`x${i}`, tensor]));
+  const expected = await evaluate(Object.fromEntries(wanted), feeds);
+  const forwards = emulate(kernel, call, given);
+  const backwards = emulate(kernel, call, given, "backwards");
+  for (const [name] of wanted) {
+    const i = Number(name.slice(1));
+    const [ours, theirs] = [forwards[i] as Tensor, expected[name] as Tensor];
+    expect(ours.shape).toEqual(theirs.shape);
+    // Not a bit may depend on which block runs first.
+    expect(backwards[i]?.data).toEqual(ours.data);
+    const error = relativeError(numbersOf(ours), numbersOf(theirs));
+    if (!(error <= tolerance)) throw new Error(`output ${i} is off by ${error} (seed ${seed})`);
+  }
+};
+
+const without = skipped();
+if (without !== undefined) console.warn(without);
+
+for (const [name, cases] of Object.entries(kernelCases))
+  describe(name, () => {
+    (without === undefined ? test : test.skip).each(cases.map((c, i) => [c.title, c, i] as const))(
+      "%s",
+      async (_, c, i) => check(c, i + 1),
+    );
+  });
