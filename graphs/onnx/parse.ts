@@ -67,7 +67,7 @@ const unsupported = (message: string, where: { op?: string; path?: string } = {}
  * @throws GraphError (malformed) where the bytes are no sound model, (unsupported) where data lies in other files
  */
 export const parseModel = (bytes: Uint8Array): FileModel => {
-  scan(bytes);
+  checkWire(bytes);
   let model: onnxProto.onnx.IModelProto;
   try {
     model = onnx.ModelProto.decode(bytes);
@@ -165,8 +165,8 @@ const parseInput = ({ name, type }: ValueInfoProto): FileInput => {
     if (dimParam) return dimParam;
     if (dimValue === undefined || dimValue === null) return null;
     const size = whole(dimValue);
-    if (size < 0) throw malformed(`${label} has the dimension ${size}`);
-    return size;
+    // Older converters write an open dimension as -1, which the runtime takes for one too.
+    return size < 0 ? null : size;
   });
   return { name: name ?? "", dtype, dims };
 };
@@ -199,7 +199,7 @@ const parseAttribute = (proto: AttributeProto, where: { op: string; path: string
 };
 
 /** Host tensor of a TensorProto; shares the file's bytes where they are aligned. */
-const parseTensor = (proto: TensorProto, label: string, where: { op?: string; path?: string } = {}): Tensor => {
+export const parseTensor = (proto: TensorProto, label: string, where: { op?: string; path?: string } = {}): Tensor => {
   if (proto.dataLocation === 1 || (proto.externalData ?? []).length > 0)
     throw unsupported(`${label} keeps its data in another file; save the model as one file`, where);
   const dtype = dtypeOfCode(proto.dataType ?? 0);
@@ -359,7 +359,8 @@ const DEEPEST = 64;
 /** Messages, texts and listed numbers: each becomes an object of the decoder. */
 const MOST_OBJECTS = 2 ** 23;
 
-const scan = (bytes: Uint8Array): void => {
+/** Throws a GraphError (malformed) where the bytes are no sound message of ONNX's. */
+export const checkWire = (bytes: Uint8Array): void => {
   let objects = 0;
   const count = (n: number) => {
     objects += n;
