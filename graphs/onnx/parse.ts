@@ -7,7 +7,7 @@
  */
 import onnxProto from "onnx-proto";
 import { type DType, dtypeOfCode, dtypes } from "./dtype.ts";
-import { malformed, scan, unsupported } from "./scan.ts";
+import { checkWire, malformed, unsupported } from "./scan.ts";
 import { sizeOf, type Tensor } from "./tensor.ts";
 
 const { onnx } = onnxProto;
@@ -62,7 +62,7 @@ export interface FileModel {
  * @throws GraphError (malformed) where the bytes are no sound model, (unsupported) where data lies in other files
  */
 export const parseModel = (bytes: Uint8Array): FileModel => {
-  scan(bytes);
+  checkWire(bytes);
   let model: onnxProto.onnx.IModelProto;
   try {
     model = onnx.ModelProto.decode(bytes);
@@ -160,8 +160,8 @@ const parseInput = ({ name, type }: ValueInfoProto): FileInput => {
     if (dimParam) return dimParam;
     if (dimValue === undefined || dimValue === null) return null;
     const size = whole(dimValue);
-    if (size < 0) throw malformed(`${label} has the dimension ${size}`);
-    return size;
+    // Older converters write an open dimension as -1, which the runtime takes for one too.
+    return size < 0 ? null : size;
   });
   return { name: name ?? "", dtype, dims };
 };
@@ -194,7 +194,7 @@ const parseAttribute = (proto: AttributeProto, where: { op: string; path: string
 };
 
 /** Host tensor of a TensorProto; shares the file's bytes where they are aligned. */
-const parseTensor = (proto: TensorProto, label: string, where: { op?: string; path?: string } = {}): Tensor => {
+export const parseTensor = (proto: TensorProto, label: string, where: { op?: string; path?: string } = {}): Tensor => {
   if (proto.dataLocation === 1 || (proto.externalData ?? []).length > 0)
     throw unsupported(`${label} keeps its data in another file; save the model as one file`, where);
   const dtype = dtypeOfCode(proto.dataType ?? 0);
@@ -246,5 +246,3 @@ const whole = (value: unknown): number =>
   typeof value === "number" ? value : ((value as Long | undefined)?.toNumber() ?? 0);
 const big = (value: number | Long): bigint =>
   typeof value === "number" ? BigInt(value) : (BigInt(value.high) << 32n) | BigInt(value.low >>> 0);
-
-// ---- the walk over the wire format ----

@@ -114,7 +114,7 @@ const MAX_DEPTH = 64;
 const MAX_OBJECTS = 2 ** 23;
 
 /** Throws where the bytes are no sound model, or hold more than is read. */
-export const scan = (bytes: Uint8Array): void => {
+export const checkWire = (bytes: Uint8Array): void => {
   let objects = 0;
   const count = (n: number) => {
     objects += n;

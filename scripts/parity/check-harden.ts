@@ -13,26 +13,23 @@ import { random } from "../../src/data/random.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { createRunner } from "../../src/engine/runner.ts";
 import { createSession } from "../../src/engine/session.ts";
+import { loadClassifier } from "../../src/models/classifier.ts";
 import { trainable } from "../../src/train/harden/model.ts";
 import { patchWeights } from "../../src/train/harden/patch.ts";
 import { readFlags } from "../flags.ts";
 
 const [folder = ".", ...only] = readFlags(import.meta.url, { allowPositionals: true }).positionals;
 const engine = await chooseEngine({ provider: "cpu", threads: 1 });
-const preprocessing = { mean: undefined, std: undefined };
 for (const file of readdirSync(folder)
   .filter((name) => name.endsWith(".onnx") && (only.length === 0 || only.some((o) => name.startsWith(o))))
   .sort()) {
   try {
     const bytes = readFileSync(join(folder, file));
-    const dims = parseModel(bytes).inputs[0]?.dims ?? [];
-    const [batch, ...image] = dims.map((d, axis) => (typeof d === "number" ? d : axis === 0 ? 4 : 64)) as [
-      number,
-      number,
-      number,
-      number,
-    ];
-    const model = trainable(bytes, file, batch, image, preprocessing);
+    const open = typeof parseModel(bytes).inputs[0]?.dims[2] !== "number";
+    const loaded = await loadClassifier(join(folder, file), { size: open ? 64 : undefined, warn: () => {} });
+    const batch = loaded.fixedBatch ?? 4;
+    const { image } = loaded;
+    const model = trainable(loaded, batch);
     const attack = { attackSteps: 1, eps: 4 / 255, stepSize: 4 / 255 };
     const options = { ...attack, objective: "pgd", beta: 6, batch, image, momentum: 0, weightDecay: 0 } as const;
     const step = hardenStep(options, model.classify);
@@ -66,7 +63,11 @@ for (const file of readdirSync(folder)
     const names = [...model.weights.keys()];
     // Without momentum its buffer is the last gradient; a small one may round away when the weight moves.
     const moved = names.filter((name) => (after.get(`state.momentum.${name}`) as Tensor).data.some((v) => v !== 0));
-    const patched = patchWeights(bytes, new Map(names.map((name) => [name, after.get(`param.${name}`) as Tensor])), {});
+    const patched = patchWeights(
+      loaded.model?.bytes ?? bytes,
+      new Map(names.map((name) => [name, after.get(`param.${name}`) as Tensor])),
+      {},
+    );
     await (await createSession(patched)).release();
     const falls = (losses.at(-1) as number) < (losses[0] as number);
     console.log(

@@ -1,7 +1,8 @@
 /** Teachers: what turns images into the features that are clustered. A run of ours, or any ONNX model. */
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import onnxProto from "onnx-proto";
-import { type FileModel, type FileNode, parseModel } from "../../graphs/onnx/parse.ts";
+import { fromFloat16, toFloat16 } from "../../graphs/onnx/float16.ts";
+import type { FileModel, FileNode } from "../../graphs/onnx/parse.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import type { Dataset } from "../data/dataset.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -9,7 +10,9 @@ import { createSession } from "../engine/session.ts";
 import { RequestError } from "../errors.ts";
 import { createExtractor } from "../evaluate/knn.ts";
 import { fileError } from "../files/file-error.ts";
+import { readModelFile } from "../models/file.ts";
 import { imageBatch } from "../models/images.ts";
+import { type ImageInput, imageInputOf } from "../models/input.ts";
 import { loadRun } from "../runs/network.ts";
 
 const { onnx } = onnxProto;
@@ -53,7 +56,7 @@ export const openTeacher = async (
   const found = await stat(request.teacher).catch((error: unknown) => {
     throw fileError(error, "read", request.teacher);
   });
-  return found.isDirectory() ? ofRun(request, engine, warn) : ofModel(request, engine);
+  return found.isDirectory() ? ofRun(request, engine, warn) : ofModel(request, engine, warn);
 };
 
 const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine, warn: (m: string) => void) => {
@@ -76,30 +79,47 @@ const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine,
   };
 };
 
-const ofModel = async (request: TeacherRequest, engine: Engine): Promise<Teacher> => {
+const ofModel = async (request: TeacherRequest, engine: Engine, warn: (message: string) => void): Promise<Teacher> => {
   const { teacher } = request;
-  const read = async () => {
-    const bytes = await readFile(teacher);
-    return { bytes, model: parseModel(bytes) };
-  };
-  const { bytes, model } = await read().catch((error: unknown) => {
-    throw fileError(error, "read", teacher);
-  });
-  const guess = guessTeacher(model, teacher, request);
-  const session = await createSession(withOutput(bytes, model, guess.output), engine.options).catch((error: Error) => {
+  const { bytes, file } = await readModelFile(teacher, warn);
+  const guess = guessTeacher(file, teacher, request);
+  const session = await createSession(withOutput(bytes, file, guess.output), engine.options).catch((error: Error) => {
     throw new RequestError(`cannot load ${teacher}: ${error.message}`, { cause: error });
   });
-  const { layout, mean, std, batch, input, output } = guess;
+  const { images, mean, std, output } = guess;
+  const ask = async (dataset: Dataset, from: number, batch: number) => {
+    const fed = prepared(imageBatch(dataset, from, batch), images, mean, std);
+    const results = await session.run({ [images.name]: fed }, [output]);
+    return pooled(results[output] as Tensor, batch, output);
+  };
+  /** The batch that the model takes: one image where a Reshape inside fixes that. */
+  const batchFor = async (dataset: Dataset): Promise<number> => {
+    if (images.batch !== undefined) return images.batch;
+    const whole = await ask(dataset, 0, request.batch).catch((error: unknown) => error as Error);
+    if (!(whole instanceof Error) || request.batch === 1) return request.batch;
+    if (whole instanceof RequestError) throw whole;
+    try {
+      await ask(dataset, 0, 1);
+    } catch {
+      throw new RequestError(
+        `${teacher} fails with batches of ${request.batch} and of 1: give the batch that it was exported with by --feature-batch`,
+        { cause: whole },
+      );
+    }
+    warn(
+      `${teacher} takes one image at a time, which a Reshape inside fixes; export it with an open batch to be faster`,
+    );
+    return 1;
+  };
   return {
     size: guess.size,
     description: guess.description,
     features: async (dataset, onBatch) => {
+      const batch = await batchFor(dataset);
       let all = new Float32Array(0);
       let dim = 0;
       for (let from = 0; from < dataset.count; from += batch) {
-        const images = prepared(imageBatch(dataset, from, batch), layout, mean, std);
-        const results = await session.run({ [input]: images }, [output]);
-        const { data, dim: width } = pooled(results[output] as Tensor, batch, output);
+        const { data, dim: width } = await ask(dataset, from, batch);
         if (from === 0) {
           dim = width;
           all = new Float32Array(dataset.count * dim);
@@ -108,6 +128,10 @@ const ofModel = async (request: TeacherRequest, engine: Engine): Promise<Teacher
         all.set(data.subarray(0, rows * dim), from * dim);
         onBatch(rows);
       }
+      if (!all.every(Number.isFinite))
+        throw new RequestError(
+          `the features of ${teacher} are not finite for some images; give another teacher or --output`,
+        );
       return { data: all, dim };
     },
     release: () => session.release(),
@@ -115,11 +139,9 @@ const ofModel = async (request: TeacherRequest, engine: Engine): Promise<Teacher
 };
 
 interface Guess {
-  readonly input: string;
+  readonly images: ImageInput;
   readonly output: string;
   readonly size: number | undefined;
-  readonly layout: "nchw" | "nhwc";
-  readonly batch: number;
   readonly mean: readonly number[];
   readonly std: readonly number[];
   readonly description: string;
@@ -130,25 +152,9 @@ const featureName = /feature|embedding|pooled|representation|hidden/i;
 
 /** What a model takes and gives, as far as its file says and the request does not. */
 export const guessTeacher = (model: FileModel, source: string, request: TeacherRequest): Guess => {
-  const image = model.inputs.find(({ dims }) => dims.length === 4);
-  if (image === undefined || model.inputs.length !== 1)
-    throw new RequestError(
-      `${source} takes ${model.inputs.map(({ name, dims }) => `${name}[${dims.join(",")}]`).join(", ")}, not one batch of images; give a model of images`,
-    );
-  if (image.dtype !== "float32")
-    throw new RequestError(`${source} takes images as ${image.dtype}; export it with float32 images`);
-  const { dims, name: input } = image;
-  const layout = request.layout ?? (dims[3] === 3 && dims[1] !== 3 ? "nhwc" : "nchw");
-  const [channels, side] = layout === "nchw" ? [dims[1], dims[2]] : [dims[3], dims[1]];
-  if (typeof channels === "number" && channels !== 3)
-    throw new RequestError(`${source} takes images of ${channels} channels; a teacher takes three`);
-  const fixed = typeof side === "number" ? side : undefined;
-  if (request.size !== undefined && fixed !== undefined && request.size !== fixed)
-    throw new RequestError(`size ${request.size}: ${source} takes images of ${fixed}×${fixed} only`);
-  const size = request.size ?? fixed;
-  const batch = typeof dims[0] === "number" && dims[0] > 0 ? dims[0] : request.batch;
-
-  const inside = normalisesItself(model, input);
+  const images = imageInputOf(model, source, request);
+  const { size, layout, name: input, dtype } = images;
+  const inside = dtype === "uint8" || normalisesItself(model, input);
   const known = request.mean !== undefined || request.std !== undefined;
   const { mean, std } = known
     ? { mean: request.mean ?? [0], std: request.std ?? [1] }
@@ -177,14 +183,12 @@ export const guessTeacher = (model: FileModel, source: string, request: TeacherR
         ? "the model's output"
         : "what its last linear layer reads";
   return {
-    input,
+    images,
     output,
     size,
-    layout,
-    batch,
     mean,
     std,
-    description: `${source}: features ${output} (${which}); images ${layout} of ${size === undefined ? "the dataset's size" : `${size}×${size}`}; mean ${mean.join(",")} and std ${std.join(",")} (${how})`,
+    description: `${source}: features ${output} (${which}); images ${layout}${dtype === "float32" ? "" : ` (${dtype})`} of ${size === undefined ? "the dataset's size" : `${size}×${size}`}; mean ${mean.join(",")} and std ${std.join(",")} (${how})`,
   };
 };
 
@@ -226,36 +230,45 @@ const withOutput = (bytes: Uint8Array, { outputs }: FileModel, output: string): 
   return onnx.ModelProto.encode(model).finish();
 };
 
+/** Pixels [N,3,H,W] in [0, 1] as the teacher takes them. */
 const prepared = (
-  images: Tensor<"float32">,
-  layout: "nchw" | "nhwc",
+  pixels: Tensor<"float32">,
+  { layout, dtype }: ImageInput,
   mean: readonly number[],
   std: readonly number[],
-): Tensor<"float32"> => {
-  const [n = 0, c = 0, h = 0, w = 0] = images.shape;
+): Tensor => {
+  const [n = 0, c = 0, h = 0, w = 0] = pixels.shape;
   const plane = h * w;
   const of = (values: readonly number[], channel: number) =>
     (values.length === 1 ? values[0] : values[channel]) as number;
-  const out = layout === "nhwc" ? new Float32Array(images.data.length) : images.data;
+  const out = layout === "nhwc" ? new Float32Array(pixels.data.length) : pixels.data;
   for (let b = 0; b < n; b++)
     for (let channel = 0; channel < c; channel++) {
       const [m, s] = [of(mean, channel), of(std, channel)];
       const from = (b * c + channel) * plane;
       for (let p = 0; p < plane; p++) {
-        const value = ((images.data[from + p] as number) - m) / s;
+        const value = ((pixels.data[from + p] as number) - m) / s;
         out[layout === "nhwc" ? (b * plane + p) * c + channel : from + p] = value;
       }
     }
-  return tensor("float32", layout === "nhwc" ? [n, h, w, c] : images.shape, out);
+  const shape = layout === "nhwc" ? [n, h, w, c] : pixels.shape;
+  if (dtype === "float16") return tensor("float16", shape, toFloat16(out));
+  return dtype === "uint8"
+    ? tensor(
+        "uint8",
+        shape,
+        Uint8Array.from(out, (v) => Math.round(255 * v)),
+      )
+    : tensor("float32", shape, out);
 };
 
 /** Rows of features: [N,D] as they are, [N,C,H,W] by the mean of each map, [N,T,D] by the mean of the tokens. */
 const pooled = ({ dtype, shape, data }: Tensor, batch: number, name: string): { data: Float32Array; dim: number } => {
-  if (dtype !== "float32" || shape[0] !== batch || shape.length < 2 || shape.length > 4)
+  if ((dtype !== "float32" && dtype !== "float16") || shape[0] !== batch || shape.length < 2 || shape.length > 4)
     throw new RequestError(
       `output ${name} is ${dtype}[${shape.join(",")}], which is not one row of features an image; choose another with --output`,
     );
-  const values = data as Float32Array;
+  const values = dtype === "float16" ? fromFloat16(data as Uint16Array) : (data as Float32Array);
   const [, a = 1, b = 1, c = 1] = shape;
   if (shape.length === 2 || (shape.length === 4 && b * c === 1)) return { data: values, dim: a };
   const [dim, places] = shape.length === 4 ? [a, b * c] : [b, a];

@@ -19,34 +19,50 @@ export interface Pgd {
 
 export const pgd20: Pgd = { eps: 8 / 255, stepSize: 2 / 255, steps: 20 };
 
-const labelsOf = (dataset: Dataset, start: number, end: number): Tensor =>
-  tensor("int32", [end - start], (dataset.labels as Int32Array).slice(start, end));
+/** Labels of a batch, beyond the last image that image's again. */
+const labelsOf = ({ labels, count }: Dataset, start: number, n: number): Tensor =>
+  tensor(
+    "int32",
+    [n],
+    Int32Array.from({ length: n }, (_, i) => (labels as Int32Array)[Math.min(start + i, count - 1)] as number),
+  );
 
-/** Batches [start, end) of a dataset. */
-const batches = (count: number, size: number): [number, number][] =>
-  Array.from({ length: Math.ceil(count / size) }, (_, i) => [i * size, Math.min(count, (i + 1) * size)]);
+/** How images are cut into batches. */
+export interface Batching {
+  /** Images of a batch (default 50). */
+  readonly size?: number | undefined;
+  /** Whether the last batch is filled up too, with its last image. */
+  readonly filled?: boolean;
+}
+
+/** Where batches begin, and how many images they have. */
+const batches = (count: number, { size = batchSize, filled = false }: Batching): [start: number, n: number][] =>
+  Array.from({ length: Math.ceil(count / size) }, (_, i) => [
+    i * size,
+    filled ? size : Math.min(count - i * size, size),
+  ]);
 
 const batchSize = 50;
 
-/** Attacks the images of a dataset, `size` at a time, through a classifier. `logits` builds it over images of a shape. */
+/** Attacks the images of a dataset in batches through a classifier. `logits` builds it over images of a shape. */
 export const attackImages = async (
   logits: (x: Value) => Value,
   dataset: Dataset,
   pgd: Pgd,
   seed: number,
   engine: Pick<Engine, "loadEvaluation">,
-  size = batchSize,
+  batching: Batching = {},
 ): Promise<Tensor<"float32">[]> => {
   const attacked: Tensor<"float32">[] = [];
   const sessions = new Map<number, Session>();
   try {
-    for (const [start, end] of batches(dataset.count, size)) {
-      const clean = imageBatch(dataset, start, end - start);
-      let session = sessions.get(end - start);
+    for (const [start, n] of batches(dataset.count, batching)) {
+      const clean = imageBatch(dataset, start, n);
+      let session = sessions.get(n);
       if (session === undefined) {
         const step = attackStep(clean.shape, logits);
         session = await engine.loadEvaluation(step.outputs);
-        sessions.set(end - start, session);
+        sessions.set(n, session);
       }
       const noise = new Float32Array(clean.data.length);
       random(seed, 0, start, "export.attack").fillUniform(noise, -pgd.eps, pgd.eps);
@@ -56,7 +72,7 @@ export const attackImages = async (
       );
       const fixed = {
         clean,
-        label: labelsOf(dataset, start, end),
+        label: labelsOf(dataset, start, n),
         eps: float32([], [pgd.eps]),
         step_size: float32([], [pgd.stepSize]),
       };
@@ -71,8 +87,8 @@ export const attackImages = async (
 };
 
 /** Images of a dataset in the batches that `attackImages` makes. */
-export const cleanImages = (dataset: Dataset, size = batchSize): Tensor<"float32">[] =>
-  batches(dataset.count, size).map(([start, end]) => imageBatch(dataset, start, end - start));
+export const cleanImages = (dataset: Dataset, batching: Batching = {}): Tensor<"float32">[] =>
+  batches(dataset.count, batching).map(([start, n]) => imageBatch(dataset, start, n));
 
 /** Share of the images whose class a model's `logits` give. `prepare` makes of a batch what the model takes. */
 export const accuracyOf = async (

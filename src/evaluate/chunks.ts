@@ -2,6 +2,7 @@
 
 import { type Norm, threatModel } from "../../graphs/attacks/threat-model.ts";
 import { predictionOf } from "../models/prediction.ts";
+import { areProbabilities } from "../models/probabilities.ts";
 import { Interrupted } from "../verbs/verb.ts";
 import type { SingleAttack } from "./attack-list.ts";
 import { apgd, apgdTargeted } from "./attacks/apgd.ts";
@@ -51,9 +52,6 @@ const isRandom = (logits: Float32Array, again: Float32Array): boolean => {
   const scale = logits.reduce((largest, v) => Math.max(largest, Math.abs(v)), 1e-12);
   return logits.some((v, c) => Math.abs(v - (again[c] as number)) > REPEATABLE * scale);
 };
-
-const areProbabilities = (logits: Float32Array): boolean =>
-  logits.every((v) => v >= 0 && v <= 1) && Math.abs(logits.reduce((a, b) => a + b, 0) - 1) < 1e-3;
 
 /** Signs of a model that gradient attacks cannot judge: random logits, probabilities, no gradient. */
 export const inspectChunk = async (

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { splits } from "../data/dataset.ts";
-import { datasetSettings, targetSetting } from "../settings/fragments.ts";
+import { datasetSettings, matchSetting, modelSettings, targetSetting } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 
@@ -14,12 +14,14 @@ export const evaluateSettings = {
   model: setting(path(), "an ONNX file, or a run folder of finetune", { ...model, path: true }),
   branch: setting(z.string().optional(), "batch-norm branch of a run (default: the run's own)", model),
   size: setting(z.int().min(1).max(4096).optional(), "side of the images where the file leaves it open", model),
+  ...modelSettings,
   mean: setting(z.array(z.number()).default([]), "mean that the model expects to be subtracted", model),
   std: setting(z.array(z.number()).default([]), "deviation to divide by", model),
   dataset: setting(datasetSettings.dataset, "which images", data),
   data: setting(path().optional(), "folder or archive of the dataset", { ...data, path: true }),
   testShare: datasetSettings.testShare,
   split: setting(z.enum(splits).default("test"), "which part of it", data),
+  ...matchSetting,
   limit: setting(z.int().min(1).optional(), "only so many images, a sample of every class by --seed", data),
   corruptionsData: setting(path().optional(), "folder of CIFAR-10-C or -100-C .npy files", { ...data, path: true }),
   attacks: setting(z.array(z.string()).default(["clean", "pgd20", "autoattack"]), "what to run, in order", attack),

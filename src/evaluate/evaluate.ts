@@ -2,14 +2,17 @@
 import { loadDataset } from "../data/dataset.ts";
 import { chooseEngine, type Engine, type EngineThread } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
+import { chanceWarning } from "../models/chance.ts";
+import { type LoadedClassifier, type OpenedClassifier, openClassifier } from "../models/classifier.ts";
+import { type Fitted, fitDataset } from "../models/fit.ts";
 import { imageAt } from "../models/images.ts";
+import { warnOfRadius } from "../models/units.ts";
 import { writeReport } from "../report/write.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { type AttackSpec, checkClasses, parseAttacks } from "./attack-list.ts";
 import { printRadius } from "./attacks/ball.ts";
 import { type Oracle, openOracle } from "./attacks/oracle.ts";
 import { parallelOracle } from "./attacks/parallel-oracle.ts";
-import { type LoadedClassifier, loadClassifier } from "./classifier.ts";
 import { type CorruptionFigures, type Corruptions, evaluateCorruptions, findCorruptions } from "./corruptions.ts";
 import { evaluateSettings, type Settings } from "./evaluate-settings.ts";
 import { evaluateRobustness } from "./evaluation.ts";
@@ -59,31 +62,19 @@ const checkRequest = (settings: Settings): { attacks: readonly AttackSpec[]; cor
   return { attacks, corruptions: corruptionsData };
 };
 
+/** The images, with labels that number the model's classes. */
 const loadImages = async (
-  { dataset: name, data, split, limit, seed, testShare }: Settings,
-  { image, classes, source }: LoadedClassifier,
-  warn: (message: string) => void,
-): Promise<NamedImages> => {
-  const [channels, height, width] = image;
-  if (channels !== 3 || height !== width)
-    throw new RequestError(`${source} takes images [${image.join(",")}]; datasets give [3,S,S]`);
-  const dataset = await loadDataset({ name, data, split, limit, size: height, seed, testShare, warn });
-  const { labels, index, count } = dataset;
-  if (labels === undefined)
-    throw new RequestError(`the ${split} images of ${name} have no labels; choose another split`);
-  const largest = labels.reduce((a, b) => Math.max(a, b), 0);
-  if (largest >= classes)
-    throw new RequestError(
-      `${source} has ${classes} classes but ${name} has labels up to ${largest}; give the model's dataset`,
-    );
-  return {
-    count,
-    shape: image,
-    labels,
-    index,
-    classNames: dataset.classes,
-    pixels: (i) => imageAt(dataset, i),
-  };
+  { dataset: name, data, split, limit, seed, testShare, matchClasses }: Settings,
+  opened: OpenedClassifier,
+  { warn }: Pick<VerbContext, "warn">,
+): Promise<Fitted> => {
+  const dataset = await loadDataset({ name, data, split, limit, size: opened.image[1], seed, testShare, warn });
+  return fitDataset(opened, dataset, { matchClasses, warn });
+};
+
+const attackedImages = (dataset: Fitted["dataset"], { image }: LoadedClassifier): NamedImages => {
+  const { count, labels, index, classes } = dataset;
+  return { count, shape: image, labels, index, classNames: classes, pixels: (i) => imageAt(dataset, i) };
 };
 
 /** Threads that each attack a share of a batch: enough to use small machines well, few enough for their memory. */
@@ -153,6 +144,21 @@ const measure = async (
   return { result, corruptions: figures };
 };
 
+/** With a warning where the model is no better than chance on clean images. */
+const withChance = async (
+  evaluated: Evaluated,
+  classifier: LoadedClassifier,
+  dataset: Fitted["dataset"],
+  engine: Engine,
+): Promise<Evaluated> => {
+  const { figures, rows, warnings } = evaluated.result;
+  const right = rows.filter(({ brokenBy }) => brokenBy !== "clean").length;
+  const warning = await chanceWarning(right / rows.length, classifier, dataset, engine);
+  return warning === undefined
+    ? evaluated
+    : { ...evaluated, result: { figures, rows, warnings: [...warnings, warning] } };
+};
+
 const summaryOf = (
   { dataset, norm, eps, seed }: Settings,
   { source, digest }: LoadedClassifier,
@@ -173,12 +179,14 @@ const summaryOf = (
 
 const run = async (settings: Settings, context: VerbContext): Promise<EvaluateResult> => {
   const request = checkRequest(settings);
-  const { mean, std, size, branch, norm, grid, saveAdversarial, out } = settings;
+  const { mean, std, size, branch, layout, output, norm, grid, saveAdversarial, out } = settings;
   const { warn } = context;
   const corruptions = request.corruptions === undefined ? undefined : await findCorruptions(request.corruptions);
-  const classifier = await loadClassifier(settings.model, { mean, std, size, branch, warn });
+  warnOfRadius(settings.eps ?? usualEps[norm], norm, warn);
+  const opened = await openClassifier(settings.model, { mean, std, size, branch, layout, output, warn });
+  const { classifier, dataset } = await loadImages(settings, opened, context);
   checkClasses(request.attacks, classifier.classes);
-  const images = await loadImages(settings, classifier, warn);
+  const images = attackedImages(dataset, classifier);
   const engine = await chooseEngine(settings);
   const { oracle, threads } = openModel(classifier, settings, images.count, engine);
   const shown = firstRight(grid);
@@ -193,7 +201,8 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
   );
   try {
     const given = { oracle, images, log, side: classifier.image[1] };
-    const evaluated = await measure(settings, request.attacks, corruptions, given, context);
+    const measured = await measure(settings, request.attacks, corruptions, given, context);
+    const evaluated = await withChance(measured, classifier, dataset, engine);
     for (const warning of evaluated.result.warnings) warn(warning);
     context.print(figuresTable(evaluated.result.figures, evaluated.corruptions));
     const summary = summaryOf(settings, classifier, images, evaluated);

@@ -1,8 +1,8 @@
 /** What an evaluation leaves: its summary, a table for people, a file of images, a picture of attacks. */
 import { join } from "node:path";
 import { writeFileAtomic } from "../files/atomic.ts";
+import type { LoadedClassifier } from "../models/classifier.ts";
 import { type GridCell, writeAttackGrid } from "./attack-grid.ts";
-import type { LoadedClassifier } from "./classifier.ts";
 import type { CorruptionFigures } from "./corruptions.ts";
 import type { DiskLog } from "./evaluation-log.ts";
 import type { AttackFigures, EvaluatedImages, EvaluationLog, EvaluationResult } from "./types.ts";
@@ -118,7 +118,7 @@ const cellsOf = (
   images: NamedImages,
   { rows }: EvaluationResult,
 ): { readonly cells: readonly GridCell[]; readonly range: number } => {
-  const nameOf = (k: number): string => names[k] ?? `class ${k}`;
+  const nameOf = (k: number): string => (k < 0 ? "no class" : (names[k] ?? `class ${k}`));
   const cells: GridCell[] = [];
   let range = 0;
   for (const [i, row] of rows.entries()) {

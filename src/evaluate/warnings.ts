@@ -1,4 +1,5 @@
 /** What was noticed in a stage, as sentences. */
+import { probabilitiesWarning } from "../models/probabilities.ts";
 
 /**
  * Warnings of a stage over `count` images, from the images that were noticed by name: `random`, `probabilities`, `zero` and
@@ -12,8 +13,7 @@ export const warningsOf = (stage: string, notes: Readonly<Record<string, number>
     warnings.push(
       `the model's output is random (${share(random)} got other logits when asked again): attacks on it mean little without averaging`,
     );
-  if (probabilities > 0 && probabilities === count)
-    warnings.push("the model seems to return probabilities: attacks need the logits before the softmax");
+  if (probabilities > 0 && probabilities === count) warnings.push(probabilitiesWarning);
   if (zero > 0) warnings.push(`${stage}: the gradient is zero for ${share(zero)}: it may be masked`);
   if (infinite > 0)
     warnings.push(

@@ -5,6 +5,7 @@ import { z } from "zod";
 import { datasetNames } from "../data/dataset.ts";
 import { makeFolder, writeFileAtomic } from "../files/atomic.ts";
 import { fileError } from "../files/file-error.ts";
+import { modelSettings } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 import { defineVerb, type VerbContext } from "../verbs/verb.ts";
@@ -19,6 +20,7 @@ const serveSettings = {
   data: setting(path().optional(), "folder or archive of that dataset", { path: true }),
   samples: setting(z.int().min(0).max(300).default(30), "images to try"),
   classNames: setting(z.array(z.string()).optional(), "names of the model's classes"),
+  ...modelSettings,
   mean: setting(z.array(z.number()).optional(), "of each channel, which the model wants taken off pixels in [0, 1]"),
   std: setting(z.array(z.number()).optional(), "of each channel, which it wants them divided by then"),
   size: setting(z.int().min(8).max(1024).optional(), "side of the images, where a model leaves it open"),

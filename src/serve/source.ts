@@ -1,15 +1,15 @@
 /** What the page shows: the classifier of a run or of an ONNX file, and images to try on it. */
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
-import type { Value } from "../../graphs/onnx/graph.ts";
-import { parseModel } from "../../graphs/onnx/parse.ts";
+import { input, type Value } from "../../graphs/onnx/graph.ts";
 import { type Dataset, type DatasetName, loadDataset } from "../data/dataset.ts";
 import { classNames } from "../deploy/metadata.ts";
 import { floatGraph } from "../deploy/model.ts";
 import { deployedOptions, namesOfClasses, openSource } from "../deploy/source.ts";
 import { RequestError } from "../errors.ts";
-import { imagesOf, namesOf, readClassifier } from "../evaluate/classifier.ts";
 import { fileError } from "../files/file-error.ts";
+import { openClassifier } from "../models/classifier.ts";
+import type { Layout } from "../models/input.ts";
 import { buildPage, type PageClassifier, type PageFiles, type PageOptions } from "./build.ts";
 
 export interface PageRequest {
@@ -26,6 +26,10 @@ export interface PageRequest {
   readonly seed: number;
   /** Side of the images of a model that leaves it open. */
   readonly size?: number | undefined;
+  /** Of an ONNX file's images. */
+  readonly layout?: Layout | undefined;
+  /** Name of an ONNX file's logits. */
+  readonly output?: string | undefined;
 }
 
 interface Shown extends PageClassifier {
@@ -74,21 +78,20 @@ const ofRun = async ({ from, branch }: PageRequest, warn: (message: string) => v
   };
 };
 
-const ofFile = async ({ from, size }: PageRequest): Promise<Shown> => {
-  const read = async () => {
-    const file = parseModel(await readFile(from));
-    const { name } = imagesOf(file, from);
-    const dims = size === undefined ? {} : { height: size, width: size, h: size, w: size, H: size, W: size };
-    return { ...readClassifier(file, from, { batch: 1, dims }), name };
-  };
-  const { inputs, logits, metadata, name } = await read().catch((error: unknown) => {
-    throw fileError(error, "read", from);
-  });
-  const image = inputs[name] as Value;
-  const classes = namesOf(metadata.classes);
+const ofFile = async (request: PageRequest, warn: (message: string) => void): Promise<Shown> => {
+  const { from, size, layout, output } = request;
+  const opened = await openClassifier(from, { size, layout, output, warn });
+  const loaded = opened.classifier(request.classNames?.length);
+  const { fixedBatch, model, classNames: names } = loaded;
+  if (fixedBatch !== undefined && fixedBatch !== 1)
+    throw new RequestError(
+      `${from} works with batches of ${fixedBatch} only and the page shows one image; export it with an open batch (dynamic_axes) or a batch of 1`,
+    );
+  const image = input("image", { dtype: "float32", shape: [1, ...loaded.image] });
+  const metadata = model?.file.metadata ?? {};
   return {
     image,
-    logits,
+    logits: loaded.build(image),
     title: basename(from),
     facts: facts({
       "": `${image.shape[2]}×${image.shape[3]}`,
@@ -96,7 +99,7 @@ const ofFile = async ({ from, size }: PageRequest): Promise<Shown> => {
       "trained on": metadata.dataset,
       branch: metadata.branch,
     }),
-    classes: classes.length === 0 ? undefined : classes,
+    classes: names.length === 0 ? undefined : names,
     dataset: metadata.dataset as DatasetName | undefined,
     data: undefined,
   };
@@ -132,7 +135,7 @@ const spread = (images: Dataset, count: number): Dataset => {
 
 /** Files of the page for a run folder or an ONNX file. */
 export const pageFiles = async (request: PageRequest, warn: (message: string) => void): Promise<PageFiles> => {
-  const shown = (await isFolder(request.from)) ? await ofRun(request, warn) : await ofFile(request);
+  const shown = (await isFolder(request.from)) ? await ofRun(request, warn) : await ofFile(request, warn);
   const count = shown.logits.dim(1);
   const name = request.dataset ?? shown.dataset ?? "shapes";
   const data = request.data ?? (request.dataset === undefined ? shown.data : undefined);

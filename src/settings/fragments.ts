@@ -3,6 +3,8 @@ import { z } from "zod";
 import { datasetNames } from "../data/dataset.ts";
 import { availableCores } from "../engine/cores.ts";
 import { engineNames, precisionNames, targetNames, targetPattern } from "../engine/engine.ts";
+import { matchings } from "../models/fit.ts";
+import { layouts } from "../models/input.ts";
 import { depthNames, stemNames } from "../runs/network.ts";
 import { path, setting } from "./schema.ts";
 
@@ -89,6 +91,23 @@ export const ballSettings = {
     "of a PGD step",
     { group: "Attack" },
   ),
+};
+
+/** What a model from elsewhere takes and gives, where its file does not say. */
+export const modelSettings = {
+  layout: setting(z.enum(layouts).optional(), "of an ONNX file's images; left out, as its input says", {
+    group: "Model",
+  }),
+  output: setting(z.string().optional(), "name of an ONNX file's logits: an output or any inner value", {
+    group: "Model",
+  }),
+};
+
+/** How classes of a dataset find a model's. */
+export const matchSetting = {
+  matchClasses: setting(z.enum(matchings).default("name"), "how the dataset's classes find the model's", {
+    group: "Data",
+  }),
 };
 
 /** What a model that leaves it open, or was trained on normalised pixels, expects of its images. */

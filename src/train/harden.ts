@@ -1,5 +1,4 @@
 /** Hardening: a classifier in an ONNX file becomes robust, and stays the same file but for its weights. */
-import { readFile } from "node:fs/promises";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { hardenStep } from "../../graphs/steps/harden.ts";
 import { createLoader, type Loader } from "../data/loader.ts";
@@ -7,13 +6,16 @@ import { normalStart, plainView, uniformStart, weakView } from "../data/view.ts"
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { percent } from "../evaluate/accuracy.ts";
-import { type LoadedClassifier, loadClassifier } from "../evaluate/classifier.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { chanceOf, chanceWarning } from "../models/chance.ts";
+import { type ClassifierModel, type LoadedClassifier, openClassifier } from "../models/classifier.ts";
+import { warnOfProbabilities } from "../models/probabilities.ts";
+import { warnOfRadius } from "../models/units.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import type { Reporter } from "../verbs/reporter.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { version } from "../version.ts";
-import { chanceOf, type Measured, measure } from "./harden/measure.ts";
+import { type Measured, measure } from "./harden/measure.ts";
 import { type Trainable, trainable } from "./harden/model.ts";
 import { patchWeights } from "./harden/patch.ts";
 import { type Prepared, prepare } from "./harden/prepare.ts";
@@ -56,9 +58,10 @@ const createMeasure =
 
 /** Accuracy before the training, which a resumed run knows already. */
 const measureBefore = async (
-  { from, dataset }: HardenSettings,
+  { from }: HardenSettings,
   { original, test }: Prepared,
   folder: RunFolder,
+  engine: Engine,
   measureModel: ReturnType<typeof createMeasure>,
   reporter: Reporter,
 ): Promise<Measured> => {
@@ -67,11 +70,8 @@ const measureBefore = async (
     throw new RequestError(`${from} is not the file that the run in ${folder.path} began with; give that one`);
   const before = resumed?.before ?? (await measureModel(original.build));
   reporter.print(`before: ${describe(before)}`);
-  const chance = chanceOf(test);
-  if (before.accuracy <= chance)
-    reporter.warn(
-      `${from} is no better than chance on the test images (${percent(chance)}): check --mean and --std, and that the classes of ${dataset} are in the model's order`,
-    );
+  const warning = await chanceWarning(before.accuracy, original, test, engine);
+  if (warning !== undefined) reporter.warn(warning);
   return before;
 };
 
@@ -122,12 +122,14 @@ const judge = (
 };
 
 const run = async (settings: HardenSettings, context: VerbContext): Promise<HardenResult> => {
-  const { from, out, eps, mean, std, objective, dataset } = settings;
+  const { from, out, eps, objective, dataset } = settings;
   const prepared = await prepare(settings, context);
   const { original, training, test, batch } = prepared;
   const engine = await chooseEngine(settings);
-  const bytes = await readFile(from);
-  const model = trainable(bytes, from, batch, original.image, { mean, std });
+  await warnOfProbabilities(original, test, engine, context.warn);
+  warnOfRadius(eps, "linf", context.warn);
+  const model = trainable(original, batch);
+  const { bytes } = original.model as ClassifierModel;
   // What cannot be written back is refused before anything is trained.
   patchWeights(bytes, model.weights, {});
   const count = Array.from(model.weights.values()).reduce((n, { data }) => n + data.length, 0);
@@ -137,7 +139,7 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   const loader = createImages(settings, prepared);
   const folder = await context.openRun();
   const measureModel = createMeasure(settings, prepared, engine);
-  const before = await measureBefore(settings, prepared, folder, measureModel, context);
+  const before = await measureBefore(settings, prepared, folder, engine, measureModel, context);
   const start = { model, before, folder, loader, engine };
   const trained = await trainModel(settings, prepared, start, context).finally(() => loader.close());
   const { tensors, steps } = trained;
@@ -146,9 +148,10 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   const moved = new Map(Array.from(model.weights.keys(), (name) => [name, tensors.get(`param.${name}`) as Tensor]));
   const note = { objective, eps, steps, dataset, advcl: version() };
   await writeFileAtomic(out, patchWeights(bytes, moved, { hardened: JSON.stringify(note) }));
-  const after = await measureModel((await loadClassifier(out, { ...settings, warn: context.warn })).build);
+  const hardened = await openClassifier(out, { ...settings, warn: () => {} });
+  const after = await measureModel(hardened.classifier(original.classes).build);
   context.print(`after:  ${describe(after)}`);
-  judge(settings, before, after, chanceOf(test), context);
+  judge(settings, before, after, chanceOf(test.labels), context);
   context.print(`${out}: ${from} hardened by ${objective}, ${steps} steps`);
   return { out, steps, weights: model.weights.size, before, after };
 };

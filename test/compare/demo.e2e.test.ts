@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, jest, test } from "@jest/globals";
-import { loadClassifier } from "../../src/evaluate/classifier.ts";
+import { loadClassifier } from "../../src/models/classifier.ts";
 import { built } from "../built.ts";
 
 jest.setTimeout(300_000);

@@ -15,11 +15,11 @@ import { portable } from "../../graphs/targets/portable.ts";
 import { evaluateCommand } from "../../src/cli/commands/evaluate.ts";
 import { checkClasses, parseAttacks } from "../../src/evaluate/attack-list.ts";
 import { type Oracle, openOracle } from "../../src/evaluate/attacks/oracle.ts";
-import { imagesOf } from "../../src/evaluate/classifier.ts";
 import { evaluateRobustness } from "../../src/evaluate/evaluation.ts";
 import { wilsonInterval } from "../../src/evaluate/interval.ts";
 import type { ChunkRecord, EvaluationLog, EvaluationProgress, EvaluationRequest } from "../../src/evaluate/types.ts";
 import { readSafetensors } from "../../src/files/safetensors.ts";
+import { imageInputOf } from "../../src/models/input.ts";
 import { predictionOf } from "../../src/models/prediction.ts";
 import { classes, convolutional, image, portably, randomImages } from "./models.ts";
 
@@ -320,10 +320,12 @@ describe("the command", () => {
     await expect(run("--model", join(folder, "nothing.onnx"))).rejects.toThrow("does not exist");
     const text = join(folder, "text.onnx");
     writeFileSync(text, "not a model");
-    await expect(run("--model", text)).rejects.toThrow(`cannot read ${text}: this is not an ONNX model`);
+    await expect(run("--model", text)).rejects.toThrow(
+      `${text} is a text, not an ONNX model; export the model with torch.onnx.export`,
+    );
     const file = parseModel(readFileSync(model));
     const empty = { ...file, inputs: [{ name: "pixels", dtype: "float32" as const, dims: [0, 3, 32, 32] }] };
-    expect(() => imagesOf(empty, "empty.onnx")).toThrow("[0,3,32,32], which holds no image");
+    expect(() => imageInputOf(empty, "empty.onnx")).toThrow("[0,3,32,32], which holds no image");
   });
 });
 

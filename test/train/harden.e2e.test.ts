@@ -13,6 +13,7 @@ import { float32, type Tensor, tensor, zeros } from "../../graphs/onnx/tensor.ts
 import { hardenStep } from "../../graphs/steps/harden.ts";
 import { hardenCommand } from "../../src/cli/commands/harden.ts";
 import { createSession } from "../../src/engine/session.ts";
+import { loadClassifier } from "../../src/models/classifier.ts";
 import { trainable } from "../../src/train/harden/model.ts";
 import { patchWeights } from "../../src/train/harden/patch.ts";
 import { built } from "../built.ts";
@@ -71,7 +72,7 @@ describe("the weights of a file", () => {
 });
 
 test("the strength of a step scales its attack: at a half it is that of half the radius, at 0 there is none", async () => {
-  const model = trainable(await readFile(small), small, 8, [3, 32, 32], { mean: undefined, std: undefined });
+  const model = trainable(await loadClassifier(small, { warn: () => {} }), 8);
   const random = randomNumbers(3);
   const shape = [8, 3, 32, 32];
   const [clean, start] = [randomTensor(random, shape, 0, 1), randomTensor(random, shape, -4 / 255, 4 / 255)];
@@ -109,7 +110,7 @@ test("the strength of a step scales its attack: at a half it is that of half the
 });
 
 test("clipping scales a step's gradients together to the largest norm, and leaves shorter ones", async () => {
-  const model = trainable(await readFile(small), small, 4, [3, 32, 32], { mean: undefined, std: undefined });
+  const model = trainable(await loadClassifier(small, { warn: () => {} }), 4);
   const clean = randomTensor(randomNumbers(5), [4, 3, 32, 32], 0, 1);
   const given = { clean, start: zeros("float32", [4, 3, 32, 32]), lr: float32([], [1]), strength: float32([], [0]) };
   const label = tensor("int32", [4], Int32Array.of(1, 2, 3, 4));

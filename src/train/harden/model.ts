@@ -2,12 +2,11 @@
 import { bind } from "../../../graphs/deploy/rewrite.ts";
 import { trainableInitializers } from "../../../graphs/import/trainable.ts";
 import type { Store } from "../../../graphs/nn/scope.ts";
-import { constant, input, type Value } from "../../../graphs/onnx/graph.ts";
-import { type FileModel, parseModel } from "../../../graphs/onnx/parse.ts";
-import { float32, type Tensor } from "../../../graphs/onnx/tensor.ts";
-import { div, sub } from "../../../graphs/ops/index.ts";
+import { input, type Value } from "../../../graphs/onnx/graph.ts";
+import type { FileModel } from "../../../graphs/onnx/parse.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
 import { RequestError } from "../../errors.ts";
-import { imagesOf, readClassifier } from "../../evaluate/classifier.ts";
+import type { LoadedClassifier } from "../../models/classifier.ts";
 
 export interface Trainable {
   readonly file: FileModel;
@@ -17,35 +16,14 @@ export interface Trainable {
   readonly classify: (store: Store) => (x: Value) => Value;
 }
 
-export interface Preprocessing {
-  readonly mean?: readonly number[] | undefined;
-  readonly std?: readonly number[] | undefined;
-}
-
-/** Reads a classifier for batches of images [batch, …image]. */
-export const trainable = (
-  bytes: Uint8Array,
-  path: string,
-  batch: number,
-  image: readonly number[],
-  { mean, std }: Preprocessing,
-): Trainable => {
-  const file = parseModel(bytes);
+/** Looks for the weights of a classifier that came from a file, for batches of so many images. */
+export const trainable = ({ model, image, source }: LoadedClassifier, batch: number): Trainable => {
+  if (model === undefined) throw new RequestError(`${source} is no ONNX file; give one`);
+  const { file, path } = model;
   const names = trainableInitializers(file);
   const bound = input("images", { dtype: "float32", shape: [batch, ...image] });
-  const { logits, parameters, weights } = readClassifier(file, path, {
-    batch,
-    bind: { [imagesOf(file, path).name]: bound },
-    parameter: (name) => (names.has(name) ? name : undefined),
-  });
-  if (names.size === 0)
-    throw new RequestError(`${path} holds no weights as initializers, so none can be trained; export it with them`);
-  const along = (values: readonly number[] | undefined, otherwise: number): Value => {
-    const list = values === undefined || values.length === 0 ? [otherwise] : values;
-    return constant(float32([1, list.length, 1, 1], list));
-  };
-  const normal = (x: Value): Value =>
-    mean === undefined && std === undefined ? x : div(sub(x, along(mean, 0)), along(std, 1));
+  const { logits, parameters, weights } = model.read(bound, (name) => (names.has(name) ? name : undefined));
+  if (names.size === 0) throw untrainable(path, file);
   return {
     file,
     weights: new Map([...names].map((name) => [name, weights[name] as Tensor])),
@@ -55,7 +33,17 @@ export const trainable = (
         const value = parameters[name] as Value;
         values.set(value, store.parameter(name, value.shape, { kind: "constant", value: 0 }));
       }
-      return (x) => bind({ logits }, new Map([...values, [bound, normal(x)]])).logits;
+      return (x) => bind({ logits }, new Map([...values, [bound, x]])).logits;
     },
   };
+};
+
+/** Why no weight can be trained, and what to do. */
+const untrainable = (path: string, { initializers }: FileModel): RequestError => {
+  const halves = [...initializers.values()].some(({ dtype, shape }) => dtype === "float16" && shape.length > 1);
+  return new RequestError(
+    halves
+      ? `the weights of ${path} are float16, of which training loses the small steps; export the model in float32 (model.float())`
+      : `${path} holds no weights that can be trained; export it with its weights as initializers (export_params=True)`,
+  );
 };

@@ -1,7 +1,14 @@
 /** Settings of hardening a classifier from elsewhere. */
 import { z } from "zod";
 import { datasetNames } from "../../data/dataset.ts";
-import { ballSettings, datasetSettings, normalisationSettings, runSettings } from "../../settings/fragments.ts";
+import {
+  ballSettings,
+  datasetSettings,
+  matchSetting,
+  modelSettings,
+  normalisationSettings,
+  runSettings,
+} from "../../settings/fragments.ts";
 import { path, setting } from "../../settings/schema.ts";
 import type { Resolved } from "../../settings/spec.ts";
 
@@ -10,7 +17,7 @@ const attack = { group: "Attack" };
 const optimisation = { group: "Optimisation" };
 
 export const hardenSettings = {
-  from: setting(path(), "ONNX classifier of one float32 image [batch, channels, height, width]", { path: true }),
+  from: setting(path(), "ONNX classifier of RGB images", { path: true }),
   out: setting(path(), "ONNX file to write", { path: true }),
   objective: setting(z.enum(["trades", "pgd-at"]).default("trades"), "what is minimised"),
   beta: setting(z.number().min(0).default(1), "weight of TRADES' closeness"),
@@ -25,6 +32,8 @@ export const hardenSettings = {
   testLimit: setting(z.int().min(1).default(500), "test images to measure on", data),
   size: setting(z.int().min(8).max(1024).optional(), "side of the images, where the model leaves it open", data),
   ...normalisationSettings,
+  ...modelSettings,
+  ...matchSetting,
   augment: setting(z.boolean().default(true), "random crops and flips", data),
   ...ballSettings,
   attackSteps: setting(z.int().min(1).default(10), "PGD steps in training", attack),

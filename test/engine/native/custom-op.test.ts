@@ -1,7 +1,8 @@
 /** Kernels as custom ops in the CPU provider: JavaScript functions, and the CUDA sources themselves through launch.ts. */
 import { describe, expect, test } from "@jest/globals";
 import { advcl } from "../../../graphs/methods/advcl.ts";
-import { allNodesOf, apply, input, type Type, type Value } from "../../../graphs/onnx/graph.ts";
+import { apply, input, type Type, type Value } from "../../../graphs/onnx/graph.ts";
+import { allNodesOf } from "../../../graphs/onnx/order.ts";
 import type { OpDefinition } from "../../../graphs/ops/index.ts";
 import { compile } from "../../../graphs/steps/step.ts";
 import { cudaFusedTarget } from "../../../graphs/targets/cuda/fused/index.ts";

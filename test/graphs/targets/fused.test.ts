@@ -3,7 +3,8 @@ import { describe, expect, test } from "@jest/globals";
 import { linf } from "../../../graphs/attacks/threat-model.ts";
 import { grad } from "../../../graphs/autodiff/grad.ts";
 import { advcl } from "../../../graphs/methods/advcl.ts";
-import { allNodesOf, input, type Value } from "../../../graphs/onnx/graph.ts";
+import { input, type Value } from "../../../graphs/onnx/graph.ts";
+import { allNodesOf } from "../../../graphs/onnx/order.ts";
 import type { Tensor } from "../../../graphs/onnx/tensor.ts";
 import {
   add,

@@ -1,0 +1,82 @@
+/** What a model that sees nothing may reach, and what may be wrong with one that does no better. */
+import { constant, input } from "../../graphs/onnx/graph.ts";
+import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
+import { div, mul, sub } from "../../graphs/ops/index.ts";
+import type { Classifier } from "../../graphs/steps/evaluate.ts";
+import type { Dataset } from "../data/dataset.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { LoadedClassifier } from "./classifier.ts";
+import { imageBatch } from "./images.ts";
+import { predictionsOf } from "./prediction.ts";
+
+/** The share of the largest class among labels, and two standard deviations. */
+export const chanceOf = (labels: Int32Array): number => {
+  const counts = new Map<number, number>();
+  for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1);
+  const share = Math.max(0, ...counts.values()) / Math.max(1, labels.length);
+  return share + 2 * Math.sqrt((share * (1 - share)) / Math.max(1, labels.length));
+};
+
+const channels = (values: readonly number[]) => constant(float32([1, 3, 1, 1], values));
+
+/** What models often want of pixels in [0, 1], and the flags that give it. */
+const usual: readonly { readonly flags: string; readonly of: (build: Classifier) => Classifier }[] = [
+  { flags: "--mean 0 --std 0.00392157 (pixels of 0 to 255)", of: (build) => (x) => build(mul(x, 255)) },
+  { flags: "--mean 0.5 --std 0.5 (pixels of -1 to 1)", of: (build) => (x) => build(div(sub(x, 0.5), 0.5)) },
+  {
+    flags: "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (ImageNet's)",
+    of: (build) => (x) => build(div(sub(x, channels([0.485, 0.456, 0.406])), channels([0.229, 0.224, 0.225]))),
+  },
+];
+
+/** Images that a guess is tried on. */
+const TRIED = 200;
+
+const accuracyOf = async (
+  build: Classifier,
+  { fixedBatch, image }: LoadedClassifier,
+  dataset: Dataset & { readonly labels: Int32Array },
+  engine: Pick<Engine, "loadEvaluation">,
+): Promise<number> => {
+  const count = Math.min(TRIED, dataset.count);
+  const batch = fixedBatch ?? Math.min(count, 50);
+  const x = input("x", { dtype: "float32", shape: [batch, ...image] });
+  const session = await engine.loadEvaluation({ logits: build(x) });
+  try {
+    let right = 0;
+    for (let from = 0; from < count; from += batch) {
+      const { logits } = await session.run({ x: imageBatch(dataset, from, batch) });
+      const found = predictionsOf(logits as Tensor).slice(0, count - from);
+      right += found.filter((prediction, i) => prediction === dataset.labels[from + i]).length;
+    }
+    return right / count;
+  } finally {
+    await session.release();
+  }
+};
+
+/**
+ * What to say of a model that is no better than chance on its clean images; undefined where it is better. The ways in which
+ * models usually want their pixels are tried, and the one that helps is named.
+ */
+export const chanceWarning = async (
+  accuracy: number,
+  classifier: LoadedClassifier,
+  dataset: Dataset & { readonly labels: Int32Array },
+  engine: Pick<Engine, "loadEvaluation">,
+): Promise<string | undefined> => {
+  const chance = chanceOf(dataset.labels);
+  // One class alone is no chance to beat.
+  if (accuracy > chance || chance >= 1) return undefined;
+  const { source, build } = classifier;
+  let best = { accuracy: chance, flags: "" };
+  for (const { flags, of } of usual) {
+    const tried = await accuracyOf(of(build), classifier, dataset, engine);
+    if (tried > best.accuracy) best = { accuracy: tried, flags };
+  }
+  const remedy =
+    best.flags === ""
+      ? `check --mean and --std, --layout and --output, and that the classes of ${dataset.name} are in the model's order`
+      : `with ${best.flags} it is right for ${(100 * best.accuracy).toFixed(1)} % of ${Math.min(TRIED, dataset.count)} images`;
+  return `${source} is no better than chance on clean images (${(100 * accuracy).toFixed(2)} %; chance gives up to ${(100 * chance).toFixed(2)} %): ${remedy}`;
+};
