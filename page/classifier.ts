@@ -72,8 +72,8 @@ export class Classifier {
     const d = features.length;
     return softmax(
       classes.map((_, c) => {
-        let sum = bias[c] as number;
-        for (let i = 0; i < d; i++) sum += (weight[c * d + i] as number) * (features[i] as number);
+        let sum = bias[c]!;
+        for (let i = 0; i < d; i++) sum += weight[c * d + i]! * features[i]!;
         return sum;
       }),
     );
@@ -109,16 +109,16 @@ export class Classifier {
     const { slots, features: d, examples: rows, unusedBias } = this.about;
     const used = examples.slice(-rows);
     const mean = Float32Array.from({ length: d }, (_, i) =>
-      used.reduce((sum, { features: f }) => sum + (f[i] as number) / used.length, 0),
+      used.reduce((sum, { features: f }) => sum + f[i]! / used.length, 0),
     );
-    const lengths = used.map(({ features: f }) => Math.hypot(...f.map((v, i) => v - (mean[i] as number))));
+    const lengths = used.map(({ features: f }) => Math.hypot(...f.map((v, i) => v - mean[i]!)));
     const scale = used.length / lengths.reduce((sum, length) => sum + length, 1e-12);
     const features = new Float32Array(rows * d);
     const label = new Int32Array(rows);
     const share = new Float32Array(rows);
     used.forEach((example, i) => {
       features.set(
-        example.features.map((v, k) => (v - (mean[k] as number)) * scale),
+        example.features.map((v, k) => (v - mean[k]!) * scale),
         i * d,
       );
       label[i] = example.label;
@@ -142,16 +142,16 @@ export class Classifier {
       const results = await this.headProgram.run({ ...fixed, ...held });
       held = Object.fromEntries(
         Object.keys(held).map((name) => {
-          const { dims, data } = results[`next.${name}`] as Tensor;
+          const { dims, data } = results[`next.${name}`]!;
           return [name, { dims, data: Float32Array.from(data as Float32Array) }];
         }),
       );
-      const weight = ((held["param.weight"] as Tensor).data as Float32Array).map((v) => v * scale);
+      const weight = (held["param.weight"]!.data as Float32Array).map((v) => v * scale);
       // weight·(f - mean)·scale + bias, with the mean in the bias.
-      const bias = ((held["param.bias"] as Tensor).data as Float32Array).map((b, c) =>
-        mean.reduce((sum, m, i) => sum - m * (weight[c * d + i] as number), b),
+      const bias = (held["param.bias"]!.data as Float32Array).map((b, c) =>
+        mean.reduce((sum, m, i) => sum - m * weight[c * d + i]!, b),
       );
-      yield { step, loss: (results.loss as { data: Float32Array }).data[0] as number, head: { weight, bias, classes } };
+      yield { step, loss: (results.loss as { data: Float32Array }).data[0]!, head: { weight, bias, classes } };
     }
   }
 }

@@ -64,7 +64,7 @@ const open = async (name: Engine["name"]): Promise<Engine> => {
       return {
         run: async (feeds) => {
           const given = session.inputNames.map((input) => {
-            const { data, dims } = feeds[input] as Tensor;
+            const { data, dims } = feeds[input]!;
             return [input, new ort.Tensor(data instanceof Float32Array ? "float32" : "int32", data, dims)];
           });
           return session.run(Object.fromEntries(given) as Record<string, unknown>);

@@ -140,7 +140,7 @@ const start = async (): Promise<void> => {
     const towards = goal.value !== "away";
     const from = truth();
     const label = towards ? Number(goal.value) : from;
-    const paths = { from: [clean[from] as number], other: [] as number[] };
+    const paths = { from: [clean[from]!], other: [] as number[] };
     button("attack").disabled = true;
     button("reset").disabled = false;
     const gain = radius > 0 ? 0.5 / radius : 1;
@@ -177,7 +177,7 @@ const start = async (): Promise<void> => {
       if (mine !== turn) return;
       last = at;
       if (step > 1) {
-        paths.from.push(probabilities[from] as number);
+        paths.from.push(probabilities[from]!);
         paths.other.push(Math.max(...probabilities.map((p, c) => (c === from ? 0 : p))));
       }
       show(at, probabilities, step);
@@ -185,7 +185,7 @@ const start = async (): Promise<void> => {
     }
     const final = classifier.judge(await classifier.features(last), head);
     if (mine !== turn) return;
-    paths.from.push(final[from] as number);
+    paths.from.push(final[from]!);
     paths.other.push(Math.max(...final.map((p, c) => (c === from ? 0 : p))));
     show(last, final, count);
     button("attack").disabled = false;

@@ -14,7 +14,7 @@ const paint = (canvas: HTMLCanvasElement, size: number, pixel: (plane: number, a
 };
 
 export const draw = (canvas: HTMLCanvasElement, picture: Picture, size: number): void =>
-  paint(canvas, size, (plane, at) => picture[plane * size * size + at] as number);
+  paint(canvas, size, (plane, at) => picture[plane * size * size + at]!);
 
 /** The difference of two pictures around mid-grey, `gain` times as strong. */
 export const drawDifference = (
@@ -26,13 +26,13 @@ export const drawDifference = (
 ): void =>
   paint(canvas, size, (plane, at) => {
     const i = plane * size * size + at;
-    return Math.max(0, Math.min(1, 0.5 + gain * ((to[i] as number) - (from[i] as number))));
+    return Math.max(0, Math.min(1, 0.5 + gain * (to[i]! - from[i]!)));
   });
 
 /** Largest change of a pixel. */
 export const distance = (a: Picture, b: Picture): number => {
   let largest = 0;
-  for (let i = 0; i < a.length; i++) largest = Math.max(largest, Math.abs((a[i] as number) - (b[i] as number)));
+  for (let i = 0; i < a.length; i++) largest = Math.max(largest, Math.abs(a[i]! - b[i]!));
   return largest;
 };
 
@@ -41,7 +41,7 @@ export const fromBytes = (bytes: ArrayLike<number>, start: number, size: number,
   const picture = new Float32Array(3 * size * size);
   for (let at = 0; at < size * size; at++)
     for (let plane = 0; plane < 3; plane++)
-      picture[plane * size * size + at] = (bytes[start + at * stride + plane] as number) / 255;
+      picture[plane * size * size + at] = bytes[start + at * stride + plane]! / 255;
   return picture;
 };
 

@@ -31,8 +31,8 @@ export const grad = (y: Value, wrt: readonly Value[]): readonly Value[] =>
     if (g === undefined)
       throw new GraphError("not-differentiable", `the output does not depend on value ${i} of wrt`, {
         op: "grad",
-        path: (wrt[i] as Value).node.path,
-        types: [wrt[i] as Value],
+        path: wrt[i]!.node.path,
+        types: [wrt[i]!],
       });
     return g;
   });
@@ -50,7 +50,7 @@ export const vjp = (
     arrived.set(value, [...(arrived.get(value) ?? []), cotangent]);
   };
   outputs.forEach((output, i) => {
-    if (live.has(output)) give(output, cotangents[i] as Value);
+    if (live.has(output)) give(output, cotangents[i]!);
   });
   const total = (value: Value): Value | undefined => {
     const parts = arrived.get(value);
@@ -73,10 +73,10 @@ export const vjp = (
     onBehalfOf(
       node,
       () => {
-        const call = { inputs: node.inputs, outputs: node.outputs, output: node.outputs[0] as Value };
-        const given = rule({ ...call, cotangents: back, cotangent: back[0] as Value, attributes: node.attributes });
+        const call = { inputs: node.inputs, outputs: node.outputs, output: node.outputs[0]! };
+        const given = rule({ ...call, cotangents: back, cotangent: back[0]!, attributes: node.attributes });
         given.forEach((c, i) => {
-          const to = node.inputs[i] as Value;
+          const to = node.inputs[i]!;
           if (c !== null && live.has(to)) give(to, unbroadcast(c, to));
         });
       },

@@ -27,7 +27,7 @@ const signByComparison = (x: Value): Value =>
 export const attackStep = (shape: readonly number[], logits: (x: Value) => Value): AttackStep => {
   const image = { dtype: "float32", shape } as const;
   const [x, clean] = [input("x", image), input("clean", image)];
-  const label = input("label", { dtype: "int32", shape: [shape[0] as number] });
+  const label = input("label", { dtype: "int32", shape: [shape[0]!] });
   const scalar = { dtype: "float32", shape: [] } as const;
   const [eps, stepSize] = [input("eps", scalar), input("step_size", scalar)];
   const at = logits(x);

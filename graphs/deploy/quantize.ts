@@ -89,17 +89,17 @@ const largestWeight = 63;
 const quantizedWeight = (weight: Value): { readonly value: Value; readonly scales: Float32Array } => {
   const { data, shape } = constantOf(weight) as Tensor;
   const source = data as Float32Array;
-  const channels = shape[0] as number;
+  const channels = shape[0]!;
   const each = source.length / channels;
   const scales = new Float32Array(channels);
   const integers = new Int8Array(source.length);
   for (let c = 0; c < channels; c++) {
     let largest = 0;
-    for (let i = c * each; i < (c + 1) * each; i++) largest = max(largest, abs(source[i] as number));
+    for (let i = c * each; i < (c + 1) * each; i++) largest = max(largest, abs(source[i]!));
     const scale = fround(largest === 0 ? 1 : largest / largestWeight);
     scales[c] = scale;
     for (let i = c * each; i < (c + 1) * each; i++)
-      integers[i] = max(-largestWeight, min(largestWeight, round((source[i] as number) / scale)));
+      integers[i] = max(-largestWeight, min(largestWeight, round(source[i]! / scale)));
   }
   const zero = constant(tensor("int8", [channels], new Int8Array(channels)));
   const value = dequantizeLinear(
@@ -121,7 +121,7 @@ const quantizedBias = (
   const product = scales.map((scale) => scale * inputScale);
   const largest = 2 ** 31 - 1;
   const integers = Int32Array.from(source, (b, c) =>
-    max(-largest, min(largest, round((b + (shift?.[c] ?? 0)) / (product[c] as number)))),
+    max(-largest, min(largest, round((b + (shift?.[c] ?? 0)) / product[c]!))),
   );
   const zero = constant(tensor("int32", [source.length], new Int32Array(source.length)));
   return dequantizeLinear(
@@ -168,14 +168,14 @@ const quantizedBy = <K extends string>(
     node: (node, given) => {
       const integer = takesIntegers(node);
       const inputs = integer || !activations.includes(name(node)) ? given.map((v) => rounded.get(v) ?? v) : given;
-      const inputScale = scaleOf.get(inputs[0] as Value);
+      const inputScale = scaleOf.get(inputs[0]!);
       const results =
         isWeighted(node) && integer && inputScale !== undefined
           ? [make(node, inputs, inputScale)]
           : isSpatialMean(node)
-            ? [flatten(globalAveragePool(inputs[0] as Value))]
+            ? [flatten(globalAveragePool(inputs[0]!))]
             : apply(node.definition, inputs, node.attributes);
-      return results.map((result, i) => finish(node.outputs[i] as Value, result));
+      return results.map((result, i) => finish(node.outputs[i]!, result));
     },
   });
 };
@@ -216,7 +216,7 @@ export const meanShifts = (
   quantizedBy(outputs, ranges, (node, inputs, scale) => {
     const y = weighted(node, inputs, scale);
     const axes = Array.from({ length: y.rank }, (_, axis) => axis).filter((axis) => axis !== 1);
-    const shift = reduceMean(sub(node.outputs[0] as Value, y), { axes, keepdims: 1 });
+    const shift = reduceMean(sub(node.outputs[0]!, y), { axes, keepdims: 1 });
     shifts.set(node, shift);
     return add(y, shift);
   });

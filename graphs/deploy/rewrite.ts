@@ -38,20 +38,20 @@ export const rewrite = <K extends string>(
   const body = (before: Subgraph): Subgraph =>
     subgraph(before.inputs, (placeholders) => {
       before.inputs.forEach((value, i) => {
-        made.set(value, placeholders[i] as Value);
+        made.set(value, placeholders[i]!);
       });
       run(before.outputs);
       return before.outputs.map(at);
     });
   const run = (ends: readonly Value[]): void => {
     for (const node of ordered(ends, ({ outputs: all }) => !all.some((value) => made.has(value)))) {
-      if (isInput(node.outputs[0] as Value)) continue;
+      if (isInput(node.outputs[0]!)) continue;
       const inputs = node.inputs.map(at);
       const bodies = Object.entries(node.attributes).map(([name, a]) => [name, isSubgraph(a) ? body(a) : a] as const);
       const attributes = Object.fromEntries(bodies);
       const results = onBehalfOf(node, () => rule?.(node, inputs) ?? apply(node.definition, inputs, attributes));
       node.outputs.forEach((output, i) => {
-        made.set(output, results[i] as Value);
+        made.set(output, results[i]!);
       });
     }
   };

@@ -14,7 +14,7 @@ export const readLogits = (
 ): (ReadModel & { readonly logits: Value }) | undefined => {
   for (const output of file.outputs) {
     const model = readModel(file, { ...options, outputs: [output] });
-    const logits = model.outputs[output] as Value;
+    const logits = model.outputs[output]!;
     if (logits.dtype === "float32" && logits.rank === 2 && logits.dim(0) === options.batch) return { ...model, logits };
   }
   return undefined;

@@ -99,7 +99,7 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
       model.opset,
     );
     node.outputs.forEach((name, i) => {
-      if (name !== "") values.set(name, made[i] as Value);
+      if (name !== "") values.set(name, made[i]!);
     });
   }
   const outputs = Object.fromEntries(
@@ -129,7 +129,7 @@ const inputOf = ({ name, dtype, dims }: FileInput, { batch, dims: sizes = {}, bi
   const label = `the input ${JSON.stringify(name)}`;
   const shape = dims.map((dim, axis) => {
     if (typeof dim === "number") return dim;
-    if (dim !== null && Object.hasOwn(sizes, dim)) return sizes[dim] as number;
+    if (dim !== null && Object.hasOwn(sizes, dim)) return sizes[dim]!;
     if (axis === 0 && batch !== undefined) return batch;
     if (bound !== undefined && bound.rank === dims.length) return bound.dim(axis);
     throw new GraphError(

@@ -70,7 +70,7 @@ const elu = (x: Value, scale: number): Value => where(greater(x, 0), x, mul(sub(
 
 const joined = (join: (a: Value, b: Value) => Value): Reading => ({
   inputs: [1, ANY],
-  build: (inputs) => (inputs.length === 1 ? identity(inputs[0] as Value) : inputs.reduce(join)),
+  build: (inputs) => (inputs.length === 1 ? identity(inputs[0]!) : inputs.reduce(join)),
 });
 
 /** Reductions of a function of x: attributes and axes are read as ReduceSum's. */
@@ -80,7 +80,7 @@ const reducing = (before: (x: Value) => Value, after: (y: Value) => Value = (y) 
   build: (inputs, attributes, context) => {
     const read = reduceSum.definition.read as NonNullable<typeof reduceSum.definition.read>;
     const { attributes: own } = read(inputs, attributes, context);
-    return after(reduceSum(before(inputs[0] as Value), own as { axes?: readonly number[]; keepdims?: number }));
+    return after(reduceSum(before(inputs[0]!), own as { axes?: readonly number[]; keepdims?: number }));
   },
 });
 
@@ -158,7 +158,7 @@ export const readings: Readonly<Record<string, Reading>> = {
       const count = Math.max(0, Math.ceil((limit - start) / delta));
       check(delta !== 0 && count <= 2 ** 22, "shape", `a range from ${start} to ${limit} in steps of ${delta}`);
       const values = Array.from({ length: count }, (_, i) => start + i * delta);
-      return constant(tensorOf((inputs[0] as Value).dtype as DType, [count], values));
+      return constant(tensorOf(inputs[0]!.dtype as DType, [count], values));
     },
   },
   NonZero: {
@@ -172,12 +172,12 @@ export const readings: Readonly<Record<string, Reading>> = {
         let rest = flat;
         const index = new Array<number>(rank);
         for (let axis = rank - 1; axis >= 0; axis--) {
-          index[axis] = rest % (held.shape[axis] as number);
-          rest = Math.floor(rest / (held.shape[axis] as number));
+          index[axis] = rest % held.shape[axis]!;
+          rest = Math.floor(rest / held.shape[axis]!);
         }
         if (Number(value) !== 0) found.push(index);
       });
-      const values = Array.from({ length: rank }, (_, axis) => found.map((index) => index[axis] as number)).flat();
+      const values = Array.from({ length: rank }, (_, axis) => found.map((index) => index[axis]!)).flat();
       return constant(tensorOf("int64", [rank, found.length], values));
     },
   },
@@ -318,9 +318,7 @@ export const readings: Readonly<Record<string, Reading>> = {
         "unsupported",
         `only height and width are resized, not to [${wanted.join(", ")}]`,
       );
-      const ratios = [2, 3].map((i) =>
-        scales === undefined ? (wanted[i] as number) / v.dim(i) : Number(scales.data[i]),
-      );
+      const ratios = [2, 3].map((i) => (scales === undefined ? wanted[i]! / v.dim(i) : Number(scales.data[i])));
       return resize(v, wanted.slice(2), ratios, {
         mode: (attributes.mode as string | undefined) ?? "nearest",
         coordinate_transformation_mode:

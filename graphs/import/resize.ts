@@ -42,7 +42,7 @@ const weights = (from: number, to: number, scale: number, how: Interpolation, tr
   const give = (row: number, at: number, weight: number) => {
     const column = Math.min(Math.max(at, 0), from - 1);
     const place = transposed ? column * to + row : row * from + column;
-    out[place] = (out[place] as number) + weight;
+    out[place] = out[place]! + weight;
   };
   for (let i = 0; i < to; i++) {
     const x = sourceOf(i, from, to, scale, how.coordinate_transformation_mode);
@@ -73,7 +73,7 @@ export const resize = (x: Value, size: readonly number[], scales: readonly numbe
     `resizing ${h}×${w} to ${toH}×${toW} is not supported`,
   );
   let y = x;
-  if (toH !== h) y = matMul(constant(float32([toH, h], weights(h, toH, scales[0] as number, how, false))), y);
-  if (toW !== w) y = matMul(y, constant(float32([w, toW], weights(w, toW, scales[1] as number, how, true))));
+  if (toH !== h) y = matMul(constant(float32([toH, h], weights(h, toH, scales[0]!, how, false))), y);
+  if (toW !== w) y = matMul(y, constant(float32([w, toW], weights(w, toW, scales[1]!, how, true))));
   return y;
 };

@@ -91,7 +91,7 @@ const jointLoss =
     const logits = clusterHeads(adversarial.with({ branches: ["pgd_ce"] }), clusters, viewOf(h, 1, 2));
     const clustered = named("clustering", () =>
       mul(
-        logits.map((l, i) => crossEntropy(l, labels[i] as Value, reduction)).reduce((a, b) => add(a, b)),
+        logits.map((l, i) => crossEntropy(l, labels[i]!, reduction)).reduce((a, b) => add(a, b)),
         1 / clusters.length,
       ),
     );

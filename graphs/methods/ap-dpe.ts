@@ -152,7 +152,7 @@ export const apDpe = defineMethod<ApDpeOptions>({
       losses.reduce((a, b) => add(a, b)),
       1 / losses.length,
     );
-    const each = Object.fromEntries(options.tasks.map((task, i) => [task, losses[i] as Value]));
+    const each = Object.fromEntries(options.tasks.map((task, i) => [task, losses[i]!]));
     return finish(store, options, { loss: mean, ...each }, trace);
   },
 });

@@ -88,14 +88,14 @@ const foldPair = (weights: Weights, { layer, norm }: Pair, into: Map<string, Ten
   ) as [Float32Array, Float32Array, Float32Array, Float32Array];
   const before = weights.get(`${layer}.bias`)?.data as Float32Array | undefined;
   const source = weight.data as Float32Array;
-  const channels = weight.shape[0] as number;
+  const channels = weight.shape[0]!;
   const each = source.length / channels;
   const folded = new Float32Array(source.length);
   const bias = new Float32Array(channels);
   for (let c = 0; c < channels; c++) {
-    const k = (scale[c] as number) / Math.sqrt((variance[c] as number) + epsilon);
-    for (let i = c * each; i < (c + 1) * each; i++) folded[i] = k * (source[i] as number);
-    bias[c] = (shift[c] as number) + k * ((before?.[c] ?? 0) - (mean[c] as number));
+    const k = scale[c]! / Math.sqrt(variance[c]! + epsilon);
+    for (let i = c * each; i < (c + 1) * each; i++) folded[i] = k * source[i]!;
+    bias[c] = shift[c]! + k * ((before?.[c] ?? 0) - mean[c]!);
   }
   into.set(`${layer}.weight`, float32(weight.shape, folded));
   into.set(`${layer}.bias`, float32([channels], bias));

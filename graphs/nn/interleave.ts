@@ -4,7 +4,7 @@ import { concat, reshape, slice } from "../ops/index.ts";
 
 /** Views [B,C,…] as one batch [B·n,C,…]. */
 export const interleave = (views: readonly Value[]): Value => {
-  const [b = 0, ...rest] = (views[0] as Value).shape;
+  const [b = 0, ...rest] = views[0]!.shape;
   return reshape(concat(views, { axis: 1 }), [b * views.length, ...rest]);
 };
 

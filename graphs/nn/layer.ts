@@ -75,7 +75,7 @@ export const batchNorm =
       const stacked = (part: (view: Scope) => Value): Value => {
         const rows = views.map((view) => reshape(part(view), [1, channels]));
         return new Set(views.map((v) => v.path)).size === 1
-          ? expandAs(rows[0] as Value, [views.length, channels])
+          ? expandAs(rows[0]!, [views.length, channels])
           : concat(rows, { axis: 0 });
       };
       const scale = stacked((view) => view.parameter("weight", [channels], { kind: "constant", value: 1 }));
@@ -103,8 +103,8 @@ export const batchNorm =
         views.forEach((view, i) => {
           const statistics = {
             path: view.statePath,
-            mean: reshape(means[i] as Value, [channels]),
-            variance: reshape(variances[i] as Value, [channels]),
+            mean: reshape(means[i]!, [channels]),
+            variance: reshape(variances[i]!, [channels]),
             momentum,
           };
           if (typeof scope.statistics === "function") scope.statistics(statistics);

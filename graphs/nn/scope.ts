@@ -92,7 +92,7 @@ export class Store {
     const results = loop(times, [...initial, ...start], (iteration, carried) => {
       const outer = new Map(this.current);
       paths.forEach((path, i) => {
-        this.current.set(path, carried[initial.length + i] as Value);
+        this.current.set(path, carried[initial.length + i]!);
       });
       const returned = [
         ...body(iteration, carried.slice(0, initial.length)),
@@ -102,7 +102,7 @@ export class Store {
       return returned;
     });
     paths.forEach((path, i) => {
-      this.current.set(path, results[initial.length + i] as Value);
+      this.current.set(path, results[initial.length + i]!);
     });
     return results.slice(0, initial.length);
   }
@@ -215,7 +215,7 @@ export const moveStatisticsRepeatedly = (store: Store, all: readonly BatchStatis
       const first = (batches[0] as BatchStatistics)[key];
       const running = store.state(at, first, { kind: "constant", value: key === "variance" ? 1 : 0 });
       const moved = batches.reduce(
-        (value, batch, i) => add(value, mul(batch[key], weights[i] as number)),
+        (value, batch, i) => add(value, mul(batch[key], weights[i]!)),
         mul(running, (1 - m) ** (n * repeats)),
       );
       store.update(at, moved);

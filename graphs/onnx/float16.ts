@@ -6,7 +6,7 @@ const bits = new Uint32Array(float.buffer);
 /** The nearest half, ties to even; overflow gives infinity. */
 const toHalf = (value: number): number => {
   float[0] = value;
-  const b = bits[0] as number;
+  const b = bits[0]!;
   const sign = (b >>> 16) & 0x8000;
   const magnitude = b & 0x7fffffff;
   if (magnitude >= 0x7f800000) return sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00);
@@ -33,12 +33,12 @@ const fromHalf = (half: number): number => {
 
 export const toFloat16 = (values: ArrayLike<number>): Uint16Array => {
   const out = new Uint16Array(values.length);
-  for (let i = 0; i < out.length; i++) out[i] = toHalf(values[i] as number);
+  for (let i = 0; i < out.length; i++) out[i] = toHalf(values[i]!);
   return out;
 };
 
 export const fromFloat16 = (halves: ArrayLike<number>): Float32Array => {
   const out = new Float32Array(halves.length);
-  for (let i = 0; i < out.length; i++) out[i] = fromHalf(halves[i] as number);
+  for (let i = 0; i < out.length; i++) out[i] = fromHalf(halves[i]!);
   return out;
 };

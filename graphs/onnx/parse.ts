@@ -219,7 +219,7 @@ export const parseTensor = (proto: TensorProto, label: string, where: { op?: str
   const data = new array(size);
   if (data instanceof BigInt64Array || data instanceof BigUint64Array)
     for (let i = 0; i < size; i++) data[i] = big(given[i] as number | Long);
-  else for (let i = 0; i < size; i++) data[i] = given[i] as number;
+  else for (let i = 0; i < size; i++) data[i] = Number(given[i]);
   return { dtype, shape, data };
 };
 

@@ -125,7 +125,7 @@ export const checkWire = (bytes: Uint8Array): void => {
     let value = 0;
     for (let i = 0; i < 10; i++) {
       if (at + i >= end) break;
-      const byte = bytes[at + i] as number;
+      const byte = bytes[at + i]!;
       value += (byte & 127) * 2 ** (7 * i);
       if (byte < 128) return [value, at + i + 1];
     }

@@ -139,7 +139,7 @@ class Writer {
     const listed = new Set(inputs);
     this.modelInputs.push(...inputs);
     for (const node of nodesOf(values, null)) {
-      const value = node.outputs[0] as Value;
+      const value = node.outputs[0]!;
       if (isInput(value) && !listed.has(value)) this.modelInputs.push(value);
     }
     for (const value of this.modelInputs) {
@@ -160,7 +160,7 @@ class Writer {
     let next = 0;
     for (const [wanted, value] of outputs)
       if (this.names.get(value) !== wanted)
-        node.push(identityNode(renamed[next++] as string, this.nameOf(value, scope), wanted));
+        node.push(identityNode(renamed[next++]!, this.nameOf(value, scope), wanted));
     return {
       name,
       node,
@@ -192,7 +192,7 @@ class Writer {
   }
 
   private all(nodes: readonly Node[], scope: Map<string, TensorProto>): NodeProto[] {
-    return nodes.filter((node) => !isInput(node.outputs[0] as Value)).map((node) => this.node(node, scope));
+    return nodes.filter((node) => !isInput(node.outputs[0]!)).map((node) => this.node(node, scope));
   }
 
   private node(node: Node, scope: Map<string, TensorProto>): NodeProto {

@@ -14,7 +14,7 @@ const loopOp = defineOp<readonly Value[], { body: Subgraph }>("Loop", {
       `the body returns ${types.length} values but carries ${initial.length}`,
     );
     types.forEach(({ dtype, shape }, i) => {
-      const start = initial[i] as Value;
+      const start = initial[i]!;
       check(
         dtype === start.dtype && shape.join() === start.shape.join(),
         "shape",

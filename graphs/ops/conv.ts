@@ -49,11 +49,11 @@ export const windowOf = (attributes: ConvAttributes, size: readonly number[], ke
   let full = pads ?? [0, 0, 0, 0];
   if (auto_pad.startsWith("SAME_")) {
     const total = [0, 1].map((i) => {
-      const [n, k, s, d] = [size[i] as number, kernel[i] as number, strides[i] as number, dilations[i] as number];
+      const [n, k, s, d] = [size[i]!, kernel[i]!, strides[i]!, dilations[i]!];
       return Math.max(0, (Math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n);
     });
     const less = total.map((t) => Math.floor(t / 2));
-    const more = total.map((t, i) => t - (less[i] as number));
+    const more = total.map((t, i) => t - less[i]!);
     full = auto_pad === "SAME_UPPER" ? [...less, ...more] : [...more, ...less];
   }
   return {
@@ -75,16 +75,7 @@ export const convSize = (
 ): number => Math.floor((n + before + after - dilation * (k - 1) - 1) / stride) + 1;
 
 const outputSize = (size: readonly number[], kernel: readonly number[], w: Window): number[] =>
-  [0, 1].map((i) =>
-    convSize(
-      size[i] as number,
-      kernel[i] as number,
-      w.strides[i] as number,
-      w.dilations[i] as number,
-      w.pads[i] as number,
-      w.pads[i + 2] as number,
-    ),
-  );
+  [0, 1].map((i) => convSize(size[i]!, kernel[i]!, w.strides[i]!, w.dilations[i]!, w.pads[i]!, w.pads[i + 2]!));
 
 const CASES: readonly { x: number[]; w: number[]; attributes: ConvAttributes }[] = [
   { x: [2, 3, 5, 5], w: [4, 3, 3, 3], attributes: { pads: [1, 1, 1, 1] } },
@@ -163,12 +154,8 @@ export const convGradInput: Op<[dy: Value, w: Value], GradInput> = defineOp<[dy:
     lower: ([dy, w], { pads, strides, dilations, group, size }) => {
       const output_padding = [0, 1].map((i) => {
         const reached =
-          (dy.dim(2 + i) - 1) * (strides[i] as number) +
-          (dilations[i] as number) * (w.dim(2 + i) - 1) +
-          1 -
-          (pads[i] as number) -
-          (pads[i + 2] as number);
-        return (size[i] as number) - reached;
+          (dy.dim(2 + i) - 1) * strides[i]! + dilations[i]! * (w.dim(2 + i) - 1) + 1 - pads[i]! - pads[i + 2]!;
+        return size[i]! - reached;
       });
       const negative = output_padding.map((p) => Math.min(p, 0));
       const full = convTranspose(dy, w, absent, {
@@ -178,7 +165,7 @@ export const convGradInput: Op<[dy: Value, w: Value], GradInput> = defineOp<[dy:
         group,
         output_padding: output_padding.map((p) => Math.max(p, 0)),
       });
-      return pad(full, { begin: {}, end: { 2: negative[0] as number, 3: negative[1] as number } });
+      return pad(full, { begin: {}, end: { 2: negative[0]!, 3: negative[1]! } });
     },
     vjp: ({ inputs: [dy, w], cotangent: d, attributes: { size: _, ...window } }) => [
       conv(d, w, window),
@@ -188,7 +175,7 @@ export const convGradInput: Op<[dy: Value, w: Value], GradInput> = defineOp<[dy:
       const window = windowOf(attributes, x.slice(2), w.slice(2));
       const size = outputSize(x.slice(2), w.slice(2), window);
       return {
-        inputs: [{ shape: [x[0] as number, w[0] as number, ...size] }, { shape: w }],
+        inputs: [{ shape: [x[0]!, w[0]!, ...size] }, { shape: w }],
         attributes: { ...window, size: x.slice(2) },
         step: 1,
       };
@@ -214,8 +201,8 @@ export const convGradWeight: Op<[x: Value, dy: Value], GradWeight> = defineOp<[x
       const full = conv(images, kernels, { pads, strides: dilations, dilations: strides, group: g });
       // Rows that a stride left unread add taps beyond the kernel.
       const taps = slice(full, [
-        { axis: 2, start: 0, end: kernel[0] as number },
-        { axis: 3, start: 0, end: kernel[1] as number },
+        { axis: 2, start: 0, end: kernel[0]! },
+        { axis: 3, start: 0, end: kernel[1]! },
       ]);
       return transpose(taps, { perm: [1, 0, 2, 3] });
     },
@@ -227,7 +214,7 @@ export const convGradWeight: Op<[x: Value, dy: Value], GradWeight> = defineOp<[x
       const window = windowOf(attributes, x.slice(2), w.slice(2));
       const size = outputSize(x.slice(2), w.slice(2), window);
       return {
-        inputs: [{ shape: x }, { shape: [x[0] as number, w[0] as number, ...size] }],
+        inputs: [{ shape: x }, { shape: [x[0]!, w[0]!, ...size] }],
         attributes: { ...window, kernel: w.slice(2) },
         step: 1,
       };
@@ -253,12 +240,12 @@ export const convTranspose: Op<[x: Value, w: Value, bias: Value], ConvTranspose>
     check(x.dim(1) === w.dim(0), "shape", `x has ${x.dim(1)} channels but w expects ${w.dim(0)}`);
     const size = [0, 1].map(
       (i) =>
-        (x.dim(2 + i) - 1) * (strides[i] as number) +
-        (dilations[i] as number) * (w.dim(2 + i) - 1) +
+        (x.dim(2 + i) - 1) * strides[i]! +
+        dilations[i]! * (w.dim(2 + i) - 1) +
         1 +
-        (output_padding[i] as number) -
-        (pads[i] as number) -
-        (pads[i + 2] as number),
+        output_padding[i]! -
+        pads[i]! -
+        pads[i + 2]!,
     );
     return { dtype: sameDtype([x, w]), shape: [x.dim(0), w.dim(1) * group, ...size] };
   },

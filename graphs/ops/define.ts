@@ -215,7 +215,7 @@ export const broadcast = (...shapes: readonly (readonly number[])[]): number[] =
 
 /** Checks that all values have one dtype and returns it. */
 export const sameDtype = (values: readonly Value[]): DType => {
-  const first = (values[0] as Value).dtype;
+  const first = values[0]!.dtype;
   for (const value of values)
     check(
       isAbsent(value) || value.dtype === first,

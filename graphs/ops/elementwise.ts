@@ -240,7 +240,7 @@ const clipOp: Op<[x: Value, low: Value, high: Value]> = defineOp<[x: Value, low:
   readAttributes: { min: "float", max: "float" },
   read: (inputs, { min: low, max: high, ...attributes }) => {
     if (low === undefined && high === undefined) return { inputs, attributes };
-    const x = inputs[0] as Value;
+    const x = inputs[0]!;
     const bound = (value: unknown) => (value === undefined ? absent : (valuesOf([x, value as number])[1] as Value));
     return { inputs: [x, bound(low), bound(high)], attributes };
   },

@@ -13,7 +13,7 @@ export type Fold = (inputs: readonly Numbers[], type: Type, attributes: Attribut
 
 export const stridesOf = (shape: readonly number[]): number[] => {
   const strides: number[] = new Array(shape.length).fill(1);
-  for (let i = shape.length - 2; i >= 0; i--) strides[i] = (strides[i + 1] as number) * (shape[i + 1] as number);
+  for (let i = shape.length - 2; i >= 0; i--) strides[i] = strides[i + 1]! * shape[i + 1]!;
   return strides;
 };
 
@@ -24,8 +24,8 @@ export const eachIndex = (shape: readonly number[], visit: (index: readonly numb
   for (let flat = 0; flat < size; flat++) {
     visit(index, flat);
     for (let axis = shape.length - 1; axis >= 0; axis--) {
-      index[axis] = (index[axis] as number) + 1;
-      if ((index[axis] as number) < (shape[axis] as number)) break;
+      index[axis] = index[axis]! + 1;
+      if (index[axis]! < shape[axis]!) break;
       index[axis] = 0;
     }
   }
@@ -38,15 +38,16 @@ export const foldEach =
     const strides = inputs.map((x) => {
       const own = stridesOf(x.shape);
       const skipped = shape.length - x.shape.length;
-      return shape.map((_, i) => (i < skipped || x.shape[i - skipped] === 1 ? 0 : (own[i - skipped] as number)));
+      return shape.map((_, i) => (i < skipped || x.shape[i - skipped] === 1 ? 0 : own[i - skipped]!));
     });
     const out = new Array<number>(sizeOf(shape));
     const round = isFloat(dtype) ? (v: number) => v : Math.trunc;
     eachIndex(shape, (index, flat) => {
       const given = inputs.map((x, k) => {
         let at = 0;
-        for (let i = 0; i < index.length; i++) at += (index[i] as number) * ((strides[k] as number[])[i] as number);
-        return x.values[at] as number;
+        // biome-ignore lint/plugin: the element is of one of several types, and here of this one
+        for (let i = 0; i < index.length; i++) at += index[i]! * ((strides[k] as number[])[i] as number);
+        return x.values[at]!;
       });
       out[flat] = round(rule(...given));
     });

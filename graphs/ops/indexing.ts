@@ -26,13 +26,13 @@ export const gather: Op<[x: Value, indices: Value], Axis> = defineOp<[x: Value, 
     if (x === undefined || indices === undefined) return undefined;
     const axis = foldAxis(attributes, x.shape.length);
     const inner = sizeOf(x.shape.slice(axis + 1));
-    const size = x.shape[axis] as number;
+    const size = x.shape[axis]!;
     const out: number[] = [];
     for (let outer = 0; outer < sizeOf(x.shape.slice(0, axis)); outer++)
       for (const at of indices.values) {
         const index = at < 0 ? at + size : at;
         if (!(index >= 0 && index < size)) return undefined;
-        for (let i = 0; i < inner; i++) out.push(x.values[(outer * size + index) * inner + i] as number);
+        for (let i = 0; i < inner; i++) out.push(x.values[(outer * size + index) * inner + i]!);
       }
     return out.length === sizeOf(shape) ? out : undefined;
   },
@@ -118,7 +118,7 @@ const topKOp: Op<[x: Value, k: Value], { axis?: number; largest?: number; sorted
   }),
   infer: ([x, k], { axis = -1 }) => {
     const at = axisOf(axis, x.rank);
-    const count = constantInts(k, "k")[0] as number;
+    const count = constantInts(k, "k")[0]!;
     check(count <= x.dim(at), "attribute", `k is ${count} but the axis has ${x.dim(at)} elements`);
     const shape = x.shape.map((d, i) => (i === at ? count : d));
     return [

@@ -75,7 +75,7 @@ export const transpose: Op<[x: Value], { perm: readonly number[] }> = defineOp<[
       const strides = stridesOf(x.shape);
       const out = new Array<number>(sizeOf(shape));
       eachIndex(shape, (index, flat) => {
-        out[flat] = x.values[index.reduce((at, n, i) => at + n * (strides[perm[i] as number] as number), 0)] as number;
+        out[flat] = x.values[index.reduce((at, n, i) => at + n * strides[perm[i]!]!, 0)]!;
       });
       return out;
     },
@@ -225,13 +225,13 @@ const tileOp: WithInts = defineOp<[x: Value, repeats: Value]>("Tile", {
   infer: ([x, repeats]) => {
     const r = constantInts(repeats, "repeats");
     check(r.length === x.rank, "shape", `${r.length} repeats for rank ${x.rank}`);
-    return { dtype: x.dtype, shape: x.shape.map((d, i) => d * (r[i] as number)) };
+    return { dtype: x.dtype, shape: x.shape.map((d, i) => d * r[i]!) };
   },
   vjp: ({ inputs: [x, repeats], cotangent: dy }) => {
     const r = constantInts(repeats, "repeats");
     const split = reshape(
       dy,
-      x.shape.flatMap((d, i) => [r[i] as number, d]),
+      x.shape.flatMap((d, i) => [r[i]!, d]),
     );
     return [reduceSum(split, { axes: x.shape.map((_, i) => 2 * i), keepdims: 0 }), null];
   },

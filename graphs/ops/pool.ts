@@ -29,14 +29,7 @@ const inferPool = ([x]: readonly [x: Value, ...Value[]], attributes: Pool): Type
   const { kernel_shape: kernel } = attributes;
   const { pads, strides, dilations } = windowOf(attributes, x.shape.slice(2), kernel);
   const size = [0, 1].map((i) =>
-    convSize(
-      x.dim(2 + i),
-      kernel[i] as number,
-      strides[i] as number,
-      dilations[i] as number,
-      pads[i] as number,
-      pads[i + 2] as number,
-    ),
+    convSize(x.dim(2 + i), kernel[i]!, strides[i]!, dilations[i]!, pads[i]!, pads[i + 2]!),
   );
   check(
     size.every((d) => d > 0),
@@ -56,9 +49,9 @@ const tapsOf = (x: Value, attributes: Pool, filler: number) => {
   const padded = pad(x, { begin: { 2: top, 3: left }, end: { 2: bottom, 3: right }, value: filler });
   const [height, width] = inferPool([x], attributes).shape.slice(2) as [number, number];
   const [sy, sx] = window.strides;
-  return Array.from({ length: (kernel[0] as number) * (kernel[1] as number) }, (_, t) => {
-    const dy = Math.floor(t / (kernel[1] as number)) * window.dilations[0];
-    const dx = (t % (kernel[1] as number)) * window.dilations[1];
+  return Array.from({ length: kernel[0]! * kernel[1]! }, (_, t) => {
+    const dy = Math.floor(t / kernel[1]!) * window.dilations[0];
+    const dx = (t % kernel[1]!) * window.dilations[1];
     const seen = () =>
       slice(padded, [
         { axis: 2, start: dy, end: dy + (height - 1) * sy + 1, step: sy },

@@ -23,7 +23,7 @@ const foldSlice: Fold = ([x, starts, ends, axes, steps], { shape }) => {
   starts.values.forEach((start, i) => {
     const given = axes?.values[i] ?? i;
     const axis = given < 0 ? given + x.shape.length : given;
-    const size = x.shape[axis] as number;
+    const size = x.shape[axis]!;
     const step = steps?.values[i] ?? 1;
     const counted = start < 0 ? start + size : start;
     from[axis] = step > 0 ? Math.min(Math.max(counted, 0), size) : Math.min(Math.max(counted, -1), size - 1);
@@ -34,9 +34,9 @@ const foldSlice: Fold = ([x, starts, ends, axes, steps], { shape }) => {
   eachIndex(shape, (index, flat) => {
     let at = 0;
     index.forEach((n, i) => {
-      at += ((from[i] as number) + n * (by[i] as number)) * (strides[i] as number);
+      at += (from[i]! + n * by[i]!) * strides[i]!;
     });
-    out[flat] = x.values[at] as number;
+    out[flat] = x.values[at]!;
   });
   return out;
 };
@@ -49,7 +49,7 @@ const sliceOp: Op<[x: Value, starts: Value, ends: Value, axes: Value, steps: Val
   read: (inputs, { starts, ends, axes, ...attributes }) => {
     if (starts === undefined) return { inputs, attributes };
     const parts = [starts, ends, axes].map((part) => (part === undefined ? absent : ints(part as readonly number[])));
-    return { inputs: [inputs[0] as Value, ...parts], attributes };
+    return { inputs: [inputs[0]!, ...parts], attributes };
   },
   fold: foldSlice,
   infer: ([x, ...parts]) => ({ dtype: x.dtype, shape: sliceShape(x, rangesOf(x, parts)) }),
@@ -69,15 +69,15 @@ export const rangesOf = (x: Value, [starts, ends, axes, steps]: readonly (Value 
   const along = isAbsent(axes) ? from.map((_, i) => i) : constantInts(axes as Value, "axes");
   const by = isAbsent(steps) ? from.map(() => 1) : constantInts(steps as Value, "steps");
   return from.map((start, i) => {
-    const axis = axisOf(along[i] as number, x.rank);
-    const step = by[i] as number;
+    const axis = axisOf(along[i]!, x.rank);
+    const step = by[i]!;
     const size = x.dim(axis);
     const bound = (at: number) => {
       const counted = at < 0 ? at + size : at;
       return step > 0 ? Math.min(Math.max(counted, 0), size) : Math.min(Math.max(counted, -1), size - 1);
     };
     check(step !== 0, "attribute", "a step of 0");
-    return { axis, start: bound(start), end: bound(to[i] as number), step };
+    return { axis, start: bound(start), end: bound(to[i]!), step };
   });
 };
 const lengthOf = ({ start, end, step }: Required<Range>): number => Math.max(0, Math.ceil((end - start) / step));
@@ -138,8 +138,8 @@ const padOp: Op<[x: Value, pads: Value, value: Value], { mode?: string }> = defi
     const some = constantInts(given as Value, "pads");
     const full = new Array<number>(2 * rank).fill(0);
     along.forEach((axis, i) => {
-      full[axis] = some[i] as number;
-      full[axis + rank] = some[i + along.length] as number;
+      full[axis] = some[i]!;
+      full[axis + rank] = some[i + along.length]!;
     });
     return { inputs: [x as Value, ints(full), value ?? absent], attributes };
   },
@@ -147,7 +147,7 @@ const padOp: Op<[x: Value, pads: Value, value: Value], { mode?: string }> = defi
     check(mode === "constant", "unsupported", `mode ${mode} is not supported, only constant`);
     const p = constantInts(pads, "pads");
     check(p.length === 2 * x.rank, "shape", `${p.length} pads for rank ${x.rank}`);
-    return { dtype: x.dtype, shape: x.shape.map((d, i) => d + (p[i] as number) + (p[i + x.rank] as number)) };
+    return { dtype: x.dtype, shape: x.shape.map((d, i) => d + p[i]! + p[i + x.rank]!) };
   },
   vjp: ({ inputs: [, pads], cotangent: dy }) => [
     padOp(dy, ints(constantInts(pads, "pads").map((n) => -n)), absent),

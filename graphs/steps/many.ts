@@ -31,18 +31,15 @@ export const manySteps = (step: Step, count: number): Step => {
   const results = loop(count, initial, (iteration, carried) => {
     const here = new Map(bound);
     moved.forEach((name, i) => {
-      here.set(slots.get(name) as Value, carried[i] as Value);
+      here.set(slots.get(name) as Value, carried[i]!);
     });
     for (const [value, all] of stacked) here.set(value, reshape(gather(all, iteration), value.shape));
-    const outputs = bind(
-      Object.fromEntries([...moved, ...metrics].map((name) => [name, step.outputs[name] as Value])),
-      here,
-    );
+    const outputs = bind(Object.fromEntries([...moved, ...metrics].map((name) => [name, step.outputs[name]!])), here);
     const place = reshape(oneHot(reshape(iteration, [1]), count), [count]);
     return [
-      ...moved.map((name) => outputs[name] as Value),
-      ...metrics.map((name, i) => add(carried[moved.length + i] as Value, mul(place, outputs[name] as Value))),
+      ...moved.map((name) => outputs[name]!),
+      ...metrics.map((name, i) => add(carried[moved.length + i]!, mul(place, outputs[name]!))),
     ];
   });
-  return { store, outputs: Object.fromEntries([...moved, ...metrics].map((name, i) => [name, results[i] as Value])) };
+  return { store, outputs: Object.fromEntries([...moved, ...metrics].map((name, i) => [name, results[i]!])) };
 };

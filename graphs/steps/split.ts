@@ -24,13 +24,12 @@ export const splitStep = (step: Step): SplitStep => {
   if (gradients === undefined) throw new GraphError("parameter", "only a training step can be split at its gradients");
   const names = Object.keys(step.outputs).filter((name) => fedBackTo(name) !== undefined || kindOf(name) === "metric");
   const after = dependents(
-    names.map((name) => step.outputs[name] as Value),
+    names.map((name) => step.outputs[name]!),
     new Set(gradients.values()),
   );
-  const late = names.filter((name) => after.has(step.outputs[name] as Value));
+  const late = names.filter((name) => after.has(step.outputs[name]!));
   const early = names.filter((name) => !late.includes(name));
-  const pick = (wanted: readonly string[]) =>
-    Object.fromEntries(wanted.map((name) => [name, step.outputs[name] as Value]));
+  const pick = (wanted: readonly string[]) => Object.fromEntries(wanted.map((name) => [name, step.outputs[name]!]));
   const named = Object.fromEntries(Array.from(gradients, ([path, value]) => [gradName(path), value]));
   return {
     gradients: program(step, { ...named, ...pick(early) }, new Map()),

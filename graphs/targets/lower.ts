@@ -113,7 +113,7 @@ class Lowerer {
   }
 
   private done(node: Node): boolean {
-    const output = node.outputs[0] as Value;
+    const output = node.outputs[0]!;
     return isInput(output) || (this.environments.get(node.frame)?.has(output) ?? false);
   }
 
@@ -127,7 +127,7 @@ class Lowerer {
       node,
       lowered: (value) => this.lowered(value),
     });
-    if (own !== undefined) return own.map((result, i) => placed(result, node.outputs[i] as Value));
+    if (own !== undefined) return own.map((result, i) => placed(result, node.outputs[i]!));
     if (definition === loopDefinition) return this.loop(node, inputs);
     if (definition.lower !== undefined) return this.expand(node, definition.lower);
     return apply(
@@ -154,7 +154,7 @@ class Lowerer {
       const environment = new Map<Value, Lowered>();
       this.environments.set(body.frame, environment);
       body.inputs.forEach((placeholder, i) => {
-        environment.set(placeholder, placed(given[i] as Value, placeholder));
+        environment.set(placeholder, placed(given[i]!, placeholder));
       });
       this.run(body.outputs);
       return body.outputs.map((output) => this.lowered(output).plain);
@@ -166,7 +166,7 @@ class Lowerer {
         (v) => placed(v, v),
       );
     }
-    const times = constantInts(node.inputs[0] as Value, "the number of iterations")[0] as number;
+    const times = constantInts(node.inputs[0]!, "the number of iterations")[0]!;
     let carried = initial;
     for (let i = 0; i < times; i++) carried = iterate([scalar(i, "int64"), scalar(1, "bool"), ...carried]).slice(1);
     return carried.map((value) => placed(value, value));

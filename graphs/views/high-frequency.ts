@@ -21,15 +21,15 @@ export const highFrequency = (x: Value, radius: number): Value =>
         [removed.length, size],
         Float32Array.from({ length: removed.length * size }, (_, i) => {
           // Whole turns are taken off in integers, where they are exact.
-          const frequency = (removed[Math.floor(i / size)] as number) - Math.floor(size / 2);
+          const frequency = removed[Math.floor(i / size)]! - Math.floor(size / 2);
           const turns = (frequency * (i % size)) % size;
           return f((2 * Math.PI * turns) / size);
         }),
       );
     const [cos, sin] = [table(Math.cos), table(Math.sin)];
     const mask = Float32Array.from({ length: removed.length ** 2 }, (_, i) => {
-      const row = (removed[Math.floor(i / removed.length)] as number) - size / 2;
-      const column = (removed[i % removed.length] as number) - size / 2;
+      const row = removed[Math.floor(i / removed.length)]! - size / 2;
+      const column = removed[i % removed.length]! - size / 2;
       return Math.hypot(row, column) < radius ? 1 / size ** 2 : 0;
     });
     const [c, s, ct, st] = [cos, sin, transposed(cos), transposed(sin)].map(constant) as [Value, Value, Value, Value];

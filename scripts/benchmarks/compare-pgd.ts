@@ -71,7 +71,7 @@ const serve = async (): Promise<void> => {
   const start = new Float32Array(clean.length);
   random(1, 0, 0, "start").fillUniform(start, -8 / 255, 8 / 255);
   start.forEach((v, i) => {
-    start[i] = v + (clean[i] as number);
+    start[i] = v + clean[i]!;
   });
   const labels = Array.from({ length: batch }, (_, i) => i % 10);
   await serveTurns({ target: engine.target.name }, async () => {

@@ -100,10 +100,10 @@ const kernelBytes = (kernel: Kernel, node: Node): number => {
 const count = (nodes: readonly Node[], times: number): void => {
   for (const node of nodes) {
     const { definition, inputs, outputs, attributes } = node;
-    if (isInput(outputs[0] as Value)) continue;
+    if (isInput(outputs[0]!)) continue;
     if (definition === loopDefinition) {
       const body = attributes.body as unknown as Subgraph;
-      count(nodesOf(body.outputs, body.frame), times * (constantInts(inputs[0] as Value, "iterations")[0] as number));
+      count(nodesOf(body.outputs, body.frame), times * constantInts(inputs[0]!, "iterations")[0]!);
       continue;
     }
     const found = counts.get(definition.name) ?? { nodes: 0, bytes: 0, flops: 0 };
@@ -123,7 +123,7 @@ const count = (nodes: readonly Node[], times: number): void => {
       : inputs.filter((x) => !isAbsent(x) && !isConstant(x)).reduce((sum, x) => sum + bytesOf(x), 0) - unread(node);
     found.bytes += times * (read + written);
     const flops = flopsOf(node);
-    const speed = (inputs[0] as Value).dtype === "float16" ? reached.float16 : reached.float32;
+    const speed = inputs[0]!.dtype === "float16" ? reached.float16 : reached.float32;
     if (flops > 0) productSeconds += times * Math.max(flops / (speed * 1e12), (read + written) / (reached.copy * 1e12));
   }
 };

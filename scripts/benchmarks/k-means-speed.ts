@@ -28,7 +28,7 @@ const features = tensors.get("features");
 if (features === undefined)
   throw new RequestError(`${path} has no features; make it with scripts/benchmarks/k-means.ts`);
 const threads = availableCores();
-const points = createPoints(features.data as Float32Array, features.shape[1] as number);
+const points = createPoints(features.data as Float32Array, features.shape[1]!);
 
 /** A whole fit. */
 interface Fit extends Turn {
@@ -51,9 +51,9 @@ const ours = async (seed: number): Promise<Fit> => {
     onPass: () => ends.push(performance.now()),
   });
   const end = performance.now();
-  const passSeconds = (end - (ends[0] as number)) / 1000 / (passes - 1);
+  const passSeconds = (end - ends[0]!) / 1000 / (passes - 1);
   const early = ends.slice(0, 11);
-  const earlyPassSeconds = ((early.at(-1) as number) - (early[0] as number)) / 1000 / (early.length - 1);
+  const earlyPassSeconds = ((early.at(-1) as number) - early[0]!) / 1000 / (early.length - 1);
   return { wall: (end - start) / 1000, passSeconds, earlyPassSeconds, passes, inertia };
 };
 

@@ -69,7 +69,7 @@ for (const file of readdirSync(folder)
       {},
     );
     await (await createSession(patched)).release();
-    const falls = (losses.at(-1) as number) < (losses[0] as number);
+    const falls = (losses.at(-1) as number) < losses[0]!;
     console.log(
       `${file.padEnd(28)} ${falls ? "falls" : "STAYS"} ${losses.map((l) => l.toFixed(3)).join(" → ")}, ${moved.length} of ${names.length} weights have a gradient, ${seconds.toFixed(2)} s a step`,
     );

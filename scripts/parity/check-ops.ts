@@ -100,7 +100,7 @@ const evaluated = async (target: Target, options: SessionOptions): Promise<Reado
   const results = {};
   for (const outputs of programs) {
     const session = await createSession(compile({ outputs }, target), options);
-    const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name] as Tensor]));
+    const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name]!]));
     Object.assign(results, await session.run(used));
     await session.release();
   }

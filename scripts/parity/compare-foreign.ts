@@ -29,7 +29,7 @@ if (files.length === 0) {
 for (const file of files) {
   const read = async (name: string) => (await readSafetensors(join(folder, `${name}.safetensors`))).tensors;
   try {
-    const truth = await read(file.split(".")[0] as string);
+    const truth = await read(file.split(".")[0]!);
     const gradients = await read(file.replace(/\.onnx$/, ""));
     const { logits, input, weights, unknown, nodes } = await foreignErrors(
       readFileSync(join(folder, file)),

@@ -231,7 +231,7 @@ const lines = rows
     if (result === passed) return [precision, what, runtime, "passes", "", ""];
     const wanted = top(expected);
     const furthest = (from: Float32Array) =>
-      result.reduce((largest, v, i) => Math.max(largest, Math.abs(v - (from[i] as number))), 0);
+      result.reduce((largest, v, i) => Math.max(largest, Math.abs(v - from[i]!)), 0);
     const worst = furthest(expected);
     const same = top(result).filter((c, i) => c === wanted[i]).length;
     const good = worst <= 1e-4 && same === images.count && result.length === expected.length;
@@ -240,8 +240,8 @@ const lines = rows
     return [precision, what, runtime, ...figures, `${same}/${images.count}`];
   });
 const heads = ["precision", "model", "runtime", "from the run", "from the file op by op", "same top-1"];
-const widths = heads.map((head, i) => Math.max(head.length, ...lines.map((line) => (line[i] as string).length)));
+const widths = heads.map((head, i) => Math.max(head.length, ...lines.map((line) => line[i]!.length)));
 const rule = widths.map((width) => "-".repeat(width));
 for (const line of [heads, rule, ...lines])
-  console.log(`| ${line.map((cell, i) => cell.padEnd(widths[i] as number)).join(" | ")} |`);
+  console.log(`| ${line.map((cell, i) => cell.padEnd(widths[i]!)).join(" | ")} |`);
 process.exitCode = failed ? 1 : 0;

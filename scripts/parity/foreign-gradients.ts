@@ -46,30 +46,28 @@ export const foreignErrors = async (
   const of = (name: string) => truth.get(name) as Tensor;
   const parsed = parseModel(file);
   const model = readModel(parsed, {
-    batch: of("x").shape[0] as number,
+    batch: of("x").shape[0]!,
     parameter: (name) => (gradients.has(name) ? `param.${name}` : undefined),
   });
   const [x] = Object.values(model.inputs) as [Value];
   const [logits] = Object.values(model.outputs) as [Value];
   const names = [...gradients.keys()];
   const loss = reduceSum(mul(logits, constant(of("weights"))), { keepdims: 0 });
-  const [dx, ...dw] = grad(loss, [x, ...names.map((name) => model.parameters[name] as Value)]) as [Value, ...Value[]];
+  const [dx, ...dw] = grad(loss, [x, ...names.map((name) => model.parameters[name]!)]) as [Value, ...Value[]];
   const built = buildModel(
     lower({ logits, dx, ...Object.fromEntries(dw.map((value, i) => [`grad.${names[i]}`, value])) }, portable),
   );
   const session = await createSession(built, { threads: 1 });
   try {
-    const weights = names.map((name) => [`param.${name}`, model.weights[name] as Tensor]);
+    const weights = names.map((name) => [`param.${name}`, model.weights[name]!]);
     const result = await session.run({
       ...Object.fromEntries(weights),
-      [Object.keys(model.inputs)[0] as string]: of("x"),
+      [Object.keys(model.inputs)[0]!]: of("x"),
     });
     return {
       logits: apart(result.logits as Tensor, of("logits")),
       input: apart(result.dx as Tensor, of("gradient")),
-      weights: new Map(
-        names.map((name) => [name, apart(result[`grad.${name}`] as Tensor, gradients.get(name) as Tensor)]),
-      ),
+      weights: new Map(names.map((name) => [name, apart(result[`grad.${name}`]!, gradients.get(name) as Tensor)])),
       unknown: [...trainableInitializers(parsed)].filter((name) => {
         const { data = [] } = model.weights[name] ?? {};
         return !gradients.has(name) && data.some((v) => v !== data[0]);

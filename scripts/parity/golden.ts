@@ -50,7 +50,7 @@ export const tolerances = {
 /** Share of pixels that differ by more than 1e-5. */
 export const unequalPixels = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
   let unequal = 0;
-  for (let i = 0; i < b.length; i++) if (Math.abs((a[i] as number) - (b[i] as number)) > 1e-5) unequal++;
+  for (let i = 0; i < b.length; i++) if (Math.abs(a[i]! - b[i]!) > 1e-5) unequal++;
   return unequal / b.length;
 };
 
@@ -96,7 +96,7 @@ export const startingAt = (
   const start = ({ shape, data }: Tensor) =>
     float32(
       shape,
-      clean.map((v, i) => (data[i] as number) - v),
+      clean.map((v, i) => Number(data[i]) - v),
     );
   return { ...feeds, "input.start_cl": start(images.cl), "input.start_ce": start(images.ce) };
 };
@@ -119,7 +119,7 @@ const groupOf = (name: string, attackSteps: GoldenAttackSteps): GoldenError["gro
 export const relativeError = (ours: Float32Array, truth: Float32Array): number => {
   let [difference, norm] = [0, 0];
   truth.forEach((v, i) => {
-    difference += ((ours[i] as number) - v) ** 2;
+    difference += (ours[i]! - v) ** 2;
     norm += v ** 2;
   });
   return Math.sqrt(difference / Math.max(norm, 1e-24));
@@ -155,7 +155,7 @@ export const medianGradient = (errors: readonly GoldenError[]): number => {
     .filter(({ group }) => group === "gradient")
     .map(({ error }) => error)
     .sort((a, b) => a - b);
-  return gradients[gradients.length >> 1] as number;
+  return gradients[gradients.length >> 1]!;
 };
 
 /** The figures that pass their tolerance, as sentences; none where all is well. NaN passes every tolerance. */

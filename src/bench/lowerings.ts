@@ -98,7 +98,7 @@ const bestOf = async (sessions: readonly { session: Session; feeds: Record<strin
     for (const [i, { session, feeds }] of sessions.entries()) {
       const start = performance.now();
       await session.run(feeds);
-      if (rep > 0) best[i] = Math.min(best[i] as number, performance.now() - start);
+      if (rep > 0) best[i] = Math.min(best[i]!, performance.now() - start);
     }
   return best;
 };
@@ -112,9 +112,7 @@ export async function* measureLowerings(
     for (const op of convOps) {
       const node = nodeOf(op, shape);
       const ways = waysFor(shape);
-      const graphs = new Map<Way | "portable", Value[]>([
-        ["portable", [lower({ y: node.outputs[0] as Value }, portable).y]],
-      ]);
+      const graphs = new Map<Way | "portable", Value[]>([["portable", [lower({ y: node.outputs[0]! }, portable).y]]]);
       for (const way of ways) graphs.set(way, placedGraph(node, cpuTarget({ choose: () => way })));
       const sessions = await Promise.all(
         Array.from(graphs.values(), async (values) => {
@@ -135,7 +133,7 @@ export async function* measureLowerings(
       await Promise.all(sessions.map(({ session }) => session.release()));
       const taken = fastest(op, ways, shape);
       for (const [i, way] of [...graphs.keys()].entries()) {
-        const milliseconds = best[i] as number;
+        const milliseconds = best[i]!;
         yield { op, shape, way, chosen: way === taken, milliseconds, gflops: operations(shape) / milliseconds / 1e6 };
       }
     }

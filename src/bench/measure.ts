@@ -36,16 +36,14 @@ export const benchFeeds = (step: Step, seed: number): Record<string, Tensor> => 
 const smooth = (data: Float32Array, width: number): void => {
   for (let i = 0; i < data.length; i++) {
     const [row, column] = [Math.floor(i / width), i % width];
-    data[i] = data[(row - (row % 4)) * width + (column - (column % 4))] as number;
+    data[i] = data[(row - (row % 4)) * width + (column - (column % 4))]!;
   }
 };
 
 export const median = (values: readonly number[]): number => {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1
-    ? (sorted[middle] as number)
-    : ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 };
 
 /** Largest resident memory of this process so far, bytes: the kernel's own mark. */

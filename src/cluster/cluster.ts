@@ -158,7 +158,7 @@ const clusterBy = async (
   // Images that are not here have no label.
   const official = new Int32Array(dataset.officialCount).fill(UNLABELLED);
   dataset.index.forEach((place, i) => {
-    official[place] = found.labels[i] as number;
+    official[place] = found.labels[i]!;
   });
   return { figures, official };
 };

@@ -73,7 +73,7 @@ const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine,
     features: async (dataset: Dataset, onBatch: (images: number) => void) => {
       const { data, shape } = await extractor.extract(dataset, tensors);
       onBatch(dataset.count);
-      return { data, dim: shape[1] as number };
+      return { data, dim: shape[1]! };
     },
     release: () => extractor.release(),
   };
@@ -90,7 +90,7 @@ const ofModel = async (request: TeacherRequest, engine: Engine, warn: (message: 
   const ask = async (dataset: Dataset, from: number, batch: number) => {
     const fed = prepared(imageBatch(dataset, from, batch), images, mean, std);
     const results = await session.run({ [images.name]: fed }, [output]);
-    return pooled(results[output] as Tensor, batch, output);
+    return pooled(results[output]!, batch, output);
   };
   /** The batch that the model takes: one image where a Reshape inside fixes that. */
   const batchFor = async (dataset: Dataset): Promise<number> => {
@@ -210,7 +210,7 @@ const normalisesItself = ({ nodes, metadata, initializers }: FileModel, input: s
 const guessOutput = ({ outputs }: FileModel, made: ReadonlyMap<string, FileNode>): string => {
   const named = outputs.find((name) => featureName.test(name));
   if (named !== undefined) return named;
-  const first = outputs[0] as string;
+  const first = outputs[0]!;
   const last = made.get(first);
   const linear =
     last?.op === "Gemm"
@@ -247,7 +247,7 @@ const prepared = (
       const [m, s] = [of(mean, channel), of(std, channel)];
       const from = (b * c + channel) * plane;
       for (let p = 0; p < plane; p++) {
-        const value = ((pixels.data[from + p] as number) - m) / s;
+        const value = (pixels.data[from + p]! - m) / s;
         out[layout === "nhwc" ? (b * plane + p) * c + channel : from + p] = value;
       }
     }
@@ -277,7 +277,7 @@ const pooled = ({ dtype, shape, data }: Tensor, batch: number, name: string): { 
     for (let d = 0; d < dim; d++) {
       let sum = 0;
       for (let p = 0; p < places; p++)
-        sum += values[n * dim * places + (shape.length === 4 ? d * places + p : p * dim + d)] as number;
+        sum += values[n * dim * places + (shape.length === 4 ? d * places + p : p * dim + d)]!;
       out[n * dim + d] = sum / places;
     }
   return { data: out, dim };

@@ -24,7 +24,7 @@ const labelsOf = ({ labels, count }: Dataset, start: number, n: number): Tensor 
   tensor(
     "int32",
     [n],
-    Int32Array.from({ length: n }, (_, i) => (labels as Int32Array)[Math.min(start + i, count - 1)] as number),
+    Int32Array.from({ length: n }, (_, i) => (labels as Int32Array)[Math.min(start + i, count - 1)]!),
   );
 
 /** How images are cut into batches. */
@@ -68,7 +68,7 @@ export const attackImages = async (
       random(seed, 0, start, "export.attack").fillUniform(noise, -pgd.eps, pgd.eps);
       let x = float32(
         clean.shape,
-        noise.map((v, i) => Math.max(0, Math.min(1, v + (clean.data[i] as number)))),
+        noise.map((v, i) => Math.max(0, Math.min(1, v + clean.data[i]!))),
       );
       const fixed = {
         clean,

@@ -29,8 +29,8 @@ const histogramOf = (low: number, high: number, pieces: readonly Float32Array[])
   const stride = 2 * floor(total / valueLimit / 2) + 1; // odd, so that it meets every column of an image
   for (const values of pieces)
     for (let i = 0; i < values.length; i += stride) {
-      const at = min(bins - 1, floor(((values[i] as number) - low) * scale));
-      counts[at] = (counts[at] as number) + 1;
+      const at = min(bins - 1, floor((values[i]! - low) * scale));
+      counts[at] = counts[at]! + 1;
     }
   return { low, high, counts };
 };
@@ -48,7 +48,7 @@ const errorOf = ({ low, high, counts }: Histogram, range: Range): number => {
   for (let i = 0; i < bins; i++) {
     const x = low + ((i + 0.5) / bins) * (high - low);
     const beyond = max(range.low - x, x - range.high, 0);
-    error += (counts[i] as number) * (beyond === 0 ? within : beyond ** exponent);
+    error += counts[i]! * (beyond === 0 ? within : beyond ** exponent);
   }
   return error;
 };
@@ -129,9 +129,9 @@ export const calibrate = async (
     images,
     options,
     (i, data) => {
-      const sum = sums[i] as Float32Array;
-      for (let c = 0; c < sum.length; c++) sum[c] = (sum[c] as number) + (data[c] as number) / batches;
+      const sum = sums[i]!;
+      for (let c = 0; c < sum.length; c++) sum[c] = sum[c]! + data[c]! / batches;
     },
   );
-  return { ranges, shifts: new Map(moved.map(([node], i) => [node, sums[i] as Float32Array])) };
+  return { ranges, shifts: new Map(moved.map(([node], i) => [node, sums[i]!])) };
 };

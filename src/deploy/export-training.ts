@@ -74,7 +74,7 @@ export const exportTraining = async (
   const { trainingModel, evalModel, checkpoint, manifest } = files;
   const contents = [trainingModel, evalModel, checkpoint, `${JSON.stringify(manifest, null, 2)}\n`];
   await writeFolderAtomic(out, async (folder) => {
-    for (const [i, content] of contents.entries()) await writeFileAtomic(join(folder, fileNames[i] as string), content);
+    for (const [i, content] of contents.entries()) await writeFileAtomic(join(folder, fileNames[i]!), content);
   });
   reporter.print(
     `${out}: training of ${trains === "head" ? "a linear head" : "encoder and head"}, ${classes} classes, ${batch} images a step, ${megabytes(checkpoint)} of weights`,

@@ -6,7 +6,7 @@ import type { Source } from "./source.ts";
 
 /** Names of the classes in order, as the page and other readers show them. */
 export const classNames = (count: number, known: readonly string[] | undefined): string[] =>
-  Array.from({ length: count }, (_, i) => (known?.length === count ? (known[i] as string) : `class ${i}`));
+  Array.from({ length: count }, (_, i) => (known?.length === count ? known[i]! : `class ${i}`));
 
 export interface Described {
   readonly source: Source;

@@ -65,7 +65,7 @@ export const buildExport = async (
   const batch = precision === "int8" ? Math.min(16, calibration?.count ?? 1) : 1;
   const { image, outputs } = floatGraph({ ...options, batch }, weights, branch);
   const names = [outputName(what), ...also];
-  let chosen = Object.fromEntries(names.map((name) => [name, outputs[name] as Value]));
+  let chosen = Object.fromEntries(names.map((name) => [name, outputs[name]!]));
   if (precision === "fp16") chosen = halved(chosen, preprocess ? "float32" : io);
   if (precision === "int8") {
     if (calibration === undefined)

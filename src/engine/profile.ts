@@ -57,7 +57,7 @@ const sourceOf = (model: Model, name: string, fallback: string): string => {
 /** Multiplications and additions of the direct sum behind a convolution, its gradients or a matrix product; else 0. */
 const operationsOf = ({ definition, inputs, outputs, attributes }: Node): number => {
   const [a, b] = inputs as readonly [Value, Value];
-  const y = outputs[0] as Value;
+  const y = outputs[0]!;
   const filter = ([, channels = 0, kh = 0, kw = 0]: readonly number[]) => 2 * channels * kh * kw;
   if (definition === conv.definition) return y.size * filter(b.shape);
   if (definition === convGradInput.definition) return a.size * filter(b.shape);

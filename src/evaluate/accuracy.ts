@@ -48,7 +48,7 @@ export const createJudge = async (engine: Pick<Engine, "loadEvaluation">, option
         const start = new Float32Array(clean.data.length);
         const length = start.length / batch;
         for (let row = 0; row < rows; row++)
-          random(seed, 0, dataset.index[at(row)] as number, "evaluate.start").fillUniform(
+          random(seed, 0, dataset.index[at(row)]!, "evaluate.start").fillUniform(
             start.subarray(row * length, (row + 1) * length),
             -eps,
             eps,
@@ -60,7 +60,7 @@ export const createJudge = async (engine: Pick<Engine, "loadEvaluation">, option
           "input.label": tensor(
             "int32",
             [batch],
-            Int32Array.from({ length: batch }, (_, row) => labels[at(row)] as number),
+            Int32Array.from({ length: batch }, (_, row) => labels[at(row)]!),
           ),
         });
         const hits = (logits: Tensor | undefined): number => {

@@ -27,8 +27,8 @@ const REPEATABLE = 1e-4;
 const imageAt = ({ labels, index, pixels, shape }: EvaluatedImages, position: number): AttackedImage => ({
   clean: pixels(position),
   shape,
-  label: labels[position] as number,
-  index: index[position] as number,
+  label: labels[position]!,
+  index: index[position]!,
 });
 
 const logitsOf = (x: Float32Array): Query => ({ kind: "logits", x });
@@ -50,7 +50,7 @@ export const cleanChunk = async (
 
 const isRandom = (logits: Float32Array, again: Float32Array): boolean => {
   const scale = logits.reduce((largest, v) => Math.max(largest, Math.abs(v)), 1e-12);
-  return logits.some((v, c) => Math.abs(v - (again[c] as number)) > REPEATABLE * scale);
+  return logits.some((v, c) => Math.abs(v - again[c]!) > REPEATABLE * scale);
 };
 
 /** Signs of a model that gradient attacks cannot judge: random logits, probabilities, no gradient. */
@@ -102,7 +102,7 @@ export const attackChunk = async (
     if (result.zeroGradient) notes.zero++;
     if (result.broken && predictionOf(again[k]?.logits ?? new Float32Array()) === label) notes.mistaken++;
     const { prediction, queries, zeroGradient: zero } = result;
-    return { i: chunk[k] as number, broken: result.broken && inside, prediction, norm, queries, ...(zero && { zero }) };
+    return { i: chunk[k]!, broken: result.broken && inside, prediction, norm, queries, ...(zero && { zero }) };
   });
   return { images: outcomes, x, notes };
 };

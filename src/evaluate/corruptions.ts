@@ -48,7 +48,7 @@ export const findCorruptions = async (folder: string): Promise<Corruptions> => {
   }
   if (names.length === 0) throw new RequestError(`${folder} holds no .npy files; give the folder of CIFAR-10-C`);
   const file = await openNpy(join(folder, "labels.npy"));
-  const labels = await file.rows(0, file.shape[0] as number);
+  const labels = await file.rows(0, file.shape[0]!);
   await file.close();
   return { folder, names, labels };
 };

@@ -13,7 +13,7 @@ const INSPECTED = 128;
 const spread = (positions: readonly number[], count: number): readonly number[] =>
   positions.length <= count
     ? positions
-    : Array.from({ length: count }, (_, i) => positions[Math.floor((i * positions.length) / count)] as number);
+    : Array.from({ length: count }, (_, i) => positions[Math.floor((i * positions.length) / count)]!);
 
 /** Figures of a stage that was tried on some positions and left some. */
 const figuresOf = (
@@ -75,7 +75,7 @@ const rowsOf = ({ images }: EvaluationRequest, { outcomes }: Stages): ImageRow[]
       if (stage !== "clean") attacks[stage] = rest;
     }
     const prediction = outcomes.get("clean")?.get(i)?.prediction ?? -1;
-    return { index: images.index[i] as number, label: images.labels[i] as number, prediction, brokenBy, attacks };
+    return { index: images.index[i]!, label: images.labels[i]!, prediction, brokenBy, attacks };
   });
 
 /** Runs the attacks in order. */

@@ -10,7 +10,7 @@ for (let n = 0; n < 256; n++) {
 /** CRC-32 by the table, byte by byte: what `crc32` falls back on. */
 export const tableCrc32 = (bytes: Uint8Array, before = 0): number => {
   let value = ~before;
-  for (let i = 0; i < bytes.length; i++) value = (table[(value ^ bytes[i]!) & 0xff] as number) ^ (value >>> 8);
+  for (let i = 0; i < bytes.length; i++) value = table[(value ^ bytes[i]!) & 0xff]! ^ (value >>> 8);
   return ~value >>> 0;
 };
 

@@ -64,9 +64,7 @@ const placesOf = (
 
 /** The dataset with its labels numbered as the model's classes are. */
 const relabelled = (dataset: Dataset, labels: Int32Array, places: Int32Array | undefined, names: readonly string[]) =>
-  places === undefined
-    ? dataset
-    : { ...dataset, labels: labels.map((label) => places[label] as number), classes: [...names] };
+  places === undefined ? dataset : { ...dataset, labels: labels.map((label) => places[label]!), classes: [...names] };
 
 export interface Fitted {
   readonly classifier: LoadedClassifier;

@@ -8,7 +8,7 @@ export const pixelsOf = (
   out: Float32Array = new Float32Array(bytes.length),
   at = 0,
 ): Float32Array => {
-  for (let i = 0; i < bytes.length; i++) out[at + i] = (bytes[i] as number) / 255;
+  for (let i = 0; i < bytes.length; i++) out[at + i] = bytes[i]! / 255;
   return out;
 };
 
@@ -35,8 +35,8 @@ export const imageBatch = (dataset: Images, from: number, batch: number): Tensor
 const reordered = (source: Uint8Array, plane: number, planar: boolean, out: Uint8Array): Uint8Array => {
   for (let p = 0; p < plane; p++)
     for (let c = 0; c < 3; c++) {
-      if (planar) out[c * plane + p] = source[p * 3 + c] as number;
-      else out[p * 3 + c] = source[c * plane + p] as number;
+      if (planar) out[c * plane + p] = source[p * 3 + c]!;
+      else out[p * 3 + c] = source[c * plane + p]!;
     }
   return out;
 };

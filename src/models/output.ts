@@ -85,11 +85,9 @@ export const readLogits = (
   options: ReadOptions & { readonly batch: number },
 ): ReadModel & { readonly logits: Value } => {
   const model = readModel(file, { ...options, outputs: [value] });
-  const rows = rowsOf(model.outputs[value] as Value, options.batch);
+  const rows = rowsOf(model.outputs[value]!, options.batch);
   if (rows === undefined)
-    throw new RequestError(
-      `the output ${name} is ${typeName(model.outputs[value] as Value)}, no row of logits an image`,
-    );
+    throw new RequestError(`the output ${name} is ${typeName(model.outputs[value]!)}, no row of logits an image`);
   const logits = rows.dim(1) === 1 ? concat([mul(rows, 0), rows], { axis: 1 }) : rows;
   return { ...model, logits };
 };

@@ -8,9 +8,9 @@ export const NO_CLASS = -1;
 export const predictionOf = (logits: ArrayLike<number>): number => {
   let best = NO_CLASS;
   for (let i = 0; i < logits.length; i++) {
-    const logit = logits[i] as number;
+    const logit = logits[i]!;
     if (!Number.isFinite(logit)) return NO_CLASS;
-    if (best === NO_CLASS || logit > (logits[best] as number)) best = i;
+    if (best === NO_CLASS || logit > logits[best]!) best = i;
   }
   return best;
 };

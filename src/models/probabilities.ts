@@ -30,7 +30,7 @@ export const warnOfProbabilities = async (
   });
   try {
     const { data, shape } = (await session.run({ x: imageBatch(dataset, 0, batch) })).logits as Tensor<"float32">;
-    const width = shape[1] as number;
+    const width = shape[1]!;
     const rows = Array.from({ length: batch }, (_, i) => data.subarray(i * width, (i + 1) * width));
     if (rows.every(areProbabilities)) warn(probabilitiesWarning);
   } finally {

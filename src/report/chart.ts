@@ -63,7 +63,7 @@ export const lineChart = (
     },
     marks: series.flatMap(({ points }, i) => {
       const shown = thinned(points);
-      const colour = colours[i % colours.length] as string;
+      const colour = colours[i % colours.length]!;
       return [
         Plot.lineY(shown as Point[], { x: "x", y: "y", stroke: colour, strokeWidth: 1.75 }),
         ...(shown.length <= 30 ? [Plot.dot(shown as Point[], { x: "x", y: "y", fill: colour, r: 2.5 })] : []),
@@ -93,7 +93,7 @@ export const barChart = (bars: readonly Bar[], label: string): string => {
     x: { label, domain: [0, 100], grid: true },
     y: { label: null, domain: bars.map(({ name }) => name) },
     marks: [
-      Plot.barX(shown, { y: "name", x: "value", fill: colours[0] as string, insetTop: 5, insetBottom: 5 }),
+      Plot.barX(shown, { y: "name", x: "value", fill: colours[0]!, insetTop: 5, insetBottom: 5 }),
       Plot.ruleY(shown, { y: "name", x1: "low", x2: "high", strokeWidth: 2 }),
     ],
   });

@@ -83,7 +83,7 @@ export const comparisonReport = (
   const groupOf = (key: Key) => (variants.size > 1 ? wayOf(key) : key.dataset);
   const series = [...new Set(rows.map(seriesOf))];
   const groups = [...new Set(rows.map(groupOf))];
-  const colourOf = (name: string) => colours[series.indexOf(name) % colours.length] as string;
+  const colourOf = (name: string) => colours[series.indexOf(name) % colours.length]!;
   const drawing = { rows, cells, seriesOf, groupOf, colourOf };
   const names = [...new Set(rows.flatMap((row) => Object.keys(row.figures)))];
   const seeds = [...new Set(cells.map((cell) => cell.seed))];

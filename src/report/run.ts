@@ -54,7 +54,7 @@ export const runReport = async (folder: string, config: RunConfig, results: Resu
         .map((name) => [`${words(name)}, last`, figure(name, last(name))] as const),
       ...(rates.length > 0
         ? [
-            ["images a second, median", String(Math.round(rates[rates.length >> 1] as number))] as const,
+            ["images a second, median", String(Math.round(rates[rates.length >> 1]!))] as const,
             ["minutes of training", (seconds / 60).toFixed(1)] as const,
           ]
         : []),

@@ -129,7 +129,7 @@ const spread = (images: Dataset, count: number): Dataset => {
     ...images,
     count: order.length,
     images: picked,
-    labels: Int32Array.from(order, (from) => labels[from] as number),
+    labels: Int32Array.from(order, (from) => labels[from]!),
   };
 };
 

@@ -27,7 +27,7 @@ const relabelled = async (
   const labels = file.labels(k);
   return {
     ...dataset,
-    labels: Int32Array.from(dataset.index, (place) => labels[place] as number),
+    labels: Int32Array.from(dataset.index, (place) => labels[place]!),
     classes: Array.from({ length: k }, (_, cluster) => `cluster ${cluster}`),
   };
 };

@@ -182,7 +182,7 @@ class TrainingState {
     if (group.length > 1 && group.length === stepsPerRun) {
       const started = performance.now();
       const results = await runner.runMany(inputs);
-      const taken = results.map((result, i) => ({ metrics: metricsOf(result), lr: rates[i] as number }));
+      const taken = results.map((result, i) => ({ metrics: metricsOf(result), lr: rates[i]! }));
       if (taken.every(({ metrics }) => allFinite(metrics)))
         return this.#accept(epoch, taken, (performance.now() - started) / 1000 / group.length);
       // Step by step, to find the one that is at fault.
@@ -194,7 +194,7 @@ class TrainingState {
         const feeds = { ...Object.fromEntries(await runner.tensors()), ...given };
         throw await diverged(this.#training, this.done + 1, feeds, metrics);
       }
-      this.#accept(epoch, [{ metrics, lr: rates[i] as number }], (performance.now() - started) / 1000);
+      this.#accept(epoch, [{ metrics, lr: rates[i]! }], (performance.now() - started) / 1000);
     }
   }
 

@@ -199,7 +199,7 @@ describe("an exported model", () => {
       for (const start of [0, 32]) {
         const { data } = (await run(bytes, imageBatch(images, start, 32))).logits as Tensor;
         (data as Float32Array).forEach((v, i) => {
-          sums[i % 10] = (sums[i % 10] as number) + v / 64;
+          sums[i % 10] = sums[i % 10]! + v / 64;
         });
       }
       return sums;
@@ -256,7 +256,7 @@ describe("an exported model", () => {
     );
     if (precision !== "fp32") return;
     const expected = await runReference(source, "classifier", clean);
-    const worst = expected.reduce((largest, v, i) => Math.max(largest, Math.abs(v - (web.data[i] as number))), 0);
+    const worst = expected.reduce((largest, v, i) => Math.max(largest, Math.abs(v - Number(web.data[i]))), 0);
     expect(worst).toBeLessThan(1e-4);
     expect(predictionsOf(web)).toEqual(predictionsOf({ ...web, data: expected } as Tensor));
   });

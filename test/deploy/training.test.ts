@@ -71,7 +71,7 @@ const reference = async ({ options, given, feeds }: Prepared, lrs: readonly numb
       ({ dtype: t.type, shape: t.dims, data: t.data }) as Tensor;
     const fed = { [inputName(image)]: own(x), label: own(y) };
     const results = await session.run({ ...fed, ...Object.fromEntries(held), "input.lr": float32([], [lr]) });
-    losses.push(results.loss?.data[0] as number);
+    losses.push(Number(results.loss?.data[0]));
     for (const [name, value] of Object.entries(results))
       if (name !== "loss") held.set(name.slice("next.".length), value);
   }
@@ -106,7 +106,7 @@ describe("on-device training", () => {
     const losses: number[] = [];
     for (const lr of lrs) {
       const { loss, updated } = await session.runTrainStep(feeds(lr));
-      losses.push(loss?.data[0] as number);
+      losses.push(Number(loss?.data[0]));
       expect(Array.from(updated?.data as Uint8Array).every(Boolean)).toBe(true);
     }
     expect(relativeError(losses, expected.losses)).toBeLessThan(1e-5);
@@ -129,8 +129,8 @@ describe("on-device training", () => {
   test("a linear probe learns", async () => {
     const { session, feeds } = await prepare("head");
     const losses: number[] = [];
-    for (let i = 0; i < 60; i++) losses.push((await session.runTrainStep(feeds(0.5))).loss?.data[0] as number);
-    expect(losses.at(-1)).toBeLessThan((losses[0] as number) * 0.5);
+    for (let i = 0; i < 60; i++) losses.push(Number((await session.runTrainStep(feeds(0.5))).loss?.data[0]));
+    expect(losses.at(-1)).toBeLessThan(losses[0]! * 0.5);
     await session.release();
   });
 });

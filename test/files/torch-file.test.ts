@@ -50,7 +50,7 @@ describe("a PyTorch checkpoint", () => {
     );
     await expect(readTorchFile(join(folder, "none.pt"))).rejects.toThrow(/does not exist/);
     const damaged = Buffer.from(bytes);
-    for (let i = 60; i < 400; i += 7) damaged[i] = (damaged[i] as number) ^ 0x55;
+    for (let i = 60; i < 400; i += 7) damaged[i] = damaged[i]! ^ 0x55;
     await expect(write("damaged.pt", damaged)).rejects.toThrow(/not a PyTorch checkpoint/);
   });
 });

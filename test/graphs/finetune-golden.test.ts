@@ -89,7 +89,7 @@ describe.each(targets)("$target.name", ({ target, tolerance }) => {
   test("a step of TRADES from the attacked images", async () => {
     const { given, results } = await run(finetuneStep({ ...trades, attackSteps: 0 }), target, (tensors) => {
       const [x, clean] = [data(tensors, "attack.x"), tensors.get("input.clean") as Tensor];
-      const moved = x.map((value, i) => value - (clean.data[i] as number));
+      const moved = x.map((value, i) => value - Number(clean.data[i]));
       return { "input.start": { ...clean, data: moved } as Tensor };
     });
     const updates: number[] = [];

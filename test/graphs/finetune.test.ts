@@ -28,9 +28,9 @@ test("the TRADES loss is what its paper writes", async () => {
   let [ce, divergence] = [0, 0];
   rows(natural).forEach((row, i) => {
     const [a, b] = [softmax(row), softmax(rows(robust)[i] as number[])];
-    ce -= Math.log(a[Number(labels.data[i])] as number) / 4;
+    ce -= Math.log(a[Number(labels.data[i])]!) / 4;
     a.forEach((share, k) => {
-      divergence += (share * Math.log(share / (b[k] as number))) / 4;
+      divergence += (share * Math.log(share / b[k]!)) / 4;
     });
   });
   expect(number("kl")).toBeCloseTo(divergence, 5);
@@ -76,7 +76,7 @@ describe("on one tiny batch", () => {
         if (name.startsWith("next.")) tensors.set(name.slice("next.".length), value);
     }
     await session.release();
-    expect(losses.at(-1)).toBeLessThan(0.5 * (losses[0] as number));
+    expect(losses.at(-1)).toBeLessThan(0.5 * losses[0]!);
   });
 
   test("a given encoder is no parameter and takes its mode", () => {

@@ -28,7 +28,7 @@ for (const definition of definitions.values()) {
       // Integer outputs, and statistics that carry no gradient, take no part.
       const counted = outputs.slice(0, definition.differentiableOutputs).filter((y) => isFloat(y.dtype));
       const weights = counted.map((y) => randomTensor(random, y.shape, -1, 1, y.dtype));
-      const weighted = counted.map((y, i) => mul(y, constant(weights[i] as Tensor)));
+      const weighted = counted.map((y, i) => mul(y, constant(weights[i]!)));
       const f = weighted.map((y) => reduceSum(y, { keepdims: 0 })).reduce((a, b) => add(a, b));
       const free = values.filter((_, i) => !c.inputs[i]?.fixed);
       const gradients = vjp(counted, weights.map(constant), free);
@@ -38,7 +38,7 @@ for (const definition of definitions.values()) {
         let next = 0;
         const moved = given.map((t, i) => {
           if (c.inputs[i]?.fixed) return t;
-          const d = directions[next++] as Tensor;
+          const d = directions[next++]!;
           return filledWith(
             t.dtype,
             t.shape,
@@ -54,7 +54,7 @@ for (const definition of definitions.values()) {
       const computed = await evaluate(named, feeds);
       let [slope, scale] = [0, 0];
       directions.forEach((d, i) => {
-        const g = computed[`g${i}`] as Tensor;
+        const g = computed[`g${i}`]!;
         expect(g.shape).toEqual(d.shape);
         for (let k = 0; k < d.data.length; k++) {
           slope += Number(g.data[k]) * Number(d.data[k]);

@@ -194,8 +194,8 @@ describe("batch norm", () => {
         const raw: number[] = [];
         for (let row = view; row < 6; row += 2)
           for (let p = 0; p < 4; p++) {
-            seen.push(result.y!.data[(row * 2 + channel) * 4 + p] as number);
-            raw.push(values.data[(row * 2 + channel) * 4 + p] as number);
+            seen.push(result.y!.data[(row * 2 + channel) * 4 + p]!);
+            raw.push(values.data[(row * 2 + channel) * 4 + p]!);
           }
         const mean = (list: number[]) => list.reduce((a, b) => a + b, 0) / list.length;
         expect(mean(seen)).toBeCloseTo(0, 5);

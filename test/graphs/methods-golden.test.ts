@@ -107,7 +107,7 @@ test.each(cases)(
     const gradients: number[] = [];
     const kinds = new Set<string>();
     for (const [key, value] of given) {
-      const kind = key.split(".")[0] as string;
+      const kind = key.split(".")[0]!;
       if (kind === "before" || kind === "input") continue;
       const path = key.slice(kind.length + 1);
       const ours =

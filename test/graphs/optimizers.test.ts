@@ -43,7 +43,7 @@ const run = async (optimizer: Optimizer, decay?: number, from = start) => {
 
 const near = (values: readonly number[], expected: readonly number[]) =>
   values.forEach((v, i) => {
-    expect(v).toBeCloseTo(expected[i] as number, 5);
+    expect(v).toBeCloseTo(expected[i]!, 5);
   });
 
 test("AdamW as torch.optim.AdamW", async () => {

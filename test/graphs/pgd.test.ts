@@ -82,7 +82,7 @@ test("L2: the direction has unit length, the projection keeps the ball and the b
   const from = float32([3, 2, 2], [0.5, 0.5, 0.5, 0.5, 0, 0.1, 0.4, 0.2, 1, 1, 1, 1]);
   const result = await evaluate({ d: threat.direction(x), p: threat.project(x, clean) }, { x: given, clean: from });
   const length = (data: ArrayLike<number>, row: number, other?: ArrayLike<number>) =>
-    Math.hypot(...[0, 1, 2, 3].map((k) => (data[row * 4 + k] as number) - (other?.[row * 4 + k] ?? 0)));
+    Math.hypot(...[0, 1, 2, 3].map((k) => data[row * 4 + k]! - (other?.[row * 4 + k] ?? 0)));
   const { d, p } = result as { d: Tensor<"float32">; p: Tensor<"float32"> };
   expect(length(d.data, 0)).toBeCloseTo(1, 6);
   expect(length(d.data, 2)).toBe(0);

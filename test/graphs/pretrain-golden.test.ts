@@ -38,7 +38,7 @@ describe.each(targets)("$target.name", ({ target, tolerance }) => {
     await session.release();
     const errors = await goldenErrors(attackSteps, results);
     expect(beyond(errors, tolerance)).toEqual([]);
-    const kinds = new Set(errors.map(({ name }) => name.split(".")[0] as string));
+    const kinds = new Set(errors.map(({ name }) => name.split(".")[0]!));
     expect([...kinds].sort()).toEqual(["after", "attack", "grad", "metric"]);
 
     if (attackSteps === 5) {

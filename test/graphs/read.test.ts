@@ -27,7 +27,7 @@ describe("models that PyTorch exported", () => {
     ["tiny_vit.dynamo20", 20],
   ])("%s: logits, gradient of the input and of each weight", async (file, weights) => {
     const read = (name: string) => decodeSafetensors(bytesOf(`${name}.safetensors`), name).tensors;
-    const errors = await foreignErrors(bytesOf(`${file}.onnx`), read(file.split(".")[0] as string), read(file));
+    const errors = await foreignErrors(bytesOf(`${file}.onnx`), read(file.split(".")[0]!), read(file));
     expect(errors.logits).toBeLessThan(1e-6);
     expect(errors.input).toBeLessThan(5e-6);
     expect(errors.unknown).toEqual([]);
@@ -103,7 +103,7 @@ describe("older opsets", () => {
     );
     const y = await run(bytes);
     expect(y.shape).toEqual([1, 1, 4]);
-    const at = (h: number, w: number) => x.data[16 + h * 4 + w] as number;
+    const at = (h: number, w: number) => x.data[16 + h * 4 + w]!;
     for (let w = 0; w < 4; w++) expect(y.data[w]).toBeCloseTo(at(1, w) + at(2, w), 5);
   });
   test("Softmax of opset 11 is over all axes from the first", async () => {
@@ -244,7 +244,7 @@ describe("what is refused", () => {
     // An attribute that holds a graph that holds a node that holds an attribute …
     let bytes = Uint8Array.of();
     for (let depth = 0; depth < 3000; depth++) {
-      const field = [6, 5, 1][depth % 3] as number;
+      const field = [6, 5, 1][depth % 3]!;
       const head: number[] = [(field << 3) | 2];
       for (let n = bytes.length; ; n >>>= 7) {
         if (n < 128) {
@@ -285,7 +285,7 @@ test("1,000 mutated files: read, or refused in one sentence", () => {
         for (let k = 0; k < 3; k++) bytes[place()] = below(256);
         break;
       case 2:
-        bytes[place()] = [0, 1, 127, 128, 255][below(5)] as number;
+        bytes[place()] = [0, 1, 127, 128, 255][below(5)]!;
         break;
       case 3: {
         const at = place();

@@ -23,7 +23,7 @@ export const evaluate = async <K extends string>(
 ): Promise<Record<K, Tensor>> => {
   const session = await createSession(compile({ outputs }, target), { ...rewritingOf(target), ...options });
   try {
-    const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name] as Tensor]));
+    const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name]!]));
     return (await session.run(used)) as Record<K, Tensor>;
   } finally {
     await session.release();
@@ -81,15 +81,15 @@ export const filledWith = (dtype: DType, shape: readonly number[], values: reado
 
 export const inputsOf = (outputs: readonly Value[]): string[] =>
   ordered(outputs, () => true)
-    .filter((node) => isInput(node.outputs[0] as Value))
-    .map((node) => inputName(node.outputs[0] as Value));
+    .filter((node) => isInput(node.outputs[0]!))
+    .map((node) => inputName(node.outputs[0]!));
 
 /** ‖a - b‖ / ‖b‖. */
 export const relativeError = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
   let [difference, norm] = [0, 0];
   for (let i = 0; i < b.length; i++) {
-    difference += ((a[i] as number) - (b[i] as number)) ** 2;
-    norm += (b[i] as number) ** 2;
+    difference += (a[i]! - b[i]!) ** 2;
+    norm += b[i]! ** 2;
   }
   return Math.sqrt(difference / Math.max(norm, 1e-24));
 };

@@ -34,7 +34,7 @@ const runOn = async (
     ...Array.from(states.keys(), (path) => `state.${path}`),
     ...Array.from(inputs.keys(), (name) => `input.${name}`),
   ];
-  const results = await session.run(Object.fromEntries(names.map((name) => [name, feeds[name] as Tensor])));
+  const results = await session.run(Object.fromEntries(names.map((name) => [name, feeds[name]!])));
   await session.release();
   return results;
 };

@@ -203,7 +203,7 @@ describe("weights that exporters keep elsewhere", () => {
         { length: 6 },
         (_, k) => Math.max(...floats.subarray(k * 27, k * 27 + 27).map(Math.abs)) / 127,
       );
-      const whole = Int8Array.from(floats, (v, i) => Math.round(v / (scales[Math.floor(i / 27)] as number)));
+      const whole = Int8Array.from(floats, (v, i) => Math.round(v / scales[Math.floor(i / 27)]!));
       const name = kernel.name as string;
       Object.assign(kernel, { name: "whole", dataType: 3, rawData: new Uint8Array(whole.buffer) });
       graph.initializer?.push(

@@ -135,7 +135,7 @@ test("of an evaluation has bars, intervals and the picture itself", async () => 
   // From 0, bars are as long as their accuracies.
   const widths = [...html.matchAll(/<rect[^>]* width="([\d.]+)"/g)].map((match) => Number(match[1]));
   expect(widths.length).toBe(2);
-  expect((widths[0] as number) / (widths[1] as number)).toBeCloseTo(2, 6);
+  expect(widths[0]! / widths[1]!).toBeCloseTo(2, 6);
   expect(html).toContain("40.00 to 60.00");
   expect(html).toContain('<td>+ apgd-ce</td><td class="number">37.50</td>');
   expect(html).toContain("L∞ radius 8/255");

@@ -133,7 +133,7 @@ test("clipping scales a step's gradients together to the largest norm, and leave
     return Float64Array.from(
       [...model.weights].flatMap(([name, { data }]) => {
         const next = results[`next.param.${name}`]?.data as Float32Array;
-        return Array.from(data as Float32Array, (v, i) => v - (next[i] as number));
+        return Array.from(data as Float32Array, (v, i) => v - next[i]!);
       }),
     );
   };

@@ -5,7 +5,7 @@ const [BFLOAT16, FLOAT] = [16, 1];
 
 const widened = (halves: ArrayLike<number>): Uint8Array => {
   const bits = new Uint32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) bits[i] = ((halves[i] as number) & 0xffff) << 16;
+  for (let i = 0; i < halves.length; i++) bits[i] = (halves[i]! & 0xffff) << 16;
   return new Uint8Array(bits.buffer);
 };
 

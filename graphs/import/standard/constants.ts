@@ -54,7 +54,7 @@ const dequantized = (x: Tensor, scale: Tensor, zero: Tensor | undefined, axis: n
   const inner = sizeOf(x.shape.slice(at + 1));
   return numbersOf(x).map((v, i) => {
     const k = many ? Math.floor(i / inner) % scales.length : 0;
-    return (v - (zeros?.[k] ?? 0)) * (scales[k] as number);
+    return (v - (zeros?.[k] ?? 0)) * scales[k]!;
   });
 };
 

@@ -59,7 +59,7 @@ const bodyOf = (called: FunctionProto, call: NodeProto, prefix: string): NodePro
             opType: "Identity",
             name: `${prefix}/${name}`,
             input: [call.input?.[called.input?.indexOf(name) ?? 0] ?? ""],
-            output: [call.output[i] as string],
+            output: [call.output[i]!],
           },
         ]
       : [],

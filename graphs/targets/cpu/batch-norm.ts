@@ -69,8 +69,7 @@ const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }
 /** factor·x + term with [nb,C] each. */
 const affine = (factor: Value, term: Value, layout: PixelLayout, images: number) => {
   const [factors, terms] = [branchRows(factor, layout, images), branchRows(term, layout, images)];
-  return (parts: readonly Value[]): readonly Value[] =>
-    parts.map((part, i) => add(mul(part, factors[i] as Value), terms[i] as Value));
+  return (parts: readonly Value[]): readonly Value[] => parts.map((part, i) => add(mul(part, factors[i]!), terms[i]!));
 };
 
 const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx] }) => {
@@ -82,7 +81,7 @@ const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attrib
   const sigma = sqrt(add((variance as Lowered).plain, epsilon));
   const centre = (mean as Lowered).plain;
   const meanG = branchMeans(pixelMeans(g, channels), branches);
-  const products = parts.map((part, i) => mul(g[i] as Value, part));
+  const products = parts.map((part, i) => mul(g[i]!, part));
   const meanGX = branchMeans(pixelMeans(products, channels), branches);
   const meanGN = div(sub(meanGX, mul(centre, meanG)), sigma);
   const f = div((scale as Lowered).plain, sigma);
@@ -93,9 +92,7 @@ const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attrib
   return [
     {
       layout,
-      parts: parts.map((part, i) =>
-        add(add(mul(part, ps[i] as Value), qs[i] as Value), mul(g[i] as Value, fs[i] as Value)),
-      ),
+      parts: parts.map((part, i) => add(add(mul(part, ps[i]!), qs[i]!), mul(g[i]!, fs[i]!))),
     },
     mul(meanGN, count),
     mul(meanG, count),

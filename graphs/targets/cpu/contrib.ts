@@ -34,6 +34,6 @@ export const slide = (x: Value, filters: Value, { kernel, stride, pads }: Along)
 
 /** x in another shape, without a node where it has that shape already, and without a chain of reshapes. */
 export const shaped = (x: Value, shape: readonly number[]): Value => {
-  const source = x.node.definition === reshape.definition ? (x.node.inputs[0] as Value) : x;
+  const source = x.node.definition === reshape.definition ? x.node.inputs[0]! : x;
   return source.shape.join() === shape.join() ? source : reshape(source, shape);
 };

@@ -29,7 +29,7 @@ import { thinConv, thinGradInput, thinGradWeight, thinLayout } from "./thin.ts";
 import { type Choose, type ConvShape, fastest, waysFor } from "./ways.ts";
 import { winogradConv, winogradFilter, winogradGradFilter, winogradGradInput, winogradTurned } from "./winograd.ts";
 
-const pairOf = (v: readonly number[]): readonly [number, number] => [v[0] as number, v[1] as number];
+const pairOf = (v: readonly number[]): readonly [number, number] => [v[0]!, v[1]!];
 
 /** The shape of a convolution of x [N,Ci,H,W] to y [N,Co,H',W'], or undefined where the layout does not serve it. */
 const shapeOf = (x: Type, y: Type, window: Window, kernel: readonly number[]): ConvShape | undefined => {
@@ -39,7 +39,7 @@ const shapeOf = (x: Type, y: Type, window: Window, kernel: readonly number[]): C
   return {
     images: n,
     inputChannels: ci,
-    outputChannels: y.shape[1] as number,
+    outputChannels: y.shape[1]!,
     geometry: {
       input: [h, w],
       output: pairOf(y.shape.slice(2)),
@@ -79,7 +79,7 @@ const cutAs = (
   layout: PixelLayout,
   chunks: readonly number[],
   parts = value.in(layout),
-): readonly Value[] => rechunk(parts, layout.chunks, chunks, value.type.shape[1] as number);
+): readonly Value[] => rechunk(parts, layout.chunks, chunks, value.type.shape[1]!);
 
 const forward =
   (choose: Choose): Lowering =>
@@ -94,7 +94,7 @@ const forward =
     const chunks = finer(from, to);
     const way = choose("forward", waysFor(shape), shape);
     const each = (parts: readonly Value[], one: (part: Value, images: number) => Value) =>
-      parts.map((part, i) => one(part, chunks[i] as number));
+      parts.map((part, i) => one(part, chunks[i]!));
     let parts: readonly Value[];
     if (way === "thin") {
       const form = (w as Lowered).one(tapMajorFilter);
@@ -119,7 +119,7 @@ const thinChunks = (
   x: Lowered,
   chunks: readonly number[],
   one: (part: Value, images: number, index: number) => Value,
-): readonly Value[] => x.in(thinLayout(chunks)).map((part, i) => one(part, chunks[i] as number, i));
+): readonly Value[] => x.in(thinLayout(chunks)).map((part, i) => one(part, chunks[i]!, i));
 
 const gradInput =
   (choose: Choose): Lowering =>
@@ -134,7 +134,7 @@ const gradInput =
     if (way === "thin") {
       const form = (w as Lowered).one(tapMajorFilter);
       const given = (dy as Lowered).in(from);
-      const parts = given.map((part, i) => thinGradInput(part, form, geometry, from.chunks[i] as number));
+      const parts = given.map((part, i) => thinGradInput(part, form, geometry, from.chunks[i]!));
       return [{ layout: thinLayout(from.chunks), parts }];
     }
     const chunks = finer(from, to);
@@ -142,10 +142,10 @@ const gradInput =
     let parts: readonly Value[];
     if (way === "winograd") {
       const u = (w as Lowered).one(winogradTurned);
-      parts = given.map((part, i) => winogradGradInput(part, u, geometry.input, chunks[i] as number));
+      parts = given.map((part, i) => winogradGradInput(part, u, geometry.input, chunks[i]!));
     } else {
       const form = (w as Lowered).one(tapFirstFilter);
-      parts = given.map((part, i) => im2colGradInput(part, form, geometry, chunks[i] as number));
+      parts = given.map((part, i) => im2colGradInput(part, form, geometry, chunks[i]!));
     }
     return [{ layout: to, parts: rechunk(parts, chunks, to.chunks, shape.inputChannels) }];
   };
@@ -164,7 +164,7 @@ const gradWeight =
     if (way === "thin") {
       const given = (dy as Lowered).in(to);
       thinChunks(x as Lowered, to.chunks, (part, images, i) => {
-        sum = thinGradWeight(part, given[i] as Value, geometry, images, sum);
+        sum = thinGradWeight(part, given[i]!, geometry, images, sum);
         return sum;
       });
       return [{ layout: columnFilter, parts: [sum as Value] }];
@@ -173,7 +173,7 @@ const gradWeight =
     const given = cutAs(dy as Lowered, to, chunks);
     // Computed anew if that is cheap, rather than kept since the forward pass.
     cutAs(x as Lowered, from, chunks, (x as Lowered).recomputed(from)).forEach((part, i) => {
-      const [back, images] = [given[i] as Value, chunks[i] as number];
+      const [back, images] = [given[i]!, chunks[i]!];
       if (way === "im2col") sum = im2colGradWeight(part, back, geometry, images, sum);
       else {
         const one = winogradGradFilter(part, back, geometry.input, images);

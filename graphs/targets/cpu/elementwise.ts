@@ -66,7 +66,7 @@ const addition: Lowering = (call) => {
     return results;
   const recompute = () => {
     const [left, right] = [a.recomputed(a.layout), b.recomputed(b.layout)];
-    return left.map((part, i) => add(part, right[i] as Value));
+    return left.map((part, i) => add(part, right[i]!));
   };
   return [{ ...sum, recompute, sums: 1 }];
 };
@@ -76,7 +76,7 @@ const activationGrad: Lowering = ({ inputs: [y, dy] }) => {
   const { layout } = y as Lowered;
   if (!isPixel(layout) || !sameShape((y as Lowered).type, (dy as Lowered).type)) return undefined;
   const outputs = (y as Lowered).recomputed(layout);
-  const parts = (dy as Lowered).in(layout).map((part, i) => mul(part, mask(outputs[i] as Value)));
+  const parts = (dy as Lowered).in(layout).map((part, i) => mul(part, mask(outputs[i]!)));
   return [{ layout, parts }];
 };
 
@@ -109,7 +109,7 @@ const binary =
     const layout = chunked.layout as PixelLayout;
     const [a, b] = inputs.map((x) => operand(x, type, layout));
     if (a === undefined || b === undefined) return undefined;
-    return [{ layout, parts: a.map((part, i) => one(part, b[i] as Value)) }];
+    return [{ layout, parts: a.map((part, i) => one(part, b[i]!)) }];
   };
 
 /** 1 where y = relu(x) is positive, else 0: one pass, where a comparison and a cast take two. */
@@ -152,7 +152,7 @@ const regroup: Lowering = ({ inputs: [x], types: [y] }) => {
   if (!isPixel(layout) || to.length !== 4 || from.slice(2).join() !== to.slice(2).join()) return undefined;
   const regrouped = pixelLayout(y as Type);
   const elements = (l: PixelLayout, c: number) => l.chunks.map((images) => images * c);
-  const [before, after] = [elements(layout, from[1] as number), elements(regrouped, to[1] as number)];
+  const [before, after] = [elements(layout, from[1]!), elements(regrouped, to[1]!)];
   return [{ layout: regrouped, parts: rechunk((x as Lowered).in(layout), before, after, 1) } satisfies Placed];
 };
 

@@ -196,6 +196,6 @@ export const im2colGradInput = (dy: Value, w: Value, g: Geometry, images: number
   // Pixels that no output sees have no gradient: they read a row of zeros behind all others.
   const unseen = place.includes(-1);
   const order = rowsConstant(`order ${describe(g)}`, () => place.map((at) => (at === -1 ? placed : at)), placed);
-  const joined = parts.length === 1 ? (parts[0] as Value) : concat(parts, { axis: 0 });
+  const joined = parts.length === 1 ? parts[0]! : concat(parts, { axis: 0 });
   return order === null ? joined : gather(unseen ? withZeroRow(joined) : joined, order, { axis: 0 });
 };

@@ -49,7 +49,7 @@ const pixelChunks = (chunks: readonly number[]): PixelLayout => ({
   },
   unpack: (parts, { shape }: Type) => {
     const [n = 0, c = 0, h = 0, w = 0] = shape;
-    const rows = parts.length === 1 ? (parts[0] as Value) : concat(parts, { axis: 1 });
+    const rows = parts.length === 1 ? parts[0]! : concat(parts, { axis: 1 });
     return shaped(transpose(shaped(rows, [h * w, n, c]), { perm: [1, 2, 0] }), shape);
   },
 });
@@ -70,9 +70,9 @@ export const rechunk = (
   return to.map((wanted) => {
     const pieces: Value[] = [];
     for (let missing = wanted; missing > 0; ) {
-      const held = from[part] as number;
+      const held = from[part]!;
       const taken = Math.min(missing, held - used);
-      const whole = parts[part] as Value;
+      const whole = parts[part]!;
       pieces.push(
         taken === held ? whole : slice(whole, [{ axis: 1, start: used * channels, end: (used + taken) * channels }]),
       );
@@ -80,7 +80,7 @@ export const rechunk = (
       used += taken;
       if (used === held) [part, used] = [part + 1, 0];
     }
-    return pieces.length === 1 ? (pieces[0] as Value) : concat(pieces, { axis: 1 });
+    return pieces.length === 1 ? pieces[0]! : concat(pieces, { axis: 1 });
   });
 };
 
@@ -92,13 +92,13 @@ export const imageRows = (perImage: Value, chunks: readonly number[]): readonly 
 
 /** Back from rows [1, c·C] to [N, C]. */
 export const fromImageRows = (rows: readonly Value[], channels: number): Value =>
-  shaped(rows.length === 1 ? (rows[0] as Value) : concat(rows, { axis: 1 }), [-1, channels]);
+  shaped(rows.length === 1 ? rows[0]! : concat(rows, { axis: 1 }), [-1, channels]);
 
 /** The row [1, c·C] of each chunk from a value [nb,C]; chunks that start alike share theirs. */
 export const branchRows = (perBranch: Value, { chunks }: PixelLayout, images: number): readonly Value[] => {
   const [branches, c] = [perBranch.dim(0), perBranch.dim(1)];
   const aligned = chunks.every((size) => size % branches === 0);
-  const period = aligned ? (chunks[0] as number) : images;
+  const period = aligned ? chunks[0]! : images;
   const tiled = shaped(expandAs(shaped(perBranch, [1, branches * c]), [period / branches, branches * c]), [
     1,
     period * c,

@@ -27,9 +27,9 @@ export const thinLayout = (chunks: readonly number[]): Layout => ({
   unpack: (parts, { shape }) => {
     const [, c = 0, h = 0, w = 0] = shape;
     const images = parts.map((part, i) =>
-      shaped(transpose(shaped(part, [c, h * w, chunks[i] as number]), { perm: [2, 0, 1] }), [-1, c, h, w]),
+      shaped(transpose(shaped(part, [c, h * w, chunks[i]!]), { perm: [2, 0, 1] }), [-1, c, h, w]),
     );
-    return images.length === 1 ? (images[0] as Value) : concat(images, { axis: 0 });
+    return images.length === 1 ? images[0]! : concat(images, { axis: 0 });
   },
 });
 
@@ -79,5 +79,5 @@ export const thinGradInput = (dy: Value, w: Value, g: Geometry, images: number):
       end: { 1: h - oh - down, 2: (width - ow - right) * images },
     }),
   );
-  return shaped(parts.length === 1 ? (parts[0] as Value) : sum(parts, {}), [ci, h * width * images]);
+  return shaped(parts.length === 1 ? parts[0]! : sum(parts, {}), [ci, h * width * images]);
 };

@@ -90,7 +90,7 @@ const denseMatrix = (rows: readonly (readonly number[])[], first: number, size: 
   );
 };
 const turned = (rows: readonly (readonly number[])[]): number[][] =>
-  (rows[0] as number[]).map((_, i) => rows.map((row) => row[i] as number));
+  (rows[0] as number[]).map((_, i) => rows.map((row) => row[i]!));
 
 const denseInput = cached((size) => matrix(denseMatrix(BT, -1, size)));
 const denseOutputGrad = cached((size) => matrix(denseMatrix(turned(AT), 0, size)));

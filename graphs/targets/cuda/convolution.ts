@@ -92,11 +92,11 @@ const copiesOf = (v: Value, offsets: readonly number[], length: number): Value =
 const turned = (dy: Value, w: Value, { pads, strides, dilations, group, size }: GradInput): Value | undefined => {
   if (group !== 1 || strides.some((s) => s !== 1)) return undefined;
   const back = (axis: number) => ({ axis, start: -1, end: -(2 ** 31 - 1), step: -1 });
-  const reach = [0, 1].map((i) => (w.dim(2 + i) - 1) * (dilations[i] as number));
+  const reach = [0, 1].map((i) => (w.dim(2 + i) - 1) * dilations[i]!);
   const kernel = transpose(slice(w, [back(2), back(3)]), { perm: [1, 0, 2, 3] });
   const [top = 0, left = 0] = pads;
-  const before = [(reach[0] as number) - top, (reach[1] as number) - left];
-  const after = [0, 1].map((i) => (size[i] as number) - dy.dim(2 + i) + (reach[i] as number) - (before[i] as number));
+  const before = [reach[0]! - top, reach[1]! - left];
+  const after = [0, 1].map((i) => size[i]! - dy.dim(2 + i) + reach[i]! - before[i]!);
   if ([...before, ...after].some((p) => p < 0)) return undefined;
   return conv(dy, kernel, { pads: [...before, ...after], dilations });
 };
@@ -113,7 +113,7 @@ const portably =
 const asConvolution = portably(convGradWeight.definition);
 export const gradWeightWays: { readonly taps: Way; readonly convolution: Way } = {
   taps: (operands, attributes, types) =>
-    byTaps(operands[0] as Value, operands[1] as Value, attributes as unknown as GradWeight) ??
+    byTaps(operands[0]!, operands[1]!, attributes as unknown as GradWeight) ??
     asConvolution(operands, attributes, types),
   convolution: asConvolution,
 };
@@ -122,6 +122,5 @@ const transposed = portably(convGradInput.definition);
 export const gradInputWays: { readonly transposed: Way; readonly turned: Way } = {
   transposed,
   turned: (operands, attributes, types) =>
-    turned(operands[0] as Value, operands[1] as Value, attributes as unknown as GradInput) ??
-    transposed(operands, attributes, types),
+    turned(operands[0]!, operands[1]!, attributes as unknown as GradInput) ?? transposed(operands, attributes, types),
 };

@@ -104,7 +104,7 @@ const open = (): OrtApi => {
   const out: OrtApi["out"] = (name, ...args) => {
     const place = new BigUint64Array(1);
     call(name, ...args, place);
-    return place[0] as bigint;
+    return place[0]!;
   };
   return {
     koffi,

@@ -99,7 +99,7 @@ export const bindProgram = (session: NativeSession, memory: Memory, held: Held):
       }
       const names = [...outputs.keys()];
       const tensors = memory.read([...outputs.values()]);
-      return Object.fromEntries(names.map((name, i) => [name, tensors[i] as Tensor]));
+      return Object.fromEntries(names.map((name, i) => [name, tensors[i]!]));
     },
     release: () => {
       for (const { binding, runOptions, fed } of sides) {

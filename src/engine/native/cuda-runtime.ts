@@ -75,7 +75,7 @@ export const loadCudaRuntime = (names: readonly string[] = candidates()): CudaRu
   const out = (name: string, types: readonly string[], ...args: unknown[]): bigint => {
     const place = new BigUint64Array(1);
     call(name, ["void *", ...types], place, ...args);
-    return place[0] as bigint;
+    return place[0]!;
   };
   return {
     allocatePinned: (bytes) => out("cudaMallocHost", ["size_t"], bytes),

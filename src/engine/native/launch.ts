@@ -112,7 +112,7 @@ export const openDriver = (device = 0, names: readonly string[] = libraries): Dr
   const attributeOf = (which: number): number => {
     const value = [0];
     driver.attempt("asking for the device's architecture", driver.attribute(value, which, device));
-    return value[0] as number;
+    return value[0]!;
   };
   const architecture = 10 * attributeOf(MAJOR) + attributeOf(MINOR);
   const context = new Context(driver, device);

@@ -76,7 +76,7 @@ export const openNvrtc = (): Nvrtc | undefined => {
   attempt("asking for its version", library.func("int nvrtcVersion(_Out_ int* major, _Out_ int* minor)")(major, minor));
   const number = [0];
   attempt("asking for architectures", library.func("int nvrtcGetNumSupportedArchs(_Out_ int* count)")(number));
-  const architectures = new Int32Array(number[0] as number);
+  const architectures = new Int32Array(number[0]!);
   attempt("asking for architectures", library.func("int nvrtcGetSupportedArchs(_Out_ int* list)")(architectures));
   return {
     name,

@@ -44,13 +44,11 @@ export const runOnce = async (
   try {
     const given = BigUint64Array.from(inputNames, (name) => over(name, session.checked(name, feeds[name])));
     places.forEach((place, i) => {
-      if (place !== null) results[i] = over(fetches[i] as string, place);
+      if (place !== null) results[i] = over(fetches[i]!, place);
     });
     const [from, to] = names.map(({ pointers }) => pointers) as [BigUint64Array, BigUint64Array];
     await session.invoke("Run", session.address, null, from, given, given.length, to, fetches.length, results);
-    return Object.fromEntries(
-      fetches.map((name, i) => [name, places[i] ?? tensorOfValue(api, name, results[i] as bigint)]),
-    );
+    return Object.fromEntries(fetches.map((name, i) => [name, places[i] ?? tensorOfValue(api, name, results[i]!)]));
   } catch (error) {
     throw session.explain(error);
   } finally {

@@ -106,7 +106,7 @@ const openSession = async (
   try {
     const place = new BigUint64Array(1);
     await api.callAsync("CreateSessionFromArray", api.env, bytes, bytes.byteLength, made.address, place);
-    return new Handle(place[0] as bigint, "a session", (pointer) => {
+    return new Handle(place[0]!, "a session", (pointer) => {
       api.call("ReleaseSession", pointer);
       kernels?.release();
     });
@@ -201,7 +201,7 @@ const graphedRuns = (session: NativeSession, device: number) => {
       }
       made.program.feed(0, feeds);
       const results = await made.program.run(0);
-      return Object.fromEntries(fetches.map((name) => [name, results[name] as Tensor]));
+      return Object.fromEntries(fetches.map((name) => [name, results[name]!]));
     },
     release: () => {
       made?.program.release();

@@ -70,7 +70,7 @@ const typeOfInfo = (api: OrtApi, info: bigint): SlotType => {
   api.call("GetTensorElementType", info, code);
   const dims = new BigInt64Array(Number(api.out("GetDimensionsCount", info)));
   if (dims.length > 0) api.call("GetDimensions", info, dims, dims.length);
-  return { dtype: dtypeOfCode(code[0] as number), shape: Array.from(dims, Number) };
+  return { dtype: dtypeOfCode(code[0]!), shape: Array.from(dims, Number) };
 };
 
 /** Type of a session's input or output by place. */

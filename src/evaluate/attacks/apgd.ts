@@ -120,7 +120,7 @@ export function* apgdTargeted(image: AttackedImage, ball: Ball, options: ApgdOpt
   if (prediction !== image.label) return { broken: true, x: image.clean, prediction, queries: 1 };
   const classes = rankedTargets(logits, image.label).slice(0, targets);
   const attempts = Array.from({ length: restarts * classes.length }, (_, round) => {
-    const target = classes[round % classes.length] as number;
+    const target = classes[round % classes.length]!;
     return run(image, ball, "dlr-targeted", target, iterations, [seed, "apgd-t", round]);
   });
   return { attempts, queries: 1 };

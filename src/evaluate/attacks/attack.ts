@@ -63,7 +63,7 @@ export type Attack = Attempts | Generator<Query, AttackResult | Attempts, Answer
 export const rankedTargets = (logits: Float32Array, label: number): number[] =>
   Array.from(logits.keys())
     .filter((k) => k !== label)
-    .sort((a, b) => (logits[b] as number) - (logits[a] as number) || a - b);
+    .sort((a, b) => logits[b]! - logits[a]! || a - b);
 
 export const isZero = (values: Float32Array): boolean => values.every((v) => v === 0);
 

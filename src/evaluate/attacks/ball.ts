@@ -21,7 +21,7 @@ const clipped = (v: number): number => Math.min(Math.max(v, 0), 1);
 /** Keeps a division by a length of 0 finite. */
 const TINY = 1e-12;
 
-const at = (values: Float32Array, i: number): number => values[i] as number;
+const at = (values: Float32Array, i: number): number => values[i]!;
 
 const linfBall = (eps: number): Ball => ({
   norm: "linf",

@@ -165,7 +165,7 @@ export function* fabTargeted(image: AttackedImage, ball: Ball, options: FabOptio
   const startOf = (restart: number, i: number): Float32Array => {
     if (restart === 0) return image.clean;
     const away = ball.startOnSurface(image.clean, attackRandom(seed, image, "fab-t", restart * classes.length + i));
-    return away.map((v, k) => (v + (image.clean[k] as number)) / 2);
+    return away.map((v, k) => (v + image.clean[k]!) / 2);
   };
   const attempts = classes.flatMap((target, i) =>
     Array.from({ length: restarts }, (_, restart) => run(image, ball, target, () => startOf(restart, i), iterations)),

@@ -96,7 +96,7 @@ type Image = OracleOptions["image"];
 const imagesOf = (rows: readonly Float32Array[], size: number, image: Image): Tensor => {
   const pixels = image[0] * image[1] * image[2];
   const data = new Float32Array(size * pixels);
-  for (let i = 0; i < size; i++) data.set(rows[i] ?? (rows[0] as Float32Array), i * pixels);
+  for (let i = 0; i < size; i++) data.set(rows[i] ?? rows[0]!, i * pixels);
   return tensor("float32", [size, ...image], data);
 };
 
@@ -115,7 +115,7 @@ const answerBatch = async (
   queries: readonly Query[],
   size: number,
 ): Promise<Answer[]> => {
-  const { kind } = queries[0] as Query;
+  const { kind } = queries[0]!;
   const rows = queries.map(({ x }) => x);
   const feeds: Record<string, Tensor> = { "input.x": imagesOf(rows, size, image) };
   if (kind !== "logits") {
@@ -128,12 +128,12 @@ const answerBatch = async (
   const build = () => (kind === "logits" ? logitsStep(classifier, shape) : gradientStep(classifier, shape, kind));
   const session = await sessions.get(`${kind}/${size}`, build);
   const { logits, loss, gradient } = (await session.run(feeds)) as Record<string, Tensor<"float32">>;
-  const classes = (logits as Tensor).shape[1] as number;
+  const classes = (logits as Tensor).shape[1]!;
   const row = (values: Tensor<"float32"> | undefined, i: number, length: number): Float32Array =>
     values === undefined ? new Float32Array(0) : values.data.slice(i * length, (i + 1) * length);
   return queries.map((_, i) => ({
     logits: row(logits, i, classes),
-    loss: loss === undefined ? Number.NaN : (loss.data[i] as number),
+    loss: loss === undefined ? Number.NaN : loss.data[i]!,
     gradient: row(gradient, i, image[0] * image[1] * image[2]),
   }));
 };
@@ -158,7 +158,7 @@ const runPgd = async (
   };
   const feeds = { "input.clean": padded(clean), "input.start": padded(start), "input.label": classesOf(labels, batch) };
   const { x, logits } = (await session.run(feeds)) as Record<"x" | "logits", Tensor<"float32">>;
-  const classes = logits.shape[1] as number;
+  const classes = logits.shape[1]!;
   return { x: x.data.slice(0, n * pixels), logits: logits.data.slice(0, n * classes) };
 };
 

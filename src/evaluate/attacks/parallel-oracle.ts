@@ -15,7 +15,7 @@ export const parallelOracle = (replicas: readonly Oracle[], batch: number): Orac
   const each = async <T>(n: number, ask: (replica: Oracle, begin: number, end: number) => Promise<T>): Promise<T[]> => {
     const parts = partsOf(n, replicas.length);
     const busy = replicas.flatMap((replica, k) => {
-      const [begin, end] = parts[k] as readonly [number, number];
+      const [begin, end] = parts[k]!;
       return begin === end ? [] : [ask(replica, begin, end)];
     });
     return Promise.all(busy);

@@ -65,7 +65,7 @@ const offersAhead = (asked: readonly PendingQuery[], together: number): Offer[] 
 const outcome = ({ ended, queries }: AttemptState, counts: number): AttackResult => {
   const made = Array.from({ length: counts + 1 }, (_, i) => ended.get(i) as AttackResult);
   return {
-    ...(made[counts] as AttackResult),
+    ...made[counts]!,
     queries: made.reduce((sum, result) => sum + result.queries, queries),
     zeroGradient: made.some(({ zeroGradient }) => zeroGradient),
   };
@@ -122,10 +122,10 @@ class AttackQueue {
   }
 
   #deliver(asked: readonly PendingQuery[], ahead: readonly Offer[], answers: readonly Answer[]): void {
-    const more = ahead.map((offer, k) => ({ ...offer, logits: (answers[asked.length + k] as Answer).logits }));
+    const more = ahead.map((offer, k) => ({ ...offer, logits: answers[asked.length + k]!.logits }));
     asked.forEach((one, i) => {
       if (one.attempt > (this.#states.get(one.attack)?.last ?? -1)) return;
-      this.#advance(one, { ...(answers[i] as Answer), ahead: more.filter(({ place }) => place === i) });
+      this.#advance(one, { ...answers[i]!, ahead: more.filter(({ place }) => place === i) });
     });
   }
 
@@ -145,7 +145,7 @@ class AttackQueue {
 
   #begin(attack: number, state: AttemptState): void {
     const attempt = state.begun++;
-    this.#advance({ attack, attempt, steps: state.attempts[attempt] as Attempt });
+    this.#advance({ attack, attempt, steps: state.attempts[attempt]! });
   }
 
   #end(attack: number, attempt: number, result: AttackResult): void {
@@ -192,7 +192,7 @@ export const runAttacks = async (
   const shares = replicas.map((_, k) => Array.from(attacks.keys()).filter((at) => at % replicas.length === k));
   const found = await Promise.all(
     replicas.map((replica, k) => {
-      const share = (shares[k] ?? []).map((at) => attacks[at] as Attack);
+      const share = (shares[k] ?? []).map((at) => attacks[at]!);
       return new AttackQueue(share, replica).run(afterRun);
     }),
   );

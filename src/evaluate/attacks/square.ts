@@ -24,8 +24,8 @@ const shareAt = (iteration: number, queries: number, first: number): number => {
 /** By how much the label leads the best other class; the search lowers it. */
 const leadOf = (logits: Float32Array, label: number): number => {
   let other = Number.NEGATIVE_INFINITY;
-  for (let k = 0; k < logits.length; k++) if (k !== label) other = Math.max(other, logits[k] as number);
-  return (logits[label] as number) - other;
+  for (let k = 0; k < logits.length; k++) if (k !== label) other = Math.max(other, logits[k]!);
+  return logits[label]! - other;
 };
 
 const sign = (random: Random): number => (random.int(2) === 0 ? -1 : 1);
@@ -42,7 +42,7 @@ const linfSearch = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
         const change = ball.eps * sign(random);
         for (let row = 0; row < h; row++) {
           const i = (channel * h + row) * w + column;
-          x[i] = (clean[i] as number) + change;
+          x[i] = clean[i]! + change;
         }
       }
     return ball.project(x, clean);
@@ -55,8 +55,8 @@ const linfSearch = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
       for (let row = top; row < top + side; row++)
         for (let column = left; column < left + side; column++) {
           const i = (channel * h + row) * w + column;
-          const at = clean[i] as number;
-          const moved = Math.min(Math.max((best[i] as number) + change, at - ball.eps), at + ball.eps);
+          const at = clean[i]!;
+          const moved = Math.min(Math.max(best[i]! + change, at - ball.eps), at + ball.eps);
           x[i] = Math.min(Math.max(moved, 0), 1);
         }
     }
@@ -73,7 +73,7 @@ const bump = (rows: number, columns: number): Float64Array => {
   for (let n = 0; n < rounds; n++) {
     for (let r = Math.max(top, 0); r < Math.min(top + 2 * n + 1, rows); r++)
       for (let k = Math.max(left, 0); k < Math.min(left + 2 * n + 1, columns); k++)
-        out[r * columns + k] = (out[r * columns + k] as number) + 1 / (n + 1) ** 2;
+        out[r * columns + k] = out[r * columns + k]! + 1 / (n + 1) ** 2;
     top--;
     left--;
   }
@@ -92,7 +92,7 @@ const pattern = (side: number, random: Random): Float64Array => {
   });
   const length = Math.sqrt(out.reduce((s, v) => s + v * v, 0));
   const across = random.int(2) === 1;
-  return out.map((_, i) => (out[across ? (i % side) * side + Math.floor(i / side) : i] as number) / length);
+  return out.map((_, i) => out[across ? (i % side) * side + Math.floor(i / side) : i]! / length);
 };
 
 /** Moves the perturbation's length from one window to another, within the ball. */
@@ -101,8 +101,7 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
   const along = (direction: Float64Array): Float32Array => {
     const length = Math.max(Math.sqrt(direction.reduce((s, v) => s + v * v, 0)), 1e-12);
     const x = new Float32Array(clean.length);
-    for (let i = 0; i < x.length; i++)
-      x[i] = Math.min(Math.max((clean[i] as number) + (ball.eps * (direction[i] as number)) / length, 0), 1);
+    for (let i = 0; i < x.length; i++) x[i] = Math.min(Math.max(clean[i]! + (ball.eps * direction[i]!) / length, 0), 1);
     return x;
   };
   const start = (random: Random): Float32Array => {
@@ -114,13 +113,13 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
         for (let channel = 0; channel < c; channel++) {
           const s = sign(random);
           for (let k = 0; k < side * side; k++)
-            direction[(channel * h + top + Math.floor(k / side)) * w + left + (k % side)] = s * (eta[k] as number);
+            direction[(channel * h + top + Math.floor(k / side)) * w + left + (k % side)] = s * eta[k]!;
         }
       }
     return along(direction);
   };
   const propose: Proposal = (best, side, random) => {
-    const delta = Float64Array.from(best, (v, i) => v - (clean[i] as number));
+    const delta = Float64Array.from(best, (v, i) => v - clean[i]!);
     const unused = Math.max(ball.eps ** 2 - delta.reduce((s, v) => s + v * v, 0), 0);
     const [top, left] = [random.int(h - side + 1), random.int(w - side + 1)];
     const [top2, left2] = [random.int(h - side + 1), random.int(w - side + 1)];
@@ -131,15 +130,15 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
         row >= top && row < top + side && column >= left && column < left + side;
       let [first, both] = [0, 0];
       for (let k = 0; k < side * side; k++) {
-        const square = (delta[place(k, top, left)] as number) ** 2;
+        const square = delta[place(k, top, left)]! ** 2;
         first += square;
         both += square;
         const [row, column] = [top2 + Math.floor(k / side), left2 + (k % side)];
-        if (!inFirst(row, column)) both += (delta[place(k, top2, left2)] as number) ** 2;
+        if (!inFirst(row, column)) both += delta[place(k, top2, left2)]! ** 2;
       }
       const norm = Math.sqrt(first);
       const s = sign(random);
-      const fresh = eta.map((v, k) => s * v + (delta[place(k, top, left)] as number) / (1e-12 + norm));
+      const fresh = eta.map((v, k) => s * v + delta[place(k, top, left)]! / (1e-12 + norm));
       const length = 1e-12 + Math.sqrt(fresh.reduce((sum, v) => sum + v * v, 0));
       const available = Math.sqrt(both + unused / c);
       for (let k = 0; k < side * side; k++) delta[place(k, top2, left2)] = 0;

@@ -26,11 +26,11 @@ export const trainable = ({ model, image, source }: LoadedClassifier, batch: num
   if (names.size === 0) throw untrainable(path, file);
   return {
     file,
-    weights: new Map([...names].map((name) => [name, weights[name] as Tensor])),
+    weights: new Map([...names].map((name) => [name, weights[name]!])),
     classify: (store) => {
       const values = new Map<Value, Value>();
       for (const name of names) {
-        const value = parameters[name] as Value;
+        const value = parameters[name]!;
         values.set(value, store.parameter(name, value.shape, { kind: "constant", value: 0 }));
       }
       return (x) => bind({ logits }, new Map([...values, [bound, x]])).logits;

@@ -55,15 +55,13 @@ const feeds = {
 const inJavaScript: Prepare = (_, { outputs: [y] }) => {
   const [n, c, h, w] = (y as Type).shape as [number, number, number, number];
   return (addresses) => {
-    const at = (i: number) => new Float32Array(ortApi().koffi.view(addresses[i] as bigint, n * c * h * w * 4));
+    const at = (i: number) => new Float32Array(ortApi().koffi.view(addresses[i]!, n * c * h * w * 4));
     const [x, g, clean, result] = [0, 1, 2, 3].map(at) as [Float32Array, Float32Array, Float32Array, Float32Array];
     const [step, eps] = [Math.fround(0.1), Math.fround(0.3)];
     for (let i = 0; i < result.length; i++) {
       const [image, channel, pixel] = [Math.floor(i / (c * h * w)), Math.floor(i / (h * w)) % c, i % (h * w)];
-      const moved = Math.fround(
-        (x[i] as number) + step * Math.sign(g[(image * h * w + pixel) * c + channel] as number),
-      );
-      const [low, high] = [Math.fround((clean[i] as number) - eps), Math.fround((clean[i] as number) + eps)];
+      const moved = Math.fround(x[i]! + step * Math.sign(g[(image * h * w + pixel) * c + channel]!));
+      const [low, high] = [Math.fround(clean[i]! - eps), Math.fround(clean[i]! + eps)];
       result[i] = Math.min(Math.max(Math.min(Math.max(moved, low), high), 0), 1);
     }
   };

@@ -23,7 +23,7 @@ export const runCustom = async (
     const load = ["CreateSessionFromArray", api.env, model.bytes, model.bytes.byteLength, options, place] as const;
     if (elsewhere) await api.callAsync(...load);
     else api.call(...load);
-    const session = place[0] as bigint;
+    const session = place[0]!;
     made.push({ release: () => api.call("ReleaseSession", session) });
     const memory = api.out("CreateCpuMemoryInfo", 1, 0);
     made.push({ release: () => api.call("ReleaseMemoryInfo", memory) });
@@ -50,7 +50,7 @@ export const runCustom = async (
       return value;
     };
     const names = Object.keys(model.inputs);
-    const given = BigUint64Array.from(names, (name) => valueOver(feeds[name] as Tensor));
+    const given = BigUint64Array.from(names, (name) => valueOver(feeds[name]!));
     const results = Object.entries(model.outputs).map(([name, { dtype, shape }]) => {
       const data = new dtypes[dtype].array(sizeOf(shape) + 64).subarray(0, sizeOf(shape));
       return [name, { dtype, shape, data }] as const;

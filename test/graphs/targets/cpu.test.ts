@@ -32,7 +32,7 @@ const compare = async (
   for (const value of inputs) feeds[value.node.attributes.name as string] = randomTensor(random, value.shape);
   const [ours, theirs] = [await evaluate(outputs, feeds, target), await evaluate(outputs, feeds)];
   for (const name of Object.keys(outputs)) {
-    const [a, b] = [ours[name] as Tensor, theirs[name] as Tensor];
+    const [a, b] = [ours[name]!, theirs[name]!];
     expect(a.shape).toEqual(b.shape);
     const error = relativeError(a.data as Float32Array, b.data as Float32Array);
     if (!(error <= tolerance)) throw new Error(`${name} is off by ${error} (seed ${seed})`);
@@ -87,7 +87,7 @@ describe("convolutions", () => {
       async (seed, { x, filters, kernel, attributes }) => {
         const group = attributes.group ?? 1;
         const given = image("x", x);
-        const w = image("w", [filters, (x[1] as number) / group, kernel, kernel]);
+        const w = image("w", [filters, x[1]! / group, kernel, kernel]);
         const bias = image("bias", [filters]);
         const y = conv(given, w, bias, attributes);
         const dy = image("dy", y.shape);
@@ -175,7 +175,7 @@ test("batch norm with given statistics, and its gradients, stay in the layout", 
   const y = relu(batchNormalization(conv(x, w, { pads: [1, 1, 1, 1] }), scale, bias, mean, variance, {}));
   const dy = image("dy", y.shape);
   const [dx] = vjp([y], [dy], [x]) as [Value];
-  const inputs = [x, w, scale, bias, mean, variance.node.inputs[0]?.node.inputs[0] as Value, dy];
+  const inputs = [x, w, scale, bias, mean, variance.node.inputs[0]!.node.inputs[0]!, dy];
   await compare({ y, dx }, inputs, cpuTarget(), 5e-5, 1);
   // Images and dy come in, y and dx go out: no other value changes its layout.
   const lowered = lower({ y, dx }, cpuTarget());

@@ -87,7 +87,7 @@ const network = (mode: "training" | "evaluation") => {
   const loss = reduceSum(mul(reduceMean(y, { axes: [2, 3], keepdims: 0 }), weights), { keepdims: 0 });
   const { weights: _, ...to } = given;
   const found = grad(loss, Object.values(to));
-  const gradients = Object.fromEntries(Object.keys(to).map((name, i) => [`d${name}`, found[i] as Value]));
+  const gradients = Object.fromEntries(Object.keys(to).map((name, i) => [`d${name}`, found[i]!]));
   return { outputs: { y, ...gradients } as Record<string, Value>, types };
 };
 

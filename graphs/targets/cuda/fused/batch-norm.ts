@@ -130,7 +130,7 @@ const trainingGrad =
     const { output, origin } = gathered ?? {};
     const own = output !== undefined && origin?.x === tensor && origin.added.length === 0;
     const mask = output === undefined ? "none" : own ? "own" : "output";
-    const last = mask === "none" ? [] : [own ? (origin.four[3] as Value) : output];
+    const last = mask === "none" ? [] : [own ? origin.four[3]! : output];
     const writes = output !== undefined && (terms.length > 1 || !own) ? 1 : 0;
     const statistics = plainOf([mean, variance, scale]);
     const lift = layouts.liftOf(x.type);
@@ -154,7 +154,7 @@ const scaling =
     if (!layouts.isGradient(dy) || dy.type.shape.length !== 4 || !sameShape(dy.type, y as Type)) return undefined;
     const { shape } = factor.type;
     if ([1, (y as Type).shape[1], 1, 1].join() !== shape.join()) return undefined;
-    const last = reshape(factor.one(layouts.activation), [1, 1, 1, shape[1] as number]);
+    const last = reshape(factor.one(layouts.activation), [1, 1, 1, shape[1]!]);
     return [{ layout: layouts.gradient, parts: [mul(layouts.descend(dy), last)] }];
   };
 

@@ -32,11 +32,9 @@ export type ConvGradients = "stock" | "cudnn";
  */
 const byTurned = (dy: Value, turned: Value, { pads, strides, dilations, size }: GradInput): Value | undefined => {
   const spread = strides.some((s) => s !== 1) ? dilate(dy, { strides }) : dy;
-  const reach = [0, 1].map((i) => (turned.dim(2 + i) - 1) * (dilations[i] as number));
-  const before = [0, 1].map((i) => (reach[i] as number) - (pads[i] as number));
-  const after = [0, 1].map(
-    (i) => (size[i] as number) - spread.dim(1 + i) + (reach[i] as number) - (before[i] as number),
-  );
+  const reach = [0, 1].map((i) => (turned.dim(2 + i) - 1) * dilations[i]!);
+  const before = [0, 1].map((i) => reach[i]! - pads[i]!);
+  const after = [0, 1].map((i) => size[i]! - spread.dim(1 + i) + reach[i]! - before[i]!);
   if ([...before, ...after].some((p) => p < 0)) return undefined;
   return nhwcConv(spread, turned, absent, { pads: [...before, ...after], strides: [1, 1], dilations, group: 1 });
 };
@@ -65,8 +63,8 @@ const bySwapped = (x: Value, dy: Value, { pads, strides, dilations, kernel }: Gr
   const [images, filters] = [x, dy].map((v) => transpose(v, { perm: [3, 0, 1, 2] })) as [Value, Value];
   const full = conv(images, filters, { pads, strides: dilations, dilations: strides });
   const taps = slice(full, [
-    { axis: 2, start: 0, end: kernel[0] as number },
-    { axis: 3, start: 0, end: kernel[1] as number },
+    { axis: 2, start: 0, end: kernel[0]! },
+    { axis: 3, start: 0, end: kernel[1]! },
   ]);
   return transpose(taps, { perm: [1, 0, 2, 3] });
 };

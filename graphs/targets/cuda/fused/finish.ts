@@ -81,10 +81,10 @@ const updates = (outputs: Outputs): Record<string, Value> => {
       const list = [lr, ...of("weight"), ...of("gradient"), ...of("momentum")];
       const results = sgdKernel.outputs(...([...list, rates] as never)) as readonly Value[];
       part.forEach(({ name, update }, i) => {
-        made[name] = results[i] as Value;
+        made[name] = results[i]!;
         // The momentum is an output too, under the name that its state has.
         for (const [other, value] of Object.entries(outputs))
-          if (value === update.next) made[other] = results[part.length + i] as Value;
+          if (value === update.next) made[other] = results[part.length + i]!;
       });
     }
   return made;
@@ -157,7 +157,7 @@ const combinations = (outputs: Outputs): Record<string, Value> => {
       ] as never),
     ) as readonly Value[];
     part.forEach(({ name }, i) => {
-      made[name] = results[i] as Value;
+      made[name] = results[i]!;
     });
   }
   return made;

@@ -99,7 +99,7 @@ const gradientText = (
   if (from === "written")
     return { loads: "    const Channels g = loadVector<VECTOR>(a.dmasked + where);", value: "load(g.at[i])" };
   const names = termNames(attributes);
-  const loads = names.map((name, i) => loadText(name, attributes.strides[i] as number, x));
+  const loads = names.map((name, i) => loadText(name, attributes.strides[i]!, x));
   if (attributes.mask === "output") loads.push("    const Channels y = loadVector<VECTOR>(a.output + where);");
   const sum = names.map((name) => `load(${name}.at[i])`).join(" + ");
   const passes = { none: "", own: "(normal * scale[i] + bias[i] > 0.0f)", output: "(load(y.at[i]) > 0.0f)" }[
@@ -216,7 +216,7 @@ export const batchNormGradKernel: Op<readonly Value[], Gradient> = defineKernel<
       check(inputs.length === expected, "shape", `it takes ${expected} operands, not ${inputs.length}`);
       const [, height = 1, width = 1] = x.shape;
       terms.forEach((term, i) => {
-        const stride = attributes.strides[i] as number;
+        const stride = attributes.strides[i]!;
         const seen = [Math.ceil(height / stride), Math.ceil(width / stride)];
         const wanted = stride === 1 ? x.shape : [x.dim(0), ...seen, x.dim(3)];
         check(term.dtype === x.dtype && term.shape.join() === wanted.join(), "shape", "a gradient is not like x");
@@ -230,7 +230,7 @@ export const batchNormGradKernel: Op<readonly Value[], Gradient> = defineKernel<
       const { branches, epsilon, lift } = attributes;
       const rows = (v: Value) => byBranch(cast(v, { to: "float32" }), branches);
       const whole = terms.map((term, i) => {
-        const stride = attributes.strides[i] as number;
+        const stride = attributes.strides[i]!;
         return stride === 1 ? term : dilatedTo(term, stride, x.dim(1), x.dim(2));
       });
       let g = whole.map(rows).reduce((sum, term) => add(sum, term));

@@ -131,7 +131,7 @@ export const batchNormApply: Op<readonly Value[], Normalised> = defineKernel<rea
     attributes: { branches: "int", epsilon: "float", relu: "int" },
     infer: (inputs) => {
       check([5, 6, 10].includes(inputs.length), "shape", "it takes x and four numbers a channel, then what is added");
-      return typeOf(inputs[0] as Value);
+      return typeOf(inputs[0]!);
     },
     lower: (inputs, { relu: positive, ...norm }) => {
       const [x, mean, variance, scale, bias, residual, ...four] = inputs as [Value, ...Four, Value, ...Four];

@@ -29,12 +29,9 @@ export const combineKernel: Op<readonly Value[], Combination> = defineKernel<rea
     combination.lengths.map((length, output) =>
       termsOf(combination, output)
         .map((term) => {
-          const begin = combination.offsets[term] as number;
-          const flat = reshape(inputs[combination.inputs[term] as number] as Value, [-1]);
-          return mul(
-            slice(flat, [{ axis: 0, start: begin, end: begin + length }]),
-            combination.factors[term] as number,
-          );
+          const begin = combination.offsets[term]!;
+          const flat = reshape(inputs[combination.inputs[term]!]!, [-1]);
+          return mul(slice(flat, [{ axis: 0, start: begin, end: begin + length }]), combination.factors[term]!);
         })
         .reduce((sum, part) => add(sum, part)),
     ),
@@ -47,7 +44,7 @@ export const combineKernel: Op<readonly Value[], Combination> = defineKernel<rea
       termsOf(attributes, output)
         .map((term) => {
           const [from, begin] = [attributes.inputs[term], attributes.offsets[term]];
-          return `${literal(attributes.factors[term] as number)} * a.x[${from}][i + ${begin}]`;
+          return `${literal(attributes.factors[term]!)} * a.x[${from}][i + ${begin}]`;
         })
         .join(" + ");
     const cases = attributes.lengths.map(

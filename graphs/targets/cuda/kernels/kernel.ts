@@ -94,7 +94,7 @@ export const defineKernel = <
     source: (call) => [prelude, argumentsOf(spec.arguments(of(call)), call), spec.body(of(call))].join("\n"),
     launches: (call) => spec.launches(of(call)),
     isScratch: (call, index) =>
-      spec.scratch?.includes(namesOf(spec.arguments(of(call)))[call.inputs.length + index] as string) ?? false,
+      spec.scratch?.includes(namesOf(spec.arguments(of(call)))[call.inputs.length + index]!) ?? false,
   });
   return op;
 };

@@ -44,14 +44,7 @@ export const nhwcConv: Op<[x: Value, w: Value, bias: Value], Window> = defineOp<
     infer: ([x, w], { pads, strides, dilations, group }): Type => {
       check(w.dim(1) * group === x.dim(3), "shape", `x has ${x.dim(3)} channels but w expects ${w.dim(1) * group}`);
       const size = [0, 1].map((i) =>
-        convSize(
-          x.dim(1 + i),
-          w.dim(2 + i),
-          strides[i] as number,
-          dilations[i] as number,
-          pads[i] as number,
-          pads[i + 2] as number,
-        ),
+        convSize(x.dim(1 + i), w.dim(2 + i), strides[i]!, dilations[i]!, pads[i]!, pads[i + 2]!),
       );
       return { dtype: sameDtype([x, w]), shape: [x.dim(0), ...size, w.dim(0)] };
     },

@@ -30,10 +30,10 @@ export const sgdKernel: Op<readonly Value[], Sgd> = defineKernel<readonly Value[
     const n = inputs.length / 3;
     const weights = inputs.slice(0, n);
     const momenta = weights.map((w, i) => {
-      const decayed = decay === 0 ? (inputs[n + i] as Value) : add(inputs[n + i] as Value, mul(w, decay));
-      return add(mul(inputs[2 * n + i] as Value, momentum), decayed);
+      const decayed = decay === 0 ? inputs[n + i]! : add(inputs[n + i]!, mul(w, decay));
+      return add(mul(inputs[2 * n + i]!, momentum), decayed);
     });
-    return [...weights.map((w, i) => sub(w, mul(momenta[i] as Value, lr as Value))), ...momenta];
+    return [...weights.map((w, i) => sub(w, mul(momenta[i]!, lr as Value))), ...momenta];
   },
   arguments: ({ inputs }) => {
     const n = countOf(inputs);
