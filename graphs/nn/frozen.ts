@@ -5,27 +5,27 @@ import { type Init, Store } from "./scope.ts";
 
 /** A store whose parameters and state are constants, so that the engine can optimise what is only evaluated. */
 export class FrozenStore extends Store {
-  private readonly held: (path: string) => Tensor | undefined;
-  private readonly made = new Map<string, Value>();
+  readonly #held: (path: string) => Tensor | undefined;
+  readonly #made = new Map<string, Value>();
 
   /** @param held the tensor of a parameter or state by its path */
   constructor(held: (path: string) => Tensor | undefined) {
     super();
-    this.held = held;
+    this.#held = held;
   }
 
   override parameter(path: string, shape: readonly number[], _init: Init): Value {
-    return this.frozen(path, { dtype: "float32", shape });
+    return this.#frozen(path, { dtype: "float32", shape });
   }
 
   override state(path: string, type: Type, _init: Init): Value {
-    return this.frozen(path, type);
+    return this.#frozen(path, type);
   }
 
-  private frozen(path: string, type: Type): Value {
-    const known = this.made.get(path);
+  #frozen(path: string, type: Type): Value {
+    const known = this.#made.get(path);
     if (known !== undefined) return known;
-    const tensor = this.held(path);
+    const tensor = this.#held(path);
     if (tensor === undefined) throw new GraphError("parameter", `there is no weight ${path}`);
     if (typeName(tensor) !== typeName({ dtype: type.dtype, shape: type.shape }))
       throw new GraphError(
@@ -33,7 +33,7 @@ export class FrozenStore extends Store {
         `the weight ${path} is ${typeName(tensor)} but the network has ${typeName(type)}`,
       );
     const value = constant(tensor);
-    this.made.set(path, value);
+    this.#made.set(path, value);
     return value;
   }
 }

@@ -41,15 +41,15 @@ export class Store {
   readonly parameters = new Map<string, Slot>();
   readonly states = new Map<string, Slot>();
   readonly inputs = new Map<string, Value>();
-  private current = new Map<string, Value>();
+  #current = new Map<string, Value>();
 
   parameter(path: string, shape: readonly number[], init: Init): Value {
-    return this.slot(this.parameters, paramName, path, { dtype: "float32", shape }, init).value;
+    return this.#slot(this.parameters, paramName, path, { dtype: "float32", shape }, init).value;
   }
 
   state(path: string, type: Type, init: Init): Value {
-    const slot = this.slot(this.states, stateName, path, type, init);
-    return this.current.get(path) ?? slot.value;
+    const slot = this.#slot(this.states, stateName, path, type, init);
+    return this.#current.get(path) ?? slot.value;
   }
 
   update(path: string, value: Value): void {
@@ -58,12 +58,12 @@ export class Store {
       throw new GraphError("parameter", `the state ${path} is updated before it is read`, { types: [value] });
     if (slot.type.shape.join() !== value.shape.join())
       throw new GraphError("parameter", `the state ${path} changes its shape`, { types: [slot.type, value] });
-    this.current.set(path, value);
+    this.#current.set(path, value);
   }
 
   /** The last value of a state. */
   latest(path: string): Value {
-    return this.current.get(path) ?? (this.states.get(path) as Slot).value;
+    return this.#current.get(path) ?? (this.states.get(path) as Slot).value;
   }
 
   input(name: string, type: Type): Value {
@@ -84,30 +84,30 @@ export class Store {
     body: (iteration: Value, carried: readonly Value[]) => readonly Value[],
   ): readonly Value[] {
     if (times === 0) return initial;
-    const before = new Map(this.current);
+    const before = new Map(this.#current);
     loop(times, initial, body);
-    const paths = [...this.current].filter(([path, value]) => before.get(path) !== value).map(([path]) => path);
-    this.current = new Map(before);
+    const paths = [...this.#current].filter(([path, value]) => before.get(path) !== value).map(([path]) => path);
+    this.#current = new Map(before);
     const start = paths.map((path) => this.latest(path));
     const results = loop(times, [...initial, ...start], (iteration, carried) => {
-      const outer = new Map(this.current);
+      const outer = new Map(this.#current);
       paths.forEach((path, i) => {
-        this.current.set(path, carried[initial.length + i]!);
+        this.#current.set(path, carried[initial.length + i]!);
       });
       const returned = [
         ...body(iteration, carried.slice(0, initial.length)),
         ...paths.map((path) => this.latest(path)),
       ];
-      this.current = outer;
+      this.#current = outer;
       return returned;
     });
     paths.forEach((path, i) => {
-      this.current.set(path, results[initial.length + i]!);
+      this.#current.set(path, results[initial.length + i]!);
     });
     return results.slice(0, initial.length);
   }
 
-  private slot(slots: Map<string, Slot>, nameOf: (path: string) => string, path: string, type: Type, init: Init): Slot {
+  #slot(slots: Map<string, Slot>, nameOf: (path: string) => string, path: string, type: Type, init: Init): Slot {
     const known = slots.get(path);
     if (known !== undefined) {
       if (known.type.shape.join() !== type.shape.join())

@@ -116,16 +116,16 @@ class Writer {
   readonly domains = new Set([""]);
   readonly nodes = new Map<string, Node>();
   readonly modelInputs: Value[] = [];
-  private readonly names = new Map<Value, string>();
-  private readonly used = new Map<string, number>();
+  readonly #names = new Map<Value, string>();
+  readonly #used = new Map<string, number>();
   /** Version of the standard ops that the file is in: the wanted one, or the last that has the form of each node. */
   version: number;
-  private readonly opset: number;
-  private readonly kernels: ModelOptions["kernels"];
+  readonly #opset: number;
+  readonly #kernels: ModelOptions["kernels"];
 
   constructor(opset: number, kernels: ModelOptions["kernels"]) {
-    this.kernels = kernels;
-    this.opset = opset;
+    this.#kernels = kernels;
+    this.#opset = opset;
     this.version = opset;
   }
 
@@ -144,75 +144,75 @@ class Writer {
     }
     for (const value of this.modelInputs) {
       const given = inputName(value);
-      if (this.used.has(given)) throw new GraphError("parameter", `two inputs are named ${given}`);
-      this.used.set(given, 1);
-      this.names.set(value, given);
+      if (this.#used.has(given)) throw new GraphError("parameter", `two inputs are named ${given}`);
+      this.#used.set(given, 1);
+      this.#names.set(value, given);
     }
     const renamed: string[] = [];
     for (const [wanted, value] of outputs) {
-      if (this.used.has(wanted)) throw new GraphError("parameter", `two inputs or outputs are named ${wanted}`);
-      this.used.set(wanted, 1);
-      if (!this.names.has(value) && !isConstant(value)) this.names.set(value, wanted);
-      else renamed.push(this.unique(`${wanted}/Identity`));
+      if (this.#used.has(wanted)) throw new GraphError("parameter", `two inputs or outputs are named ${wanted}`);
+      this.#used.set(wanted, 1);
+      if (!this.#names.has(value) && !isConstant(value)) this.#names.set(value, wanted);
+      else renamed.push(this.#unique(`${wanted}/Identity`));
     }
     const scope = new Map<string, TensorProto>();
-    const node = this.all(scheduled(values, null), scope);
+    const node = this.#all(scheduled(values, null), scope);
     let next = 0;
     for (const [wanted, value] of outputs)
-      if (this.names.get(value) !== wanted)
-        node.push(identityNode(renamed[next++]!, this.nameOf(value, scope), wanted));
+      if (this.#names.get(value) !== wanted)
+        node.push(identityNode(renamed[next++]!, this.#nameOf(value, scope), wanted));
     return {
       name,
       node,
       initializer: [...scope.values()],
-      input: this.modelInputs.map((value) => this.info(value, inputName(value), dynamic[inputName(value)])),
-      output: outputs.map(([wanted, value]) => this.info(value, wanted, dynamic[wanted])),
+      input: this.modelInputs.map((value) => this.#info(value, inputName(value), dynamic[inputName(value)])),
+      output: outputs.map(([wanted, value]) => this.#info(value, wanted, dynamic[wanted])),
     };
   }
 
-  private body(subgraph: Subgraph, path: string): GraphProto {
+  #body(subgraph: Subgraph, path: string): GraphProto {
     subgraph.inputs.forEach((value, i) => {
-      this.names.set(value, this.unique(`${path}/input_${i}`));
+      this.#names.set(value, this.#unique(`${path}/input_${i}`));
     });
     const scope = new Map<string, TensorProto>();
-    const node = this.all(scheduled(subgraph.outputs, subgraph.frame), scope);
+    const node = this.#all(scheduled(subgraph.outputs, subgraph.frame), scope);
     // A body's outputs are made in it, each under a name of its own.
     const output = subgraph.outputs.map((value, i) => {
-      const name = this.unique(`${path}/output_${i}`);
-      node.push(identityNode(name, this.nameOf(value, scope)));
-      return this.info(value, name);
+      const name = this.#unique(`${path}/output_${i}`);
+      node.push(identityNode(name, this.#nameOf(value, scope)));
+      return this.#info(value, name);
     });
     return {
-      name: this.unique(path),
+      name: this.#unique(path),
       node,
       initializer: [...scope.values()],
-      input: subgraph.inputs.map((value) => this.info(value, this.nameOf(value, scope))),
+      input: subgraph.inputs.map((value) => this.#info(value, this.#nameOf(value, scope))),
       output,
     };
   }
 
-  private all(nodes: readonly Node[], scope: Map<string, TensorProto>): NodeProto[] {
-    return nodes.filter((node) => !isInput(node.outputs[0]!)).map((node) => this.node(node, scope));
+  #all(nodes: readonly Node[], scope: Map<string, TensorProto>): NodeProto[] {
+    return nodes.filter((node) => !isInput(node.outputs[0]!)).map((node) => this.#node(node, scope));
   }
 
-  private node(node: Node, scope: Map<string, TensorProto>): NodeProto {
+  #node(node: Node, scope: Map<string, TensorProto>): NodeProto {
     const { definition, path } = node;
-    const kernel = definition.domain === "advcl" ? this.kernels?.(node) : undefined;
+    const kernel = definition.domain === "advcl" ? this.#kernels?.(node) : undefined;
     if (definition.domain === "advcl" && kernel === undefined)
       throw new GraphError("internal", "the composite op was not lowered before writing", {
         op: definition.name,
         path,
       });
     this.domains.add(definition.domain);
-    this.version = Math.min(this.version, definition.lastOpset ?? this.opset);
-    const { inputs, attributes } = definition.write?.(node.inputs, node.attributes, this.opset) ?? node;
-    const name = this.unique(`${path === "" ? "" : `${path}/`}${definition.name}`);
+    this.version = Math.min(this.version, definition.lastOpset ?? this.#opset);
+    const { inputs, attributes } = definition.write?.(node.inputs, node.attributes, this.#opset) ?? node;
+    const name = this.#unique(`${path === "" ? "" : `${path}/`}${definition.name}`);
     this.nodes.set(name, node);
     const present = inputs.findLastIndex((value) => !isAbsent(value)) + 1;
-    const input = inputs.slice(0, present).map((value) => (isAbsent(value) ? "" : this.nameOf(value, scope)));
+    const input = inputs.slice(0, present).map((value) => (isAbsent(value) ? "" : this.#nameOf(value, scope)));
     const output = node.outputs.map((value, i) => {
-      const known = this.names.get(value) ?? this.unique(i === 0 ? name : `${name}:${i}`, i === 0);
-      this.names.set(value, known);
+      const known = this.#names.get(value) ?? this.#unique(i === 0 ? name : `${name}:${i}`, i === 0);
+      this.#names.set(value, known);
       return known;
     });
     const attribute = Object.entries(attributes).flatMap(([key, value]) => {
@@ -220,12 +220,12 @@ class Writer {
       if (value === undefined) return [];
       if (kind === undefined)
         throw new GraphError("internal", `the attribute ${key} is not declared`, { op: definition.name, path });
-      return [this.attribute(key, kind, value, name)];
+      return [this.#attribute(key, kind, value, name)];
     });
     return { name, opType: kernel ?? definition.name, domain: definition.domain, input, output, attribute };
   }
 
-  private attribute(name: string, kind: AttributeKind, value: Attribute, path: string): AttributeProto {
+  #attribute(name: string, kind: AttributeKind, value: Attribute, path: string): AttributeProto {
     const { AttributeType } = onnx.AttributeProto;
     switch (kind) {
       case "int":
@@ -245,25 +245,25 @@ class Writer {
       case "tensor":
         return { name, type: AttributeType.TENSOR, t: tensorProto(value as Tensor) };
       case "graph":
-        return { name, type: AttributeType.GRAPH, g: this.body(value as Subgraph, path) };
+        return { name, type: AttributeType.GRAPH, g: this.#body(value as Subgraph, path) };
     }
   }
 
   /** The name of a value; a constant becomes an initializer of the graph that reads it, small equal ones once. */
-  private nameOf(value: Value, scope: Map<string, TensorProto>): string {
+  #nameOf(value: Value, scope: Map<string, TensorProto>): string {
     if (isConstant(value)) {
       const held = value.node.attributes.value as Tensor;
       const given = constantName(value);
       const small = given === undefined && held.data.byteLength <= 64;
-      const key = small ? `${held.dtype}[${held.shape}]${held.data.join()}` : this.identity(value);
+      const key = small ? `${held.dtype}[${held.shape}]${held.data.join()}` : this.#identity(value);
       let known = scope.get(key);
       if (known === undefined) {
-        known = tensorProto(held, this.unique(given ?? "constant"));
+        known = tensorProto(held, this.#unique(given ?? "constant"));
         scope.set(key, known);
       }
       return known.name as string;
     }
-    const name = this.names.get(value);
+    const name = this.#names.get(value);
     if (name === undefined)
       throw new GraphError("internal", "a value is read outside the control-flow body that makes it", {
         op: value.node.definition.name,
@@ -273,21 +273,21 @@ class Writer {
     return name;
   }
 
-  private readonly identities = new Map<Value, string>();
-  private identity(value: Value): string {
-    const known = this.identities.get(value) ?? `#${this.identities.size}`;
-    this.identities.set(value, known);
+  readonly #identities = new Map<Value, string>();
+  #identity(value: Value): string {
+    const known = this.#identities.get(value) ?? `#${this.#identities.size}`;
+    this.#identities.set(value, known);
     return known;
   }
 
-  private unique(wanted: string, asIs = false): string {
+  #unique(wanted: string, asIs = false): string {
     if (asIs) return wanted;
-    const count = this.used.get(wanted) ?? 0;
-    this.used.set(wanted, count + 1);
-    return count === 0 ? wanted : this.unique(`${wanted}_${count}`);
+    const count = this.#used.get(wanted) ?? 0;
+    this.#used.set(wanted, count + 1);
+    return count === 0 ? wanted : this.#unique(`${wanted}_${count}`);
   }
 
-  private info(type: Type, name: string, free: readonly (string | null)[] = []): ValueInfoProto {
+  #info(type: Type, name: string, free: readonly (string | null)[] = []): ValueInfoProto {
     const dim = type.shape.map((d, i) => (free[i] ? { dimParam: free[i] } : { dimValue: d }));
     return { name, type: { tensorType: { elemType: dtypes[type.dtype].onnx, shape: { dim } } } };
   }

@@ -41,30 +41,30 @@ export class Lowered {
   readonly recomputable: boolean;
   /** Sums on the way there from what is kept; 0 where it is kept itself. */
   readonly sums: number;
-  private readonly recompute: Placed["recompute"];
-  private recomputedParts: readonly Value[] | undefined;
-  private readonly forms = new Map<string, readonly Value[]>();
+  readonly #recompute: Placed["recompute"];
+  #recomputedParts: readonly Value[] | undefined;
+  readonly #forms = new Map<string, readonly Value[]>();
 
   constructor(type: Type, placed: Placed) {
     this.type = type;
     this.layout = placed.layout;
-    this.recompute = placed.recompute;
+    this.#recompute = placed.recompute;
     this.recomputable = placed.recompute !== undefined;
     this.sums = placed.sums ?? 0;
-    this.forms.set(placed.layout.name, placed.parts);
+    this.#forms.set(placed.layout.name, placed.parts);
   }
 
   /** Whether it is there already without a reorder. */
   has(layout: Layout): boolean {
-    return this.forms.has(layout.name);
+    return this.#forms.has(layout.name);
   }
 
   /** Its tensors in a layout. */
   in(layout: Layout): readonly Value[] {
-    const known = this.forms.get(layout.name);
+    const known = this.#forms.get(layout.name);
     if (known !== undefined) return known;
-    const made = layout.pack(layout.name === rowMajor.name ? this.unpacked() : this.plain);
-    this.forms.set(layout.name, made);
+    const made = layout.pack(layout.name === rowMajor.name ? this.#unpacked() : this.plain);
+    this.#forms.set(layout.name, made);
     return made;
   }
 
@@ -75,9 +75,9 @@ export class Lowered {
 
   /** Its tensors, computed anew once for all that ask so; as they are where there is no recipe. */
   recomputed(layout: Layout): readonly Value[] {
-    if (this.recompute === undefined || layout.name !== this.layout.name) return this.in(layout);
-    this.recomputedParts ??= this.recompute();
-    return this.recomputedParts;
+    if (this.#recompute === undefined || layout.name !== this.layout.name) return this.in(layout);
+    this.#recomputedParts ??= this.#recompute();
+    return this.#recomputedParts;
   }
 
   /** Its row-major form. */
@@ -85,7 +85,7 @@ export class Lowered {
     return this.one(rowMajor);
   }
 
-  private unpacked(): Value {
-    return this.layout.unpack(this.forms.get(this.layout.name) as readonly Value[], this.type);
+  #unpacked(): Value {
+    return this.layout.unpack(this.#forms.get(this.layout.name) as readonly Value[], this.type);
   }
 }

@@ -80,17 +80,17 @@ export const lowerInOneOpset = <K extends string>(
 };
 
 class Lowerer {
-  private readonly target: Target;
+  readonly #target: Target;
   /** What each frame's values became; the outermost graph is null. */
-  private readonly environments = new Map<Frame | null, Map<Value, Lowered>>([[null, new Map()]]);
-  private readonly expansions = new Map<Node, readonly Value[]>();
+  readonly #environments = new Map<Frame | null, Map<Value, Lowered>>([[null, new Map()]]);
+  readonly #expansions = new Map<Node, readonly Value[]>();
 
   constructor(target: Target) {
-    this.target = target;
+    this.#target = target;
   }
 
   lowered(value: Value): Lowered {
-    const environment = this.environments.get(value.frame);
+    const environment = this.#environments.get(value.frame);
     const known = environment?.get(value);
     if (known !== undefined) return known;
     if (isConstant(value) || value === absent || (isInput(value) && value.frame === null)) {
@@ -103,24 +103,24 @@ class Lowerer {
 
   /** Lowers what `outputs` need and is not lowered yet, in whatever frame it lives. */
   run(outputs: readonly Value[]): void {
-    for (const node of ordered(outputs, (n) => !this.done(n))) {
-      const results = inPlaceOf(node, () => this.node(node));
-      const environment = this.environments.get(node.frame) as Map<Value, Lowered>;
+    for (const node of ordered(outputs, (n) => !this.#done(n))) {
+      const results = inPlaceOf(node, () => this.#node(node));
+      const environment = this.#environments.get(node.frame) as Map<Value, Lowered>;
       node.outputs.forEach((output, i) => {
         environment.set(output, results[i] as Lowered);
       });
     }
   }
 
-  private done(node: Node): boolean {
+  #done(node: Node): boolean {
     const output = node.outputs[0]!;
-    return isInput(output) || (this.environments.get(node.frame)?.has(output) ?? false);
+    return isInput(output) || (this.#environments.get(node.frame)?.has(output) ?? false);
   }
 
-  private node(node: Node): readonly Lowered[] {
+  #node(node: Node): readonly Lowered[] {
     const definition = definitionOf(node);
     const inputs = node.inputs.map((value) => this.lowered(value));
-    const own = this.target.lowerings.get(definition)?.({
+    const own = this.#target.lowerings.get(definition)?.({
       inputs,
       attributes: node.attributes,
       types: node.outputs,
@@ -128,8 +128,8 @@ class Lowerer {
       lowered: (value) => this.lowered(value),
     });
     if (own !== undefined) return own.map((result, i) => placed(result, node.outputs[i]!));
-    if (definition === loopDefinition) return this.loop(node, inputs);
-    if (definition.lower !== undefined) return this.expand(node, definition.lower);
+    if (definition === loopDefinition) return this.#loop(node, inputs);
+    if (definition.lower !== undefined) return this.#expand(node, definition.lower);
     return apply(
       definition,
       inputs.map((lowered) => lowered.plain),
@@ -137,29 +137,29 @@ class Lowerer {
     ).map((value) => placed(value, value));
   }
 
-  private expand(node: Node, portable: NonNullable<OpDefinition["lower"]>): readonly Lowered[] {
-    let expansion = this.expansions.get(node);
+  #expand(node: Node, portable: NonNullable<OpDefinition["lower"]>): readonly Lowered[] {
+    let expansion = this.#expansions.get(node);
     if (expansion === undefined) {
       expansion = portable(node.inputs, node.attributes, node.outputs);
-      this.expansions.set(node, expansion);
+      this.#expansions.set(node, expansion);
     }
     this.run(expansion);
     return expansion.map((value) => this.lowered(value));
   }
 
-  private loop(node: Node, inputs: readonly Lowered[]): readonly Lowered[] {
+  #loop(node: Node, inputs: readonly Lowered[]): readonly Lowered[] {
     const body = node.attributes.body as Subgraph;
     const initial = inputs.slice(2).map((lowered) => lowered.plain);
     const iterate = (given: readonly Value[]): Value[] => {
       const environment = new Map<Value, Lowered>();
-      this.environments.set(body.frame, environment);
+      this.#environments.set(body.frame, environment);
       body.inputs.forEach((placeholder, i) => {
         environment.set(placeholder, placed(given[i]!, placeholder));
       });
       this.run(body.outputs);
       return body.outputs.map((output) => this.lowered(output).plain);
     };
-    if (this.target.loops === "keep") {
+    if (this.#target.loops === "keep") {
       const lowered = subgraph(body.inputs, iterate);
       const [times, condition] = inputs.slice(0, 2).map((lowered) => lowered.plain) as [Value, Value];
       return apply(loopDefinition, [times, condition, ...initial], { body: lowered } as unknown as Attributes).map(
