@@ -228,6 +228,7 @@ const programs: Readonly<Record<string, Pick<Step, "outputs">>> = {
     rivals.map((name) => [
       `pretraining by ${name}`,
       methods[name].build({
+        ...methods[name].paper,
         ...goldenOptions,
         trace: false,
         tasks: apDpeTasks,
