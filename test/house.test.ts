@@ -64,6 +64,7 @@ const planted: readonly { readonly rule: string; readonly file: string; readonly
     file: "src/j.ts",
     text: "export class J {\n  private readonly x = 1;\n  y = this.x;\n}\n",
   },
+  { rule: "plugin", file: "src/k.ts", text: "export const k = (x: number[]): number => x[0] as number;\n" },
 ];
 
 let folder = "";
@@ -73,7 +74,7 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true }));
 
 test("the linter finds a circle of imports, an import of the command line, an impure graph and the like", () => {
-  cpSync(join(root, "biome.json"), join(folder, "biome.json"));
+  for (const name of ["biome.json", "lint"]) cpSync(join(root, name), join(folder, name), { recursive: true });
   const allowed = {
     "src/cli/x.ts": "export type X = number;\nexport const x = 1;\n",
     "src/cli/y.ts": 'export { x } from "./x.ts";\n',
@@ -86,7 +87,7 @@ test("the linter finds a circle of imports, an import of the command line, an im
   const biome = createRequire(import.meta.url).resolve("@biomejs/biome/bin/biome");
   const flags = ["lint", "--vcs-enabled=false", "--reporter=github", "."];
   const { stdout } = spawnSync(process.execPath, [biome, ...flags], { cwd: folder, encoding: "utf8" });
-  const found = [...stdout.matchAll(/^::error title=lint\/([^,]+),file=([^,]+),/gm)].map(([, rule, file = ""]) => ({
+  const found = [...stdout.matchAll(/^::error title=(?:lint\/)?([^,]+),file=([^,]+),/gm)].map(([, rule, file = ""]) => ({
     rule,
     file: file.slice(file.indexOf(folder) + folder.length + 1),
   }));
