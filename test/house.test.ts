@@ -87,10 +87,12 @@ test("the linter finds a circle of imports, an import of the command line, an im
   const biome = createRequire(import.meta.url).resolve("@biomejs/biome/bin/biome");
   const flags = ["lint", "--vcs-enabled=false", "--reporter=github", "."];
   const { stdout } = spawnSync(process.execPath, [biome, ...flags], { cwd: folder, encoding: "utf8" });
-  const found = [...stdout.matchAll(/^::error title=(?:lint\/)?([^,]+),file=([^,]+),/gm)].map(([, rule, file = ""]) => ({
-    rule,
-    file: file.slice(file.indexOf(folder) + folder.length + 1),
-  }));
+  const found = [...stdout.matchAll(/^::error title=(?:lint\/)?([^,]+),file=([^,]+),/gm)].map(
+    ([, rule, file = ""]) => ({
+      rule,
+      file: file.slice(file.indexOf(folder) + folder.length + 1),
+    }),
+  );
   const sorted = (rows: readonly { rule: string | undefined; file: string }[]) =>
     rows.map(({ rule, file }) => `${file} ${rule}`).sort();
   expect(sorted(found)).toEqual(sorted(planted));

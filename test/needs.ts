@@ -1,11 +1,13 @@
 /** What some tests need and a machine may lack. */
-export type Need = "browser" | "webgpu" | "data" | "dist" | "compiler";
+export type Need = "browser" | "webgpu" | "data" | "dist" | "compiler" | "koffi" | "nvrtc";
 
 const remedies: Readonly<Record<Need, string>> = {
   browser: "Chromium: install it, or name it in ADVCL_CHROMIUM",
   webgpu: "a Vulkan driver: name one in VK_DRIVER_FILES; Debian's chromium brings one",
   data: "the folder ../shared/data with samples of the public data sets",
   compiler: "g++ on Linux: install it",
+  koffi: "koffi, an optional dependency: npm install --include=optional",
+  nvrtc: "NVRTC, which needs no GPU: run scripts/install-nvrtc.sh",
   dist: "the built project: npm run build",
 };
 

@@ -11,34 +11,22 @@ import { type Kernel, type KernelCall, type Launch, namesOf } from "../../graphs
 
 // As the engine loads it: a second copy in one process may not ask for other stacks.
 import { loadKoffi } from "../../src/engine/native/library.ts";
+import { available } from "../needs.ts";
 
 type Koffi = typeof import("koffi");
 
-/** What the emulator lacks here, or undefined. */
-export const missing = (() => {
-  const { status } = spawnSync("g++", ["--version"]);
-  if (status !== 0) return "g++";
+const loads = (): boolean => {
   try {
     loadKoffi();
-    return undefined;
+    return true;
   } catch {
-    return "koffi";
+    return false;
   }
-})();
-
-/**
- * Whether tests that emulate may be skipped here, in words; where CI is true, ADVCL_MAY_MISS must name what is missing.
- * Throws where it does not.
- */
-export const skipped = (): string | undefined => {
-  if (missing === undefined) return undefined;
-  const allowed = (process.env.ADVCL_MAY_MISS ?? "").split(",").map((part) => part.trim());
-  if (process.env.CI === "true" && !allowed.includes(missing))
-    throw new Error(
-      `kernels are emulated with ${missing}, which is not here; install it, or set ADVCL_MAY_MISS=${missing}`,
-    );
-  return `${missing} is not here, so kernels are not emulated`;
 };
+
+/** Whether kernels can be emulated here; throws where the machine may not lack what that needs. */
+export const emulates =
+  available("compiler", spawnSync("g++", ["--version"]).status === 0) && available("koffi", loads());
 
 const header = fileURLToPath(new URL("cuda.hpp", import.meta.url));
 const folder = join(tmpdir(), `advcl-emulator-${process.getuid?.() ?? 0}`);

@@ -1,4 +1,4 @@
-/** The puzzles of self-supervised tasks; what a step makes of them is in methods-golden.test.ts. */
+/** The puzzles of self-supervised tasks; what a step makes of them is in methods-golden.e2e.test.ts. */
 import { describe, expect, test } from "@jest/globals";
 import { input } from "../../graphs/onnx/graph.ts";
 import { cropTo, jigsaw, maskings, ninthOrders, quarterOrders, tiles } from "../../graphs/views/puzzles.ts";
