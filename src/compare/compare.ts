@@ -21,7 +21,7 @@ import { scaledMilestones } from "../train/schedule.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { openPipeline, type Pipeline, resuming } from "./pipeline.ts";
 import { type Cell, printTable, type Row, rowsOf } from "./table.ts";
-import { ablations, parseVariant, slug, type Variant, wantsClusters } from "./variant.ts";
+import { ablations, parseVariant, slug, sourceOf, type Variant, wantsClusters } from "./variant.ts";
 
 const schemeNames = ["slf", "alf", "aff"] as const satisfies SchemeName[];
 
@@ -188,7 +188,7 @@ const perform = async (settings: Settings, context: VerbContext): Promise<Compar
   // What a variant asks of pretraining is looked at before anything is trained.
   const { spec } = pretrain;
   for (const { method, settings: own } of variants)
-    await spec.resolve([readObject(spec.name, spec.rows, { method, ...own }, "")], false);
+    await spec.resolve([sourceOf(own), readObject(spec.name, spec.rows, { method }, "")], false);
   const schemes = settings.schemes.map((scheme) => named("schemes", scheme, schemeNames));
   const asked = settings.datasets.length > 0 ? settings.datasets : [settings.dataset];
   const datasets = asked.map((dataset) => named("datasets", dataset, datasetNames));

@@ -2,7 +2,7 @@
 import { type MethodName, methodNames } from "../../graphs/methods/index.ts";
 import { RequestError } from "../errors.ts";
 import { camelCase, kebabCase } from "../settings/name.ts";
-import { nearestName, unknownSetting } from "../settings/resolve.ts";
+import { type GivenSettings, nearestName, unknownSetting } from "../settings/resolve.ts";
 import { isList } from "../settings/schema.ts";
 import { feeds } from "../train/feeds.ts";
 import { pretrain } from "../train/pretrain.ts";
@@ -64,6 +64,10 @@ export const parseVariant = (text: string): Variant => {
     settings: Object.fromEntries(changes.map((change) => parseChange(text, change))),
   };
 };
+
+/** A variant's settings as a source, named in messages as its flags are. */
+export const sourceOf = (settings: Variant["settings"]): GivenSettings =>
+  new Map(Object.entries(settings).map(([key, value]) => [key, { value, label: `--${kebabCase(key)}` }]));
 
 /** Whether a variant trains clustering heads. */
 export const wantsClusters = ({ method, settings }: Variant): boolean =>
