@@ -50,6 +50,8 @@ export interface LoadedClassifier {
   readonly build: Classifier;
   /** Of a file. */
   readonly model?: ClassifierModel;
+  /** The same of a file without `mean` and `std`, to try others. */
+  readonly unnormalised?: Classifier;
 }
 
 /** The file behind a classifier, for those that train it. */
@@ -189,17 +191,19 @@ const ofFile = (model: ModelFile, options: ClassifierOptions): OpenedClassifier 
     if (chosen.width === 1)
       warn(`${source} has one ${chosen.value === chosen.name ? "logit" : "probability"}: it is that of class 1 of two`);
     const floating = floatingInput(file);
-    const read: ClassifierModel["read"] = (x, parameter) =>
+    const readPlain: ClassifierModel["read"] = (x, parameter) =>
       readLogits(floating, chosen, {
         batch: x.dim(0),
-        bind: { [images.name]: fedImages(normalised(x, options), images) },
+        bind: { [images.name]: fedImages(x, images) },
         ...(parameter && { parameter }),
       });
+    const read: ClassifierModel["read"] = (x, parameter) => readPlain(normalised(x, options), parameter);
     const classes_ = classesOf(chosen.width);
     return {
       ...{ source, digest, fixedBatch, classes: classes_, image: [3, side, side] },
       classNames: classNames.length === classes_ ? classNames : [],
       build: (x) => read(x).logits,
+      unnormalised: (x) => readPlain(x).logits,
       model: { ...model, read },
     };
   };
