@@ -155,15 +155,13 @@ const truth = (
 };
 
 /** Refuses what was exported as it trains: its batch norms would take the statistics of each batch. */
-const checkMode = (path: string, { nodes, initializers }: FileModel): void => {
-  const made = new Set(nodes.flatMap(({ outputs }) => outputs));
-  // One of a constant is no layer but arithmetic on a weight.
+const checkMode = (path: string, { nodes, initializers, inputs }: FileModel): void => {
+  // One of constants is no layer but arithmetic on a weight.
+  const moved = new Set(inputs.map(({ name }) => name));
+  for (const node of nodes)
+    if (node.inputs.some((name) => moved.has(name))) for (const name of node.outputs) moved.add(name);
   const training = nodes.find(
-    (node) =>
-      node.op === "BatchNormalization" &&
-      isOn(node, "training_mode") &&
-      !initializers.has(node.inputs[0] ?? "") &&
-      made.has(node.inputs[0] ?? ""),
+    (node) => node.op === "BatchNormalization" && isOn(node, "training_mode") && moved.has(node.inputs[0] ?? ""),
   );
   const dropout = nodes.find(({ op, inputs }) => op === "Dropout" && truth(inputs[2], initializers, nodes));
   const active = training ?? dropout;
