@@ -14,7 +14,7 @@ import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { loadRun } from "../runs/network.ts";
 import { namesOf } from "./class-names.ts";
-import { checkFinite, type ModelFile, readModelFile } from "./file.ts";
+import { type ModelFile, readModelFile } from "./file.ts";
 import {
   fedImages,
   floatingInput,
@@ -225,7 +225,6 @@ const ofRun = async (path: string, options: ClassifierOptions): Promise<OpenedCl
   const branch = options.branch ?? network.evaluatedBranch;
   if (network.branches !== undefined && !network.branches.includes(branch))
     throw new RequestError(`the encoder has no batch-norm branch ${branch}; it has ${network.branches.join(", ")}`);
-  checkFinite(path, tensors);
   const [classes = 0] = head.shape;
   const digest = createHash("sha256");
   for (const [name, { data }] of [...tensors].sort(([a], [b]) => (a < b ? -1 : 1)))
