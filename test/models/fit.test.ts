@@ -27,23 +27,23 @@ const images = (classes: readonly string[], labels = classes.map((_, i) => i)): 
   index: Int32Array.from(labels.keys()),
   officialCount: labels.length,
 });
-const fit = (loaded: LoadedClassifier, dataset: Dataset, matchClasses: "name" | "position" = "name") => {
+const fitted = (loaded: LoadedClassifier, dataset: Dataset, matchClasses: "name" | "position" = "name") => {
   const warnings: string[] = [];
   const { labels, classes } = fitLabels(loaded, dataset, { matchClasses, warn: (message) => warnings.push(message) });
   return { labels: [...labels], classes, warnings };
 };
 
 test("classes in one order stay as they are, and nothing is said", () => {
-  const found = fit(model(["cat", "dog"]), images(["cat", "dog"], [1, 0, 1]));
+  const found = fitted(model(["cat", "dog"]), images(["cat", "dog"], [1, 0, 1]));
   expect(found).toEqual({ labels: [1, 0, 1], classes: ["cat", "dog"], warnings: [] });
 });
 
 test("classes in another order, or some of them, are found by name", () => {
-  const other = fit(model(["dog", "wild cat", "bird"]), images(["Bird", "dog", "wild_cat"], [0, 1, 2, 0]));
+  const other = fitted(model(["dog", "wild cat", "bird"]), images(["Bird", "dog", "wild_cat"], [0, 1, 2, 0]));
   expect(other.labels).toEqual([2, 0, 1, 2]);
   expect(other.classes).toEqual(["dog", "wild cat", "bird"]);
   expect(other.warnings).toEqual([expect.stringMatching(/matched with those of m\.onnx by name/)]);
-  const some = fit(model(["dog", "cat", "bird"]), images(["bird", "cat"]));
+  const some = fitted(model(["dog", "cat", "bird"]), images(["bird", "cat"]));
   expect(some.labels).toEqual([2, 1]);
   expect(some.warnings).toEqual([
     expect.stringMatching(/folder has 2 of the 3 classes of m\.onnx, found by name: bird, cat/),
@@ -51,17 +51,17 @@ test("classes in another order, or some of them, are found by name", () => {
 });
 
 test("names or numbers of classes that contradict each other are refused, unless told", () => {
-  expect(() => fit(model(["dog", "cat"]), images(["Test", "Train"]))).toThrow(
+  expect(() => fitted(model(["dog", "cat"]), images(["Test", "Train"]))).toThrow(
     /m\.onnx has no class named Test, Train \(it has dog, cat\); .*--match-classes position/,
   );
-  expect(() => fit(model([], 32), images(["a", "b"]))).toThrow(
+  expect(() => fitted(model([], 32), images(["a", "b"]))).toThrow(
     /has 32 classes but folder has 2 .*--match-classes position/,
   );
-  expect(() => fit(model([], 2), images(["a", "b", "c"]))).toThrow(/has 2 classes but folder has 3/);
-  const told = fit(model(["dog", "cat", "bird"]), images(["Test", "Train"]), "position");
+  expect(() => fitted(model([], 2), images(["a", "b", "c"]))).toThrow(/has 2 classes but folder has 3/);
+  const told = fitted(model(["dog", "cat", "bird"]), images(["Test", "Train"]), "position");
   expect(told.labels).toEqual([0, 1]);
   expect(told.warnings).toEqual([expect.stringMatching(/taken for the first of the 3 of m\.onnx/)]);
-  expect(() => fit(model(["dog", "cat"]), images(["a", "b", "c"]), "position")).toThrow(
+  expect(() => fitted(model(["dog", "cat"]), images(["a", "b", "c"]), "position")).toThrow(
     /has 2 classes but folder has 3/,
   );
 });
@@ -69,7 +69,7 @@ test("names or numbers of classes that contradict each other are refused, unless
 test("numbers are no names: they are matched by place", () => {
   expect(areNames(["0", "1"])).toBe(false);
   expect(areNames(["class 0", "class 1"])).toBe(false);
-  expect(fit(model(["dog", "cat"]), images(["0", "1"])).labels).toEqual([0, 1]);
+  expect(fitted(model(["dog", "cat"]), images(["0", "1"])).labels).toEqual([0, 1]);
 });
 
 test("names stand in a file as JSON, or as Python's dictionary", () => {
