@@ -45,7 +45,9 @@ import {
   transpose,
   where,
 } from "../ops/index.ts";
+import { fileBatchNorm } from "./batch-norm.ts";
 import { LARGEST_FOLDED, tensorOf } from "./fold.ts";
+import { placing } from "./placing.ts";
 import { resize } from "./resize.ts";
 
 export interface Reading {
@@ -113,6 +115,8 @@ const spatialAxes = (x: Value): number[] => x.shape.flatMap((_, i) => (i < 2 ? [
 const shapeConstant = (values: readonly number[]): Value => constant(tensorOf("int64", [values.length], values));
 
 export const readings: Readonly<Record<string, Reading>> = {
+  ...placing,
+  BatchNormalization: fileBatchNorm,
   // ---- shapes and constants ----
   Constant: {
     attributes: { value: "tensor", value_float: "float", value_floats: "floats", value_int: "int", value_ints: "ints" },
@@ -303,7 +307,6 @@ export const readings: Readonly<Record<string, Reading>> = {
     inputs: [1, 4],
     build: ([x, second, third, fourth], attributes, { opset }) => {
       const v = x as Value;
-      check(!attributes.antialias, "unsupported", "antialias 1 is not supported");
       check(attributes.axes === undefined, "unsupported", "axes are not supported");
       const policy = attributes.keep_aspect_ratio_policy ?? "stretch";
       check(policy === "stretch", "unsupported", `keep_aspect_ratio_policy ${policy} is not supported`);
@@ -320,6 +323,8 @@ export const readings: Readonly<Record<string, Reading>> = {
       );
       const ratios = [2, 3].map((i) => (scales === undefined ? wanted[i]! / v.dim(i) : Number(scales.data[i])));
       return resize(v, wanted.slice(2), ratios, {
+        antialias: attributes.antialias === 1,
+        excludeOutside: attributes.exclude_outside === 1,
         mode: (attributes.mode as string | undefined) ?? "nearest",
         coordinate_transformation_mode:
           (attributes.coordinate_transformation_mode as string | undefined) ?? "half_pixel",

@@ -8,6 +8,10 @@ import { float32 } from "../onnx/tensor.ts";
 import { matMul } from "../ops/index.ts";
 
 export interface Interpolation {
+  /** Whether each pixel of a smaller image is the weighted mean of all that it covers. */
+  readonly antialias: boolean;
+  /** Whether pixels beyond the border have no weight, as PyTorch has it, instead of the border's value. */
+  readonly excludeOutside: boolean;
   readonly mode: string;
   readonly coordinate_transformation_mode: string;
   readonly nearest_mode: string;
@@ -36,6 +40,21 @@ const roundings: Readonly<Record<string, (x: number) => number>> = {
   ceil: Math.ceil,
 };
 
+/** Triangular weights around a place, as wide as a pixel of the smaller image; they sum to 1. Some may lie outside. */
+const triangle = (x: number, from: number, scale: number, inside: boolean): ReadonlyMap<number, number> => {
+  const shrink = Math.min(1, scale);
+  const found = new Map<number, number>();
+  let total = 0;
+  for (let at = Math.ceil(x - 1 / shrink); at <= Math.floor(x + 1 / shrink); at++) {
+    if (inside && (at < 0 || at >= from)) continue;
+    const weight = Math.max(0, 1 - Math.abs(at - x) * shrink);
+    found.set(at, weight);
+    total += weight;
+  }
+  for (const [at, weight] of found) found.set(at, weight / total);
+  return found;
+};
+
 /** Weights of one axis: [to, from], or transposed. */
 const weights = (from: number, to: number, scale: number, how: Interpolation, transposed: boolean): Float32Array => {
   const out = new Float32Array(to * from);
@@ -50,6 +69,8 @@ const weights = (from: number, to: number, scale: number, how: Interpolation, tr
       const round = roundings[how.nearest_mode];
       check(round !== undefined, "unsupported", `nearest_mode ${how.nearest_mode} is not supported`);
       give(i, round(x), 1);
+    } else if (how.mode === "linear" && how.antialias) {
+      for (const [at, weight] of triangle(x, from, scale, how.excludeOutside)) give(i, at, weight);
     } else if (how.mode === "linear") {
       const low = Math.floor(x);
       give(i, low, 1 - (x - low));

@@ -1,6 +1,6 @@
 /** Pooling, NCHW. */
 import { check } from "../onnx/error.ts";
-import type { Type, Value } from "../onnx/graph.ts";
+import type { Attributes, Spelling, Type, Value } from "../onnx/graph.ts";
 import { and, equal, or } from "./compare.ts";
 import { type ConvAttributes, convSize, windowOf } from "./conv.ts";
 import { defineOp, notDifferentiable, type Op } from "./define.ts";
@@ -37,6 +37,42 @@ const inferPool = ([x]: readonly [x: Value, ...Value[]], attributes: Pool): Type
     "the window is larger than the padded image",
   );
   return { dtype: x.dtype, shape: [x.dim(0), x.dim(1), ...size] };
+};
+
+/** How far beyond the end of an axis the last window reaches where sizes are rounded up; that window begins inside the image. */
+const overhang = (n: number, k: number, stride: number, dilation: number, before: number, after: number): number => {
+  const reach = dilation * (k - 1) + 1;
+  let windows = Math.ceil((n + before + after - reach) / stride) + 1;
+  if ((windows - 1) * stride >= n + before) windows--;
+  return Math.max(0, (windows - 1) * stride + reach - (n + before + after));
+};
+
+/**
+ * Pools of files whose sizes are rounded up have as much more padding at the end. A mean that counts padding counts the
+ * file's own, not what is added here: that is put around x.
+ */
+const readPool = (inputs: readonly Value[], { ceil_mode: ceil, ...given }: Attributes): Spelling => {
+  const [x] = inputs;
+  const attributes = given as unknown as Pool;
+  if (!ceil || x?.rank !== 4 || (attributes.auto_pad ?? "NOTSET") !== "NOTSET") return { inputs, attributes: given };
+  const { kernel_shape: kernel, count_include_pad: counted } = attributes;
+  const { pads, strides, dilations } = windowOf(attributes, x.shape.slice(2), kernel);
+  const more = [0, 1].map((i) =>
+    overhang(
+      x.dim(2 + i),
+      kernel[i] as number,
+      strides[i] as number,
+      dilations[i] as number,
+      pads[i] as number,
+      pads[i + 2] as number,
+    ),
+  );
+  const [top, left, bottom, right] = pads;
+  const { auto_pad: _, count_include_pad: __, ...plain } = given;
+  if (!counted)
+    return { inputs, attributes: { ...plain, pads: [top, left, bottom + (more[0] ?? 0), right + (more[1] ?? 0)] } };
+  const padded = pad(x, { begin: { 2: top, 3: left }, end: { 2: bottom, 3: right } });
+  return { inputs: [padded], attributes: { ...plain, pads: [0, 0, more[0] ?? 0, more[1] ?? 0] } };
 };
 
 const LOWEST = -3e38;
@@ -81,6 +117,7 @@ const distinct = Array.from({ length: 2 * 36 }, (_, i) => ((i * 29) % 72) / 10);
 
 export const maxPool: Op<[x: Value], Pool> = defineOp<[x: Value], Pool>("MaxPool", {
   attributes: { ...poolKinds },
+  read: readPool,
   infer: inferPool,
   vjp: ({ inputs: [x], output: y, cotangent: dy, attributes }) => [maxPoolGrad(x, y, dy, attributes)],
   gradcheck: POOLS.map((attributes) => ({ inputs: [{ shape: [1, 2, 6, 6], values: distinct }], attributes })),
@@ -108,6 +145,7 @@ export const maxPoolGrad: Op<[x: Value, y: Value, dy: Value], Pool> = defineOp<[
 
 export const averagePool: Op<[x: Value], Pool> = defineOp<[x: Value], Pool>("AveragePool", {
   attributes: { ...poolKinds },
+  read: readPool,
   infer: inferPool,
   vjp: ({ inputs: [x], cotangent: dy, attributes }) => [averagePoolGrad(x, dy, attributes)],
   gradcheck: [...POOLS, { kernel_shape: [3, 3], pads: [1, 1, 1, 1], count_include_pad: 1 }].map((attributes) => ({

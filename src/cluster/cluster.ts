@@ -155,6 +155,11 @@ const clusterBy = async (
     .finally(() => progress.stop());
   const figures = figuresOf(k, found, (performance.now() - started) / 1000, dataset);
   context.print(printFigures(figures));
+  const empty = found.sizes.filter((size: number) => size === 0).length;
+  if (empty > 0)
+    context.warn(
+      `K = ${k}: ${empty} of the clusters are empty, since the images have fewer distinct features; give a smaller K`,
+    );
   // Images that are not here have no label.
   const official = new Int32Array(dataset.officialCount).fill(UNLABELLED);
   dataset.index.forEach((place, i) => {

@@ -65,12 +65,16 @@ const fewestClasses = (attack: AttackSpec): number => {
   }
 };
 
+/** Names of the attacks that can be run on a model of so many classes. */
+const possible = (classes: number): string =>
+  [...named.filter((attack) => classes >= fewestClasses(attack)).map(({ name }) => name), "pgd20"].join(",");
+
 /** Throws a RequestError where an attack cannot be run on a model of so many classes. */
 export const checkClasses = (attacks: readonly AttackSpec[], classes: number): void => {
   for (const attack of attacks)
     if (classes < fewestClasses(attack))
       throw new RequestError(
-        `${attack.name} needs ${fewestClasses(attack)} classes (its loss compares that many logits), the model has ${classes}; leave it out of attacks`,
+        `${attack.name} needs ${fewestClasses(attack)} classes (its loss compares that many logits), the model has ${classes}; give --attacks ${possible(classes)}`,
       );
 };
 

@@ -21,6 +21,7 @@ const channels = (values: readonly number[]) => constant(float32([1, 3, 1, 1], v
 
 /** What models often want of pixels in [0, 1], and the flags that give it. */
 const usual: readonly { readonly flags: string; readonly of: (build: Classifier) => Classifier }[] = [
+  { flags: "neither --mean nor --std", of: (build) => build },
   { flags: "--mean 0 --std 0.00392157 (pixels of 0 to 255)", of: (build) => (x) => build(mul(x, 255)) },
   { flags: "--mean 0.5 --std 0.5 (pixels of -1 to 1)", of: (build) => (x) => build(div(sub(x, 0.5), 0.5)) },
   {
@@ -56,8 +57,8 @@ const accuracyOf = async (
 };
 
 /**
- * What to say of a model that is no better than chance on its clean images; undefined where it is better. The ways in which
- * models usually want their pixels are tried, and the one that helps is named.
+ * What to say of a file's model that is no better than chance on its clean images; undefined where it is better. The ways in
+ * which models usually want their pixels are tried, and the one that helps is named. Of a run all of that is known.
  */
 export const chanceWarning = async (
   accuracy: number,
@@ -68,10 +69,11 @@ export const chanceWarning = async (
   const chance = chanceOf(dataset.labels);
   // One class alone is no chance to beat.
   if (accuracy > chance || chance >= 1) return undefined;
-  const { source, build } = classifier;
+  const { source, unnormalised } = classifier;
+  if (unnormalised === undefined) return undefined;
   let best = { accuracy: chance, flags: "" };
   for (const { flags, of } of usual) {
-    const tried = await accuracyOf(of(build), classifier, dataset, engine);
+    const tried = await accuracyOf(of(unnormalised), classifier, dataset, engine);
     if (tried > best.accuracy) best = { accuracy: tried, flags };
   }
   const remedy =

@@ -14,7 +14,7 @@ import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { loadRun } from "../runs/network.ts";
 import { namesOf } from "./class-names.ts";
-import { checkFinite, type ModelFile, readModelFile } from "./file.ts";
+import { type ModelFile, readModelFile } from "./file.ts";
 import {
   fedImages,
   floatingInput,
@@ -50,6 +50,8 @@ export interface LoadedClassifier {
   readonly build: Classifier;
   /** Of a file. */
   readonly model?: ClassifierModel;
+  /** The same of a file without `mean` and `std`, to try others. */
+  readonly unnormalised?: Classifier;
 }
 
 /** The file behind a classifier, for those that train it. */
@@ -189,17 +191,19 @@ const ofFile = (model: ModelFile, options: ClassifierOptions): OpenedClassifier 
     if (chosen.width === 1)
       warn(`${source} has one ${chosen.value === chosen.name ? "logit" : "probability"}: it is that of class 1 of two`);
     const floating = floatingInput(file);
-    const read: ClassifierModel["read"] = (x, parameter) =>
+    const readPlain: ClassifierModel["read"] = (x, parameter) =>
       readLogits(floating, chosen, {
         batch: x.dim(0),
-        bind: { [images.name]: fedImages(normalised(x, options), images) },
+        bind: { [images.name]: fedImages(x, images) },
         ...(parameter && { parameter }),
       });
+    const read: ClassifierModel["read"] = (x, parameter) => readPlain(normalised(x, options), parameter);
     const classes_ = classesOf(chosen.width);
     return {
       ...{ source, digest, fixedBatch, classes: classes_, image: [3, side, side] },
       classNames: classNames.length === classes_ ? classNames : [],
       build: (x) => read(x).logits,
+      unnormalised: (x) => readPlain(x).logits,
       model: { ...model, read },
     };
   };
@@ -221,7 +225,6 @@ const ofRun = async (path: string, options: ClassifierOptions): Promise<OpenedCl
   const branch = options.branch ?? network.evaluatedBranch;
   if (network.branches !== undefined && !network.branches.includes(branch))
     throw new RequestError(`the encoder has no batch-norm branch ${branch}; it has ${network.branches.join(", ")}`);
-  checkFinite(path, tensors);
   const [classes = 0] = head.shape;
   const digest = createHash("sha256");
   for (const [name, { data }] of [...tensors].sort(([a], [b]) => (a < b ? -1 : 1)))

@@ -4,13 +4,12 @@ import { closeSync, fstatSync, openSync, readSync, realpathSync } from "node:fs"
 import { readFile } from "node:fs/promises";
 import { basename, dirname, isAbsolute, relative, resolve } from "node:path";
 import { type ReadExternal, standardFile } from "../../graphs/import/standard/index.ts";
-import { isFloat } from "../../graphs/onnx/dtype.ts";
 import { GraphError } from "../../graphs/onnx/error.ts";
 import { type FileModel, type FileNode, parseModel } from "../../graphs/onnx/parse.ts";
-import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { misfit, sniff, sniffedBytes } from "../files/sniff.ts";
+import { checkFiniteFile } from "./finite.ts";
 
 export interface ModelFile {
   readonly path: string;
@@ -75,68 +74,6 @@ const besideModel =
     }
   };
 
-/** Ops that make NaN of an infinite operand: elsewhere infinity may be meant, such as in the mask of an attention. */
-const multiplying = new Set(["Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization"]);
-
-/** Whether a tensor holds NaN or an infinity. */
-const oddOf = ({ dtype, data }: Tensor): "NaN" | "infinity" | undefined => {
-  let infinite = false;
-  if (dtype === "float16") {
-    for (const half of data as Uint16Array) {
-      if ((half & 0x7c00) !== 0x7c00) continue;
-      if ((half & 0x3ff) !== 0) return "NaN";
-      infinite = true;
-    }
-  } else
-    for (const value of data as Float32Array) {
-      if (Number.isNaN(value)) return "NaN";
-      if (!Number.isFinite(value)) infinite = true;
-    }
-  return infinite ? "infinity" : undefined;
-};
-
-/** Names of the weights that are not finite, with what they hold. */
-const oddWeights = (
-  weights: Iterable<readonly [string, Tensor]>,
-  infinityCounts: (name: string) => boolean,
-): string[] =>
-  Array.from(weights).flatMap(([name, held]) => {
-    if (!isFloat(held.dtype)) return [];
-    const odd = oddOf(held);
-    return odd === undefined || (odd === "infinity" && !infinityCounts(name)) ? [] : [`${name} holds ${odd}`];
-  });
-
-const refuseOdd = (path: string, odd: readonly string[]): void => {
-  if (odd.length === 0) return;
-  const [first] = odd;
-  const others = odd.length === 1 ? "" : ` (and ${odd.length - 1} more)`;
-  throw new RequestError(
-    `the weight ${first}${others} in ${path}: the training failed there; give an earlier checkpoint`,
-  );
-};
-
-/**
- * Refuses weights that are not finite.
- * @throws RequestError naming the first of them
- */
-export const checkFinite = (path: string, weights: ReadonlyMap<string, Tensor>): void =>
-  refuseOdd(
-    path,
-    oddWeights(weights, () => true),
-  );
-
-const checkFiniteFile = (path: string, { initializers, nodes }: FileModel): void => {
-  const multiplied = new Set(nodes.flatMap(({ op, inputs }) => (multiplying.has(op) ? inputs : [])));
-  const constants = nodes.flatMap(({ op, outputs, attributes }): (readonly [string, Tensor])[] => {
-    const value = op === "Constant" ? attributes.get("value") : undefined;
-    return value?.kind === "tensor" ? [[outputs[0] ?? "", value.value]] : [];
-  });
-  refuseOdd(
-    path,
-    oddWeights([...initializers, ...constants], (name) => multiplied.has(name)),
-  );
-};
-
 const isOn = ({ attributes }: FileNode, name: string): boolean => {
   const given = attributes.get(name);
   return given?.kind === "int" && given.value !== 0;
@@ -155,15 +92,13 @@ const truth = (
 };
 
 /** Refuses what was exported as it trains: its batch norms would take the statistics of each batch. */
-const checkMode = (path: string, { nodes, initializers }: FileModel): void => {
-  const made = new Set(nodes.flatMap(({ outputs }) => outputs));
-  // One of a constant is no layer but arithmetic on a weight.
+const checkMode = (path: string, { nodes, initializers, inputs }: FileModel): void => {
+  // One of constants is no layer but arithmetic on a weight.
+  const moved = new Set(inputs.map(({ name }) => name));
+  for (const node of nodes)
+    if (node.inputs.some((name) => moved.has(name))) for (const name of node.outputs) moved.add(name);
   const training = nodes.find(
-    (node) =>
-      node.op === "BatchNormalization" &&
-      isOn(node, "training_mode") &&
-      !initializers.has(node.inputs[0] ?? "") &&
-      made.has(node.inputs[0] ?? ""),
+    (node) => node.op === "BatchNormalization" && isOn(node, "training_mode") && moved.has(node.inputs[0] ?? ""),
   );
   const dropout = nodes.find(({ op, inputs }) => op === "Dropout" && truth(inputs[2], initializers, nodes));
   const active = training ?? dropout;

@@ -7,6 +7,7 @@ import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { AVERAGE } from "../../graphs/optim/ema.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import { RequestError } from "../errors.ts";
+import { checkFinite } from "../models/finite.ts";
 import type { Checkpoint, Json } from "./checkpoint.ts";
 import { type RunConfig, readRun } from "./run-folder.ts";
 
@@ -83,7 +84,7 @@ const networkSchema = z.object({
 /** A network as a checkpoint's state keeps it. */
 export const networkRecord = ({ branches, ...network }: Network): Json => ({ ...network, branches: branches ?? null });
 
-/** Reads a run folder for commands that start from it. Throws a RequestError where it holds no encoder. */
+/** Reads a run folder for commands that start from it. Throws a RequestError where it holds no encoder, or weights that are not finite. */
 export const loadRun = async (folder: string, warn: (message: string) => void): Promise<LoadedRun> => {
   const { config, checkpoint } = await readRun(folder, warn);
   const { success, data } = networkSchema.safeParse(checkpoint.state.network);
@@ -93,7 +94,9 @@ export const loadRun = async (folder: string, warn: (message: string) => void): 
     );
   const network: Network = { ...data, branches: data.branches ?? undefined };
   const classes = z.array(z.string()).catch([]).parse(checkpoint.state.classes);
-  return { network, tensors: chosenWeightsOf(checkpoint.tensors), classes, config, checkpoint };
+  const tensors = chosenWeightsOf(checkpoint.tensors);
+  checkFinite(folder, tensors);
+  return { network, tensors, classes, config, checkpoint };
 };
 
 /** A program that gives evaluation-mode features [batch, D] of `input.image` through one branch, as `features`. */

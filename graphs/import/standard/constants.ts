@@ -130,6 +130,8 @@ export const hoistConstants = (model: ModelProto): Rewrite => {
   const nodes = graph.node ?? [];
   const outputs = new Set((graph.output ?? []).map(({ name }) => name ?? ""));
   const read = readByWeighted(nodes);
+  // A model whose features are integers too is left to the runtime as it is.
+  const whole = nodes.some((node) => standard(node) && node.opType === "QuantizeLinear");
   const renamed = new Map<string, string>();
   const dequantizedNames: string[] = [];
   const kept = nodes.filter((node) => {
@@ -141,7 +143,7 @@ export const hoistConstants = (model: ModelProto): Rewrite => {
       renamed.set(name, first);
       return false;
     }
-    const proto = made(node, constants, read);
+    const proto = whole && node.opType === "DequantizeLinear" ? undefined : made(node, constants, read);
     if (proto === undefined) return true;
     if (node.opType === "DequantizeLinear") dequantizedNames.push(name);
     constants.add(graph, proto);
