@@ -20,7 +20,7 @@ const placesOf = (indices: Value, shape: readonly number[]): Value => {
   const k = indices.dim(-1);
   let places: Value | undefined;
   for (let axis = 0; axis < k; axis++) {
-    const size = shape[axis] as number;
+    const size = shape[axis]!;
     const one = folded(slice(indices, [{ axis: indices.rank - 1, start: axis, end: axis + 1 }]));
     const wide = folded(cast(one, { to: "int64" }));
     const counted = folded(where(folded(less(wide, int64([], [0]))), folded(add(wide, int64([], [size]))), wide));

@@ -58,14 +58,7 @@ const readPool = (inputs: readonly Value[], { ceil_mode: ceil, ...given }: Attri
   const { kernel_shape: kernel, count_include_pad: counted } = attributes;
   const { pads, strides, dilations } = windowOf(attributes, x.shape.slice(2), kernel);
   const more = [0, 1].map((i) =>
-    overhang(
-      x.dim(2 + i),
-      kernel[i] as number,
-      strides[i] as number,
-      dilations[i] as number,
-      pads[i] as number,
-      pads[i + 2] as number,
-    ),
+    overhang(x.dim(2 + i), kernel[i]!, strides[i]!, dilations[i]!, pads[i]!, pads[i + 2]!),
   );
   const [top, left, bottom, right] = pads;
   const { auto_pad: _, count_include_pad: __, ...plain } = given;
