@@ -44,3 +44,19 @@ export const pathOf = (name: string): string => {
 /** Values by path, as metrics of a step. */
 export const metrics = <T>(values: Readonly<Record<string, T>>): Record<`metric.${string}`, T> =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [metricName(name), value]));
+
+/** The figures of a step's results, by name: numbers of its `metric.*`. */
+export const metricsOf = (
+  results: Readonly<Record<string, { readonly data: ArrayLike<unknown> }>>,
+): Record<string, number> =>
+  Object.fromEntries(
+    Object.entries(results).flatMap(([name, { data }]) =>
+      kindOf(name) === "metric" ? [[pathOf(name), Number(data[0])]] : [],
+    ),
+  );
+
+/** Values of one kind, by path. */
+export const ofKind = <T>(kind: Kind, values: Readonly<Record<string, T>>): Record<string, T> =>
+  Object.fromEntries(
+    Object.entries(values).flatMap(([name, value]) => (kindOf(name) === kind ? [[pathOf(name), value]] : [])),
+  );

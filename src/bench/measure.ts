@@ -1,7 +1,9 @@
 /** What benchmarks share: batches that look like images, clocks and medians. */
+
 import { readFile } from "node:fs/promises";
 import type { Value } from "../../graphs/onnx/graph.ts";
 import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import { feedName } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import { random } from "../data/random.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -13,10 +15,10 @@ export const benchFeeds = (step: Step, seed: number): Record<string, Tensor> => 
   for (const [name, { dtype, shape }] of step.store.inputs) {
     const numbers = random(seed, 0, 0, `bench.${name}`);
     const size = shape.reduce((a, b) => a * b, 1);
-    if (name === "lr") feeds[`input.${name}`] = float32(shape, new Float32Array(size).fill(0.01));
+    if (name === "lr") feeds[feedName(name)] = float32(shape, new Float32Array(size).fill(0.01));
     else if (dtype === "int32") {
       const classes = Number(/\d+/.exec(name)?.[0] ?? 2);
-      feeds[`input.${name}`] = tensor(
+      feeds[feedName(name)] = tensor(
         "int32",
         shape,
         Int32Array.from({ length: size }, () => numbers.int(classes)),
@@ -26,7 +28,7 @@ export const benchFeeds = (step: Step, seed: number): Record<string, Tensor> => 
       const noise = name.startsWith("start");
       numbers.fillUniform(data, noise ? -8 / 255 : 0, noise ? 8 / 255 : 1);
       if (!noise) smooth(data, shape.at(-1) ?? 1);
-      feeds[`input.${name}`] = tensor("float32", shape, data);
+      feeds[feedName(name)] = tensor("float32", shape, data);
     }
   }
   return feeds;

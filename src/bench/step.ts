@@ -5,6 +5,7 @@ import { advcl, advclBranches } from "../../graphs/methods/advcl.ts";
 import type { Depth } from "../../graphs/nn/resnet.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
+import { kindOf } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import type { Engine } from "../engine/engine.ts";
 import { type Profile, readProfile } from "../engine/profile.ts";
@@ -53,7 +54,7 @@ const timeSteps = async (
   context: VerbContext,
 ) => {
   const [inputs, held] = [true, false].map((fed) =>
-    Object.entries(feeds).filter(([name]) => name.startsWith("input.") === fed),
+    Object.entries(feeds).filter(([name]) => (kindOf(name) === "input") === fed),
   ) as [[string, Tensor][], [string, Tensor][]];
   const started = performance.now();
   const runner = await createRunner(engine, step, new Map(held));

@@ -12,7 +12,6 @@ import { datasetSettings, networkSettings, targetSetting, workersSetting } from 
 import { readObject } from "../settings/resolve.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Given, Resolved } from "../settings/spec.ts";
-import { feeds } from "../train/feeds.ts";
 import { finetune } from "../train/finetune.ts";
 import type { SchemeName } from "../train/finetune-settings.ts";
 import { pretrain } from "../train/pretrain.ts";
@@ -96,8 +95,7 @@ const commonOf = ({ provider, threads, data }: Settings) => ({ provider, threads
 /** A paper's rates at the comparison's batch and epochs. */
 const scaledRates = ({ method }: Variant, { batch, epochs, scaleRates }: Settings) => {
   if (!scaleRates) return {};
-  const advcl = { lr: 0.5, batch: 512, epochs: 1000, warmupEpochs: -1, warmupFrom: 0.01 };
-  const paper = { ...advcl, ...feeds[method].paper };
+  const { paper } = methods[method];
   const scale = batch / paper.batch;
   const warmup = paper.warmupEpochs < 0 ? (paper.batch > 256 ? 10 : 0) : paper.warmupEpochs;
   return {

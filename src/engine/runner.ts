@@ -4,6 +4,7 @@ import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { buildModel, type Model } from "../../graphs/onnx/write.ts";
 import { identity } from "../../graphs/ops/index.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
+import { fedBackTo } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import type { Engine } from "./engine.ts";
 import { loadCudaRuntime } from "./native/cuda-runtime.ts";
@@ -34,8 +35,6 @@ export interface Runner {
   tensors(): Promise<Map<string, Tensor>>;
   release(): Promise<void>;
 }
-
-const fedBack = "next.";
 
 /** The inputs of several steps as those of one run: each stacked along a new first axis. */
 const stacked = (batches: readonly Inputs[]): Inputs => {
@@ -73,7 +72,7 @@ export const createRunner = async (
 ): Promise<Runner> => {
   if (engine.name === "native") return createBoundRunner(engine, step, initial, stepsPerRun);
   const load = (program: Step) => {
-    const kept = engine.keepsState ? Object.keys(program.outputs).filter((name) => name.startsWith(fedBack)) : [];
+    const kept = engine.keepsState ? Object.keys(program.outputs).filter((name) => fedBackTo(name) !== undefined) : [];
     return engine.load(program, { keepOnDevice: kept });
   };
   const many = stepsPerRun > 1 ? await load(manySteps(step, stepsPerRun)) : undefined;
@@ -88,9 +87,11 @@ export const createRunner = async (
     for (const value of pending.values()) drop(value);
     pending = new Map();
     const returned: Record<string, Tensor> = {};
-    for (const [name, value] of Object.entries(results))
-      if (name.startsWith(fedBack)) pending.set(name.slice(fedBack.length), value);
-      else returned[name] = value as Tensor;
+    for (const [name, value] of Object.entries(results)) {
+      const fed = fedBackTo(name);
+      if (fed === undefined) returned[name] = value as Tensor;
+      else pending.set(fed, value);
+    }
     return returned;
   };
   return {
@@ -145,9 +146,7 @@ const createBoundRunner = async (
   const { provider, options } = engine;
   const memory =
     provider === "cuda" ? cudaPlaces(api, loadCudaRuntime(), address, options.cuda?.device ?? 0) : hostPlaces(api);
-  const moved = Object.keys(first.model.outputs).flatMap((name) =>
-    name.startsWith(fedBack) ? [name.slice(fedBack.length)] : [],
-  );
+  const moved = Object.keys(first.model.outputs).flatMap((name) => fedBackTo(name) ?? []);
   const state = boundState(memory, initial, new Set(moved));
   // What was stacked ahead, by the batches that it was made of.
   const ahead = new WeakMap<readonly Inputs[], Inputs>();

@@ -5,6 +5,7 @@ import { type Depth, featureSize, resnet, type Stem } from "../../graphs/nn/resn
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { AVERAGE } from "../../graphs/optim/ema.ts";
+import { kindOf, pathOf, stateName } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import { RequestError } from "../errors.ts";
 import { checkFinite } from "../models/finite.ts";
@@ -42,7 +43,7 @@ export interface LoadedRun {
 
 /** Whether a state belongs to a copy of the network, such as `state.teacher.bn1.running_mean` beside `state.bn1.…`. */
 const isOfCopy = (tensors: ReadonlyMap<string, Tensor>, name: string): boolean =>
-  tensors.has(`state.${name.replace(/^state\.[^.]*\./, "")}`);
+  tensors.has(stateName(name.replace(/^state\.[^.]*\./, "")));
 
 /**
  * Parameters and running statistics of a checkpoint by PyTorch name (`conv1.weight`, `bn1.bn_list.0.running_mean`); what
@@ -50,11 +51,10 @@ const isOfCopy = (tensors: ReadonlyMap<string, Tensor>, name: string): boolean =
  */
 export const weightsOf = (tensors: ReadonlyMap<string, Tensor>): Map<string, Tensor> => {
   const weights = new Map<string, Tensor>();
-  const averages = `state.${AVERAGE}.`;
+  const averages = stateName(`${AVERAGE}.`);
   for (const [name, value] of tensors)
-    if (name.startsWith("param.")) weights.set(name.slice("param.".length), value);
-    else if (/^state\..*running_(mean|var)$/.test(name) && !isOfCopy(tensors, name))
-      weights.set(name.slice("state.".length), value);
+    if (kindOf(name) === "param") weights.set(pathOf(name), value);
+    else if (/^state\..*running_(mean|var)$/.test(name) && !isOfCopy(tensors, name)) weights.set(pathOf(name), value);
   for (const [name, value] of tensors) if (name.startsWith(averages)) weights.set(name.slice(averages.length), value);
   return weights;
 };

@@ -1,9 +1,11 @@
 /** The encoder that finetuning starts from. */
+
 import { join } from "node:path";
 import { resnet } from "../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { paramName, pathOf } from "../../graphs/steps/names.ts";
 import { RequestError } from "../errors.ts";
 import { latestCheckpoint } from "../runs/checkpoint.ts";
 import { loadRun, type Network, weightFeeds } from "../runs/network.ts";
@@ -39,7 +41,7 @@ const headOf = (tensors: ReadonlyMap<string, Tensor>, source: string): ReadonlyM
         throw new RequestError(
           `the run in ${source} has no linear head; leave --keep-head out, or give a run of finetune`,
         );
-      return [`param.${path}`, value] as const;
+      return [paramName(path), value] as const;
     }),
   );
 
@@ -95,7 +97,7 @@ export const originOf = async (settings: GivenFinetuning, context: VerbContext):
   const inputs = new Map(
     Object.entries(weightFeeds(encoderStore(network), loaded.tensors, `the encoder of ${source}`)),
   );
-  const tensors = new Map([...inputs].map(([name, value]) => [name.replace(/^(param|state)\./, ""), value]));
+  const tensors = new Map([...inputs].map(([name, value]) => [pathOf(name), value]));
   context.log(`${inputs.size} tensors of the encoder from ${source}`);
   const head = settings.keepHead ? headOf(loaded.tensors, source) : undefined;
   return { network, tensors, inputs, head };

@@ -1,6 +1,8 @@
 /** Hardening: a classifier in an ONNX file becomes robust, and stays the same file but for its weights. */
+
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { hardenStep } from "../../graphs/steps/harden.ts";
+import { paramName } from "../../graphs/steps/names.ts";
 import { createLoader, type Loader } from "../data/loader.ts";
 import { normalStart, plainView, uniformStart, weakView } from "../data/view.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
@@ -99,7 +101,7 @@ const trainModel = (
     record: { digest: original.digest, before: { ...before } },
     rate: (epoch, at) => 0.5 * lr * (1 + Math.cos((Math.PI * done(epoch, at)) / steps)),
     scalars: (epoch, at) => ({ strength: Math.min(1, (done(epoch, at) + 1) / Math.max(1, ramp * steps)) }),
-    initial: new Map(Array.from(model.weights, ([name, value]) => [`param.${name}`, value])),
+    initial: new Map(Array.from(model.weights, ([name, value]) => [paramName(name), value])),
   });
 };
 
@@ -145,7 +147,7 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   const { tensors, steps } = trained;
   if (trained.interrupted)
     throw new Interrupted(`stopped after step ${steps}: ${out} is not written yet; go on with --resume`);
-  const moved = new Map(Array.from(model.weights.keys(), (name) => [name, tensors.get(`param.${name}`) as Tensor]));
+  const moved = new Map(Array.from(model.weights.keys(), (name) => [name, tensors.get(paramName(name)) as Tensor]));
   const note = { objective, eps, steps, dataset, advcl: version() };
   await writeFileAtomic(out, patchWeights(bytes, moved, { hardened: JSON.stringify(note) }));
   const hardened = await openClassifier(out, { ...settings, warn: () => {} });

@@ -1,7 +1,9 @@
 /** The training loop: feeds a step model with batches and its own outputs, logs, checkpoints, resumes. */
+
 import { join } from "node:path";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
+import { feedName, metricsOf, ofKind, paramName, stateName } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import type { Batch, Loader } from "../data/loader.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -75,7 +77,7 @@ export const initialState = (
   ] as const)
     for (const slot of slots.values()) {
       const name = `${kind}.${slot.path}`;
-      const names = slot.init.kind === "copy" ? [name, `param.${slot.init.path}`, `state.${slot.init.path}`] : [name];
+      const names = slot.init.kind === "copy" ? [name, paramName(slot.init.path), stateName(slot.init.path)] : [name];
       const known = names.find((n) => given.has(n));
       const value = (known && given.get(known)) || initialTensor(slot, seed);
       if (value.shape.join() !== slot.type.shape.join())
@@ -107,8 +109,8 @@ const beginningOf = ({ step, seed, initial, kept = new Map(), run }: Training) =
 const inputsOf = ({ rate, scalars }: Training, epoch: number, data: Batch): Record<string, Tensor> => {
   const inputs: Record<string, Tensor> = { "input.lr": float32([], [rate(epoch, data.step)]) };
   for (const [name, value] of Object.entries(scalars?.(epoch, data.step) ?? {}))
-    inputs[`input.${name}`] = float32([], [value]);
-  for (const [name, value] of Object.entries(data.tensors)) inputs[`input.${name}`] = value;
+    inputs[feedName(name)] = float32([], [value]);
+  for (const [name, value] of Object.entries(data.tensors)) inputs[feedName(name)] = value;
   return inputs;
 };
 
@@ -169,7 +171,7 @@ class TrainingState {
     if (epoch === 0 || value === undefined || value <= (this.#best?.value ?? -Infinity)) return;
     this.#best = { epoch, value };
     for (const name of this.#names)
-      if (!name.startsWith("state.momentum.") && !kept?.has(name))
+      if (!name.startsWith(stateName("momentum.")) && !kept?.has(name))
         this.#tensors.set(chosenName(name), this.#tensors.get(name) as Tensor);
   }
 
@@ -250,9 +252,9 @@ export const train = async (training: Training): Promise<Trained> => {
   const { step, engine, loader, signal, epochs, saveEvery, stepsPerRun = 1 } = training;
   const beginning = beginningOf(training);
   const { parameters, states } = step.store;
-  const fed = new Set([
-    ...[...parameters.keys()].map((p) => `param.${p}`),
-    ...[...states.keys()].map((p) => `state.${p}`),
+  const fed = new Set<string>([
+    ...[...parameters.keys()].map((p) => paramName(p)),
+    ...[...states.keys()].map((p) => stateName(p)),
   ]);
   const initial = new Map([...beginning.tensors].filter(([name]) => fed.has(name)));
   const runner = await createRunner(engine, step, initial, stepsPerRun);
@@ -282,13 +284,6 @@ interface Taken {
   readonly lr: number;
 }
 
-const metricsOf = (results: Readonly<Record<string, Tensor>>): Record<string, number> =>
-  Object.fromEntries(
-    Object.entries(results).flatMap(([name, value]) =>
-      name.startsWith("metric.") ? [[name.slice("metric.".length), Number(value.data[0])]] : [],
-    ),
-  );
-
 const allFinite = (metrics: Readonly<Record<string, number>>): boolean => Object.values(metrics).every(Number.isFinite);
 
 /** Keeps what led to a loss that is not finite, of pretraining in the form that `advcl step` replays, and says so. */
@@ -300,14 +295,8 @@ const diverged = async (
 ): Promise<RunError> => {
   const weights = join(run.path, "diverged", "weights.safetensors");
   const batch = join(run.path, "diverged", "batch.safetensors");
-  const part = (prefix: string) =>
-    Object.fromEntries(
-      Object.entries(feeds).flatMap(([name, value]) =>
-        name.startsWith(prefix) ? [[name.slice(prefix.length), value]] : [],
-      ),
-    );
-  await writeSafetensors(weights, { ...part("param."), ...part("state.") });
-  await writeSafetensors(batch, part("input."));
+  await writeSafetensors(weights, { ...ofKind("param", feeds), ...ofKind("state", feeds) });
+  await writeSafetensors(batch, ofKind("input", feeds));
   const remedy = replay ? " (replay them with advcl step)" : "";
   const bad = Object.entries(metrics).filter(([, value]) => !Number.isFinite(value));
   return new RunError(

@@ -1,5 +1,6 @@
 /** Settings of pretraining. The defaults are AdvCL's (its sections 3 to 5 and its code); other methods' papers give theirs. */
 import { z } from "zod";
+import { advcl } from "../../graphs/methods/advcl.ts";
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
 import { methodNames } from "../../graphs/methods/index.ts";
 import { optimizerNames } from "../../graphs/optim/optimizer.ts";
@@ -15,6 +16,9 @@ import {
 } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 
+/** The defaults are those of AdvCL's paper, which stand beside its step. */
+const { paper } = advcl;
+
 const method = { group: "Method" };
 const data = { group: "Data" };
 const optimisation = { group: "Optimisation" };
@@ -23,15 +27,19 @@ const run = { group: "Run" };
 const methodSettings = {
   method: setting(z.enum(methodNames).default("advcl"), "how it is trained", method),
   highFrequency: setting(z.boolean().default(true), "the high-frequency view", method),
-  radius: setting(z.number().min(0.5).default(8), "radius of the removed frequencies, pixels", method),
+  radius: setting(z.number().min(0.5).default(paper.radius), "radius of the removed frequencies, pixels", method),
   clusters: setting(
-    z.array(z.int().min(2)).default([2, 10, 50, 100, 500]),
+    z.array(z.int().min(2)).default([...paper.clusters]),
     "K of each clustering head; needs --pseudo-labels",
     method,
   ),
-  clusterWeight: setting(z.number().min(0).default(0.2), "weight of the clustering loss", method),
-  temperature: setting(z.number().min(1e-3).default(0.5), "of the contrastive loss", method),
-  baseTemperature: setting(z.number().min(1e-3).default(0.07), "SupCon's, which scales the loss", method),
+  clusterWeight: setting(z.number().min(0).default(paper.clusterWeight), "weight of the clustering loss", method),
+  temperature: setting(z.number().min(1e-3).default(paper.temperature), "of the contrastive loss", method),
+  baseTemperature: setting(
+    z.number().min(1e-3).default(paper.baseTemperature),
+    "SupCon's, which scales the loss",
+    method,
+  ),
   teacher: setting(path().optional(), "of deacl: run folder of a simclr network of the same shape", {
     ...method,
     path: true,
@@ -53,35 +61,35 @@ const imageSettings = {
 };
 
 const optimisationSettings = {
-  batch: setting(z.int().min(2).default(512), "images a step", optimisation),
-  epochs: setting(z.int().min(1).default(1000), "passes over the images", optimisation),
-  lr: setting(z.number().min(0).default(0.5), "base learning rate", optimisation),
-  optimizer: setting(z.enum(optimizerNames).default("sgd"), "what moves weights", optimisation),
+  batch: setting(z.int().min(2).default(paper.batch), "images a step", optimisation),
+  epochs: setting(z.int().min(1).default(paper.epochs), "passes over the images", optimisation),
+  lr: setting(z.number().min(0).default(paper.lr), "base learning rate", optimisation),
+  optimizer: setting(z.enum(optimizerNames).default(paper.optimizer), "what moves weights", optimisation),
   momentum: setting(momentumSetting.momentum, "of SGD and LARS", optimisation),
-  weightDecay: setting(z.number().min(0).default(1e-4), "on every parameter", optimisation),
+  weightDecay: setting(z.number().min(0).default(paper.weightDecay), "on every parameter", optimisation),
   ema: setting(
-    z.number().min(0).max(1).default(0),
+    z.number().min(0).max(1).default(paper.ema),
     "decay of a moving average of the weights, which is then evaluated; 0: none",
     optimisation,
   ),
   schedule: setting(
-    z.enum(["advcl", "cosine"]).default("advcl"),
+    z.enum(["advcl", "cosine"]).default(paper.schedule),
     "of the rate: advcl by epochs to lr/1000; cosine by steps to lr-end",
     optimisation,
   ),
-  lrEnd: setting(z.number().min(0).default(0), "last rate of the schedule cosine", optimisation),
+  lrEnd: setting(z.number().min(0).default(paper.lrEnd), "last rate of the schedule cosine", optimisation),
   warmupEpochs: setting(
-    z.int().min(-1).default(-1),
+    z.int().min(-1).default(paper.warmupEpochs),
     "epochs of warm-up; -1: 10 for a batch over 256, else none",
     optimisation,
   ),
-  warmupFrom: setting(z.number().min(0).default(0.01), "rate before the warm-up", optimisation),
+  warmupFrom: setting(z.number().min(0).default(paper.warmupFrom), "rate before the warm-up", optimisation),
 };
 
 export const pretrainSettings = {
   ...methodSettings,
-  attack: setting(z.boolean().default(true), "the attack in training", { group: "Attack" }),
-  attackSteps: setting(z.int().min(0).default(5), "PGD steps of the attack", { group: "Attack" }),
+  attack: setting(z.boolean().default(paper.attack), "the attack in training", { group: "Attack" }),
+  attackSteps: setting(z.int().min(0).default(paper.attackSteps), "PGD steps of the attack", { group: "Attack" }),
   ...ballSettings,
   ...networkSettings,
   ...imageSettings,

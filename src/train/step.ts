@@ -1,8 +1,10 @@
 /** One AdvCL step on given weights and a given batch, for comparisons with other programs. */
+
 import { z } from "zod";
 import { advcl, advclBranches } from "../../graphs/methods/advcl.ts";
 import { headName } from "../../graphs/nn/head.ts";
 import { float32, type Tensor, typeName, zeros } from "../../graphs/onnx/tensor.ts";
+import { fedBackTo, feedName, metricsOf, paramName, pathOf, stateName } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import { chooseEngine } from "../engine/engine.ts";
 import { listed, RequestError } from "../errors.ts";
@@ -112,11 +114,11 @@ const feedsOf = ({ store }: Step, settings: Settings, weights: Tensors, batch: T
     if (!store.parameters.has(name) && !store.states.has(name) && !ignored.test(name))
       wrong.push(`${name} is not of this network`);
   const fromWeights = [weightsFile, weights] as const;
-  for (const { path: name, type } of store.parameters.values()) take(fromWeights, name, `param.${name}`, type);
+  for (const { path: name, type } of store.parameters.values()) take(fromWeights, name, paramName(name), type);
   for (const { path: name, type } of store.states.values())
-    if (name.startsWith("momentum.")) feeds[`state.${name}`] = zeros(type.dtype, type.shape);
-    else take(fromWeights, name, `state.${name}`, type);
-  for (const [name, value] of store.inputs) if (name !== "lr") take([batchFile, batch], name, `input.${name}`, value);
+    if (name.startsWith("momentum.")) feeds[stateName(name)] = zeros(type.dtype, type.shape);
+    else take(fromWeights, name, stateName(name), type);
+  for (const [name, value] of store.inputs) if (name !== "lr") take([batchFile, batch], name, feedName(name), value);
   if (wrong.length > 0)
     throw new RequestError(
       `the files do not fit the step: ${listed(wrong)}; give the weights of this network and a whole batch`,
@@ -128,7 +130,8 @@ const feedsOf = ({ store }: Step, settings: Settings, weights: Tensors, batch: T
 const nameResults = (results: Readonly<Record<string, Tensor>>): Record<string, Tensor> => {
   const named: Record<string, Tensor> = {};
   for (const [name, value] of Object.entries(results)) {
-    const after = /^next\.(param|state)\.(.*)$/.exec(name)?.[2];
+    const fed = fedBackTo(name);
+    const after = fed === undefined ? undefined : pathOf(fed);
     if (after === undefined) named[name] = value.shape.length === 0 ? { ...value, shape: [1] } : value;
     else if (!after.startsWith("momentum.")) named[`after.${after}`] = value;
   }
@@ -155,11 +158,7 @@ export const step = defineVerb(
     await session.release();
     const named = nameResults(results);
     await writeSafetensors(out, named);
-    const metrics = Object.fromEntries(
-      Object.entries(named).flatMap(([name, value]) =>
-        name.startsWith("metric.") ? [[name.slice("metric.".length), Number(value.data[0])]] : [],
-      ),
-    );
+    const metrics = metricsOf(named);
     const figures = Object.entries(metrics).map(([name, value]) => `${name} ${value}`);
     context.print(`${out}: ${figures.join(", ")}`);
     return { out, provider: engine.provider, target: engine.target.name, metrics, heads: clusters.map(headName) };
