@@ -66,7 +66,7 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
   if (model.opset < OPSETS.oldest || model.opset > OPSETS.newest)
     throw new GraphError(
       "unsupported",
-      `the file uses opset ${model.opset}; ${OPSETS.oldest} to ${OPSETS.newest} are supported`,
+      `the file uses opset ${model.opset}; export it with one from ${OPSETS.oldest} to ${OPSETS.newest}, such as opset_version=17`,
     );
   if (model.nodes.length > MOST_NODES)
     throw new GraphError(
