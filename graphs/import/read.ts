@@ -66,7 +66,7 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
   if (model.opset < OPSETS.oldest || model.opset > OPSETS.newest)
     throw new GraphError(
       "unsupported",
-      `the file uses opset ${model.opset}; ${OPSETS.oldest} to ${OPSETS.newest} are supported`,
+      `the file uses opset ${model.opset}; export it with one from ${OPSETS.oldest} to ${OPSETS.newest}, such as opset_version=17`,
     );
   if (model.nodes.length > MOST_NODES)
     throw new GraphError(
@@ -169,7 +169,11 @@ const read = (node: FileNode, inputs: readonly Value[], opset: number): readonly
   const definition = definitions.get(node.op);
   const known = definition !== undefined && definition.domain !== compositeDomain && !bodied(definition);
   if (reading === undefined && !known) {
-    const remedy = /quantize|^QLinear|Integer$/i.test(node.op) ? "; give the model before it was quantised" : "";
+    const remedy = /quantize|^QLinear|Integer$/i.test(node.op)
+      ? "; give the model before it was quantised"
+      : ["If", "Loop", "Scan"].includes(node.op)
+        ? "; export the model traced, not scripted"
+        : "";
     throw new GraphError("unsupported", `the operator is not supported${remedy}`, where);
   }
   const made = guarded(node, inputs, () => {

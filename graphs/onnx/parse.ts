@@ -155,7 +155,7 @@ const parseInput = ({ name, type }: ValueInfoProto): FileInput => {
   const { elemType, shape } = type.tensorType;
   const dtype = dtypeOfCode(elemType ?? 0);
   if (dtype === undefined) throw unsupported(`${label} has an element type that is not supported (${elemType ?? 0})`);
-  if (!shape) throw unsupported(`${label} has no rank`);
+  if (!shape) throw unsupported(`${label} has no shape; export it with one, such as [batch,3,32,32]`);
   const dims = (shape.dim ?? []).map(({ dimValue, dimParam }) => {
     if (dimParam) return dimParam;
     if (dimValue === undefined || dimValue === null) return null;

@@ -21,7 +21,7 @@ const spelled = (name: string): string =>
 const some = (names: readonly string[]): string =>
   names.length > 4 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
 
-const byPosition = "--match-classes position takes them in order";
+const byPosition = "give --match-classes position to take them in order";
 
 /** For each class of the dataset the model's; undefined where they are in one order. */
 const placesOf = (

@@ -39,7 +39,7 @@ export interface Outputs {
 }
 
 /**
- * Looks at some values of a file, by default its outputs.
+ * Looks at some values of a file, by default its outputs. What only others need is not read, and may be anything.
  * @throws GraphError where none of them can be read
  */
 export const lookAtOutputs = (file: FileModel, options: ReadOptions & { readonly batch: number }): Outputs => {

@@ -3,7 +3,6 @@ import { readFileSync } from "node:fs";
 import { describe, expect, test } from "@jest/globals";
 import onnxProto from "onnx-proto";
 import { grad } from "../../graphs/autodiff/grad.ts";
-import { readLogits } from "../../graphs/import/logits.ts";
 import { readModel } from "../../graphs/import/read.ts";
 import { GraphError } from "../../graphs/onnx/error.ts";
 import { input, type Value } from "../../graphs/onnx/graph.ts";
@@ -15,6 +14,7 @@ import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { foreignErrors } from "../../scripts/parity/foreign-gradients.ts";
 import { decodeSafetensors } from "../../src/files/safetensors.ts";
+import { lookAtOutputs } from "../../src/models/output.ts";
 import { evaluate, randomNumbers } from "./run.ts";
 
 const { onnx } = onnxProto;
@@ -129,12 +129,15 @@ describe("what the outputs do not need", () => {
     expect(readModel(fileOf([dead, kept])).outputs.y?.shape).toEqual([1, 2, 4, 4]);
     expect(refusal(fileOf([dead, { ...kept, input: ["z"] }]))).toBe("Einsum at aside: the operator is not supported");
   });
-  test("the logits are the first row of numbers an image; an output behind them may be anything", () => {
+  test("logits are a row of numbers an image; the other outputs may be anything", () => {
     const flat = { opType: "Flatten", input: ["y"], output: ["logits"] };
     const file = { ...parseModel(fileOf([kept, flat, dead])), outputs: ["y", "logits", "z"] };
-    expect(readLogits(file, { batch: 1 })?.logits.shape).toEqual([1, 32]);
-    expect(readLogits({ ...file, outputs: ["y"] }, { batch: 1 })).toBeUndefined();
-    expect(() => readLogits({ ...file, outputs: ["z", "logits"] }, { batch: 1 })).toThrow("Einsum at aside");
+    const looked = lookAtOutputs(file, { batch: 1 });
+    expect(looked.rows).toEqual([{ name: "logits", value: "logits", width: 32 }]);
+    expect(looked.others).toEqual(["y float32[1,2,4,4]"]);
+    expect(lookAtOutputs({ ...file, outputs: ["y"] }, { batch: 1 }).rows).toEqual([]);
+    expect(lookAtOutputs({ ...file, outputs: ["z", "logits"] }, { batch: 1 }).rows).toHaveLength(1);
+    expect(() => lookAtOutputs({ ...file, outputs: ["z"] }, { batch: 1 })).toThrow("Einsum at aside");
   });
 });
 
