@@ -1,4 +1,4 @@
-/** How methods are fed and compared; what they compute is in test/graphs/methods-golden.e2e.test.ts. */
+/** How methods are fed and compared; what they compute is in test/graphs/methods/methods-golden.e2e.test.ts. */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -2,23 +2,23 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "@jest/globals";
 import onnxProto from "onnx-proto";
-import { grad } from "../../graphs/autodiff/grad.ts";
-import { readModel } from "../../graphs/import/read.ts";
-import { GraphError } from "../../graphs/onnx/error.ts";
-import { input, type Value } from "../../graphs/onnx/graph.ts";
-import { parseModel } from "../../graphs/onnx/parse.ts";
-import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
-import { buildModel } from "../../graphs/onnx/write.ts";
-import { reduceSum } from "../../graphs/ops/index.ts";
-import { lower } from "../../graphs/targets/lower.ts";
-import { portable } from "../../graphs/targets/portable.ts";
-import { foreignErrors } from "../../scripts/parity/foreign-gradients.ts";
-import { decodeSafetensors } from "../../src/files/safetensors.ts";
-import { lookAtOutputs } from "../../src/models/output.ts";
-import { evaluate, randomNumbers } from "./run.ts";
+import { grad } from "../../../graphs/autodiff/grad.ts";
+import { readModel } from "../../../graphs/import/read.ts";
+import { GraphError } from "../../../graphs/onnx/error.ts";
+import { input, type Value } from "../../../graphs/onnx/graph.ts";
+import { parseModel } from "../../../graphs/onnx/parse.ts";
+import { float32, type Tensor } from "../../../graphs/onnx/tensor.ts";
+import { buildModel } from "../../../graphs/onnx/write.ts";
+import { reduceSum } from "../../../graphs/ops/index.ts";
+import { lower } from "../../../graphs/targets/lower.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { foreignErrors } from "../../../scripts/parity/foreign-gradients.ts";
+import { decodeSafetensors } from "../../../src/files/safetensors.ts";
+import { lookAtOutputs } from "../../../src/models/output.ts";
+import { evaluate, randomNumbers } from "../run.ts";
 
 const { onnx } = onnxProto;
-const folder = new URL("fixtures/foreign/", import.meta.url);
+const folder = new URL("../fixtures/foreign/", import.meta.url);
 const bytesOf = (name: string): Uint8Array => readFileSync(new URL(name, folder));
 
 describe("models that PyTorch exported", () => {

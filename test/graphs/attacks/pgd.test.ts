@@ -1,18 +1,18 @@
 /** PGD and its losses as graphs, against PyTorch's golden values and numbers worked out by hand. */
 import { describe, expect, test } from "@jest/globals";
-import { linf, threatModel } from "../../graphs/attacks/threat-model.ts";
-import { dlr, margin, targetedDlr } from "../../graphs/losses/margin.ts";
-import { advclBranches } from "../../graphs/methods/advcl.ts";
-import { FrozenStore } from "../../graphs/nn/frozen.ts";
-import { linear } from "../../graphs/nn/layer.ts";
-import { resnet } from "../../graphs/nn/resnet.ts";
-import { Scope } from "../../graphs/nn/scope.ts";
-import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
-import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
-import { logitsStep, pgdStep } from "../../graphs/steps/evaluate.ts";
-import { portable } from "../../graphs/targets/portable.ts";
-import { fed, golden, tolerances, unequalPixels } from "../../scripts/parity/golden.ts";
-import { evaluate, filledWith, relativeError } from "./run.ts";
+import { linf, threatModel } from "../../../graphs/attacks/threat-model.ts";
+import { dlr, margin, targetedDlr } from "../../../graphs/losses/margin.ts";
+import { advclBranches } from "../../../graphs/methods/advcl.ts";
+import { FrozenStore } from "../../../graphs/nn/frozen.ts";
+import { linear } from "../../../graphs/nn/layer.ts";
+import { resnet } from "../../../graphs/nn/resnet.ts";
+import { Scope } from "../../../graphs/nn/scope.ts";
+import { constant, input, type Value } from "../../../graphs/onnx/graph.ts";
+import { float32, type Tensor } from "../../../graphs/onnx/tensor.ts";
+import { logitsStep, pgdStep } from "../../../graphs/steps/evaluate.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { fed, golden, tolerances, unequalPixels } from "../../../scripts/parity/golden.ts";
+import { evaluate, filledWith, relativeError } from "../run.ts";
 
 test("PGD-20 on a classifier equals PyTorch's", async () => {
   const held = await golden("finetune");

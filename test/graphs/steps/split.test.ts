@@ -1,12 +1,12 @@
 import { expect, test } from "@jest/globals";
-import { advcl } from "../../graphs/methods/advcl.ts";
-import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { splitStep } from "../../graphs/steps/split.ts";
-import { compile, type Step } from "../../graphs/steps/step.ts";
-import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
-import { portable } from "../../graphs/targets/portable.ts";
-import { benchFeeds } from "../../src/bench/measure.ts";
-import { createSession } from "../../src/engine/session.ts";
+import { advcl } from "../../../graphs/methods/advcl.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { splitStep } from "../../../graphs/steps/split.ts";
+import { compile, type Step } from "../../../graphs/steps/step.ts";
+import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { benchFeeds } from "../../../src/bench/measure.ts";
+import { createSession } from "../../../src/engine/session.ts";
 
 const step = advcl.build({
   ...advcl.paper,

@@ -1,8 +1,8 @@
 /** The encoders' shapes and names, as torchvision has them. */
 import { expect, test } from "@jest/globals";
-import { featureSize, type ResNetOptions, resnet } from "../../graphs/nn/resnet.ts";
-import { Scope, Store } from "../../graphs/nn/scope.ts";
-import { input } from "../../graphs/onnx/graph.ts";
+import { featureSize, type ResNetOptions, resnet } from "../../../graphs/nn/resnet.ts";
+import { Scope, Store } from "../../../graphs/nn/scope.ts";
+import { input } from "../../../graphs/onnx/graph.ts";
 
 const build = (options: Omit<ResNetOptions, "branches">, size: number) => {
   const store = new Store();

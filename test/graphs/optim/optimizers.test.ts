@@ -1,14 +1,14 @@
 /** Optimizers over two steps, so that what they remember counts. */
 import { expect, test } from "@jest/globals";
-import { Store } from "../../graphs/nn/scope.ts";
-import type { Value } from "../../graphs/onnx/graph.ts";
-import { float32, type Tensor, zeros } from "../../graphs/onnx/tensor.ts";
-import { adamW } from "../../graphs/optim/adamw.ts";
-import { moveAverage } from "../../graphs/optim/ema.ts";
-import { lars } from "../../graphs/optim/lars.ts";
-import { type Optimizer, sgd } from "../../graphs/optim/sgd.ts";
-import { nextStates } from "../../graphs/steps/step.ts";
-import { evaluate } from "./run.ts";
+import { Store } from "../../../graphs/nn/scope.ts";
+import type { Value } from "../../../graphs/onnx/graph.ts";
+import { float32, type Tensor, zeros } from "../../../graphs/onnx/tensor.ts";
+import { adamW } from "../../../graphs/optim/adamw.ts";
+import { moveAverage } from "../../../graphs/optim/ema.ts";
+import { lars } from "../../../graphs/optim/lars.ts";
+import { type Optimizer, sgd } from "../../../graphs/optim/sgd.ts";
+import { nextStates } from "../../../graphs/steps/step.ts";
+import { evaluate } from "../run.ts";
 
 const start = [1, -2, 0.5];
 const gradients = [

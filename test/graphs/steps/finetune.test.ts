@@ -1,14 +1,14 @@
 /** The losses of finetuning from their definitions, and whole steps on one tiny batch. */
 import { describe, expect, test } from "@jest/globals";
-import { klDivergence, trades } from "../../graphs/losses/trades.ts";
-import { input } from "../../graphs/onnx/graph.ts";
-import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { type FinetuneOptions, finetuneStep, type Objective } from "../../graphs/steps/finetune.ts";
-import { compile } from "../../graphs/steps/step.ts";
-import { portable } from "../../graphs/targets/portable.ts";
-import { createSession } from "../../src/engine/session.ts";
-import { initialState } from "../../src/train/loop.ts";
-import { evaluate, filledWith, randomNumbers, randomTensor } from "./run.ts";
+import { klDivergence, trades } from "../../../graphs/losses/trades.ts";
+import { input } from "../../../graphs/onnx/graph.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { type FinetuneOptions, finetuneStep, type Objective } from "../../../graphs/steps/finetune.ts";
+import { compile } from "../../../graphs/steps/step.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { createSession } from "../../../src/engine/session.ts";
+import { initialState } from "../../../src/train/loop.ts";
+import { evaluate, filledWith, randomNumbers, randomTensor } from "../run.ts";
 
 const rows = ({ data, shape: [n = 0, k = 0] }: Tensor): number[][] =>
   Array.from({ length: n }, (_, i) => Array.from((data as Float32Array).subarray(i * k, (i + 1) * k)));

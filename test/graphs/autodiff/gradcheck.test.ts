@@ -3,12 +3,12 @@
  * gradient but without cases fails here. Functions are f(x) = Σ c·op(x) with random c.
  */
 import { describe, expect, test } from "@jest/globals";
-import { vjp } from "../../graphs/autodiff/grad.ts";
-import { isFloat } from "../../graphs/onnx/dtype.ts";
-import { apply, constant, input, type Value } from "../../graphs/onnx/graph.ts";
-import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { add, type CheckedInput, definitions, mul, reduceSum } from "../../graphs/ops/index.ts";
-import { evaluate, filledWith, randomNumbers, randomTensor } from "./run.ts";
+import { vjp } from "../../../graphs/autodiff/grad.ts";
+import { isFloat } from "../../../graphs/onnx/dtype.ts";
+import { apply, constant, input, type Value } from "../../../graphs/onnx/graph.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { add, type CheckedInput, definitions, mul, reduceSum } from "../../../graphs/ops/index.ts";
+import { evaluate, filledWith, randomNumbers, randomTensor } from "../run.ts";
 
 const drawn = (random: () => number, given: CheckedInput): Tensor =>
   given.values === undefined

@@ -1,18 +1,18 @@
 /** One step of each rival method against PyTorch, as scripts/fixtures/methods.py writes it from the method's paper. */
 import { fileURLToPath } from "node:url";
 import { expect, test } from "@jest/globals";
-import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
-import { type MethodName, methods } from "../../graphs/methods/index.ts";
-import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { zeros } from "../../graphs/onnx/tensor.ts";
-import { feedName, kindOf, nextName, paramName, pathOf, stateName } from "../../graphs/steps/names.ts";
-import { compile } from "../../graphs/steps/step.ts";
-import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
-import { portable } from "../../graphs/targets/portable.ts";
-import { fed, tolerances, unequalPixels } from "../../scripts/parity/golden.ts";
-import { createSession } from "../../src/engine/session.ts";
-import { readSafetensors } from "../../src/files/safetensors.ts";
-import { filledWith, relativeError, rewritingOf } from "./run.ts";
+import { apDpeTasks } from "../../../graphs/methods/ap-dpe.ts";
+import { type MethodName, methods } from "../../../graphs/methods/index.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { zeros } from "../../../graphs/onnx/tensor.ts";
+import { feedName, kindOf, nextName, paramName, pathOf, stateName } from "../../../graphs/steps/names.ts";
+import { compile } from "../../../graphs/steps/step.ts";
+import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { fed, tolerances, unequalPixels } from "../../../scripts/parity/golden.ts";
+import { createSession } from "../../../src/engine/session.ts";
+import { readSafetensors } from "../../../src/files/safetensors.ts";
+import { filledWith, relativeError, rewritingOf } from "../run.ts";
 
 const targets = {
   portable: { target: portable, tolerance: tolerances.direct },

@@ -1,12 +1,12 @@
 import { expect, test } from "@jest/globals";
-import { type AdvclOptions, advcl } from "../../graphs/methods/advcl.ts";
-import type { StepOptions } from "../../graphs/methods/method.ts";
-import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
-import { manySteps } from "../../graphs/steps/many.ts";
-import { compile } from "../../graphs/steps/step.ts";
-import { portable } from "../../graphs/targets/portable.ts";
-import { benchFeeds } from "../../src/bench/measure.ts";
-import { createSession } from "../../src/engine/session.ts";
+import { type AdvclOptions, advcl } from "../../../graphs/methods/advcl.ts";
+import type { StepOptions } from "../../../graphs/methods/method.ts";
+import { type Tensor, tensor } from "../../../graphs/onnx/tensor.ts";
+import { manySteps } from "../../../graphs/steps/many.ts";
+import { compile } from "../../../graphs/steps/step.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { benchFeeds } from "../../../src/bench/measure.ts";
+import { createSession } from "../../../src/engine/session.ts";
 
 const options: StepOptions & AdvclOptions = {
   ...advcl.paper,

@@ -1,8 +1,8 @@
 /** The puzzles of self-supervised tasks; what a step makes of them is in methods-golden.e2e.test.ts. */
 import { describe, expect, test } from "@jest/globals";
-import { input } from "../../graphs/onnx/graph.ts";
-import { cropTo, jigsaw, maskings, ninthOrders, quarterOrders, tiles } from "../../graphs/views/puzzles.ts";
-import { evaluate, filledWith } from "./run.ts";
+import { input } from "../../../graphs/onnx/graph.ts";
+import { cropTo, jigsaw, maskings, ninthOrders, quarterOrders, tiles } from "../../../graphs/views/puzzles.ts";
+import { evaluate, filledWith } from "../run.ts";
 
 const count = (order: readonly number[]) => new Set(order).size;
 

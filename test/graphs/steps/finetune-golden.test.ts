@@ -1,16 +1,16 @@
 /** The classifier, PGD-20 and a TRADES step against PyTorch's, through every target that runs on this machine's CPU. */
 import { describe, expect, jest, test } from "@jest/globals";
-import { advclBranches } from "../../graphs/methods/advcl.ts";
-import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { classifierStep, finetuneStep } from "../../graphs/steps/finetune.ts";
-import { compile, type Step } from "../../graphs/steps/step.ts";
-import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
-import { directly } from "../../graphs/targets/cpu/ways.ts";
-import type { Target } from "../../graphs/targets/lower.ts";
-import { portable } from "../../graphs/targets/portable.ts";
-import { fed, golden, tolerances, unequalPixels } from "../../scripts/parity/golden.ts";
-import { createSession } from "../../src/engine/session.ts";
-import { filledWith, relativeError } from "./run.ts";
+import { advclBranches } from "../../../graphs/methods/advcl.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { classifierStep, finetuneStep } from "../../../graphs/steps/finetune.ts";
+import { compile, type Step } from "../../../graphs/steps/step.ts";
+import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
+import { directly } from "../../../graphs/targets/cpu/ways.ts";
+import type { Target } from "../../../graphs/targets/lower.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { fed, golden, tolerances, unequalPixels } from "../../../scripts/parity/golden.ts";
+import { createSession } from "../../../src/engine/session.ts";
+import { filledWith, relativeError } from "../run.ts";
 
 // Ten and twenty passes through the network on a machine that may be busy.
 jest.setTimeout(180_000);

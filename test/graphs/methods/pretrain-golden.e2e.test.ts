@@ -1,18 +1,18 @@
 /** Whole AdvCL steps against PyTorch's, through every target that runs on this machine's CPU. */
 import { describe, expect, test } from "@jest/globals";
-import { grad } from "../../graphs/autodiff/grad.ts";
-import { contrastive } from "../../graphs/losses/contrastive.ts";
-import { advclBranches } from "../../graphs/methods/advcl.ts";
-import { resnet } from "../../graphs/nn/resnet.ts";
-import { Scope, Store } from "../../graphs/nn/scope.ts";
-import { input, type Value } from "../../graphs/onnx/graph.ts";
-import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { concat, reshape } from "../../graphs/ops/index.ts";
-import { compile } from "../../graphs/steps/step.ts";
-import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
-import type { Target } from "../../graphs/targets/lower.ts";
-import { portable } from "../../graphs/targets/portable.ts";
-import { highFrequency } from "../../graphs/views/high-frequency.ts";
+import { grad } from "../../../graphs/autodiff/grad.ts";
+import { contrastive } from "../../../graphs/losses/contrastive.ts";
+import { advclBranches } from "../../../graphs/methods/advcl.ts";
+import { resnet } from "../../../graphs/nn/resnet.ts";
+import { Scope, Store } from "../../../graphs/nn/scope.ts";
+import { input, type Value } from "../../../graphs/onnx/graph.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { concat, reshape } from "../../../graphs/ops/index.ts";
+import { compile } from "../../../graphs/steps/step.ts";
+import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
+import type { Target } from "../../../graphs/targets/lower.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { highFrequency } from "../../../graphs/views/high-frequency.ts";
 import {
   beyond,
   golden,
@@ -21,9 +21,9 @@ import {
   goldenOptions,
   goldenStep,
   tolerances,
-} from "../../scripts/parity/golden.ts";
-import { createSession } from "../../src/engine/session.ts";
-import { evaluate, relativeError, rewritingOf } from "./run.ts";
+} from "../../../scripts/parity/golden.ts";
+import { createSession } from "../../../src/engine/session.ts";
+import { evaluate, relativeError, rewritingOf } from "../run.ts";
 
 const targets: readonly { target: Target; tolerance: (typeof tolerances)[keyof typeof tolerances] }[] = [
   { target: portable, tolerance: tolerances.direct },

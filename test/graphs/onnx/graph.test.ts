@@ -1,13 +1,13 @@
 import { describe, expect, test } from "@jest/globals";
 import onnxProto from "onnx-proto";
-import { grad, maybeGrad } from "../../graphs/autodiff/grad.ts";
-import { batchNorm, conv2d } from "../../graphs/nn/layer.ts";
-import { Scope, Store } from "../../graphs/nn/scope.ts";
-import { GraphError } from "../../graphs/onnx/error.ts";
-import { toFloat16 } from "../../graphs/onnx/float16.ts";
-import { apply, constant, input, named, type Value } from "../../graphs/onnx/graph.ts";
-import { float32 } from "../../graphs/onnx/tensor.ts";
-import { buildModel, OPSET } from "../../graphs/onnx/write.ts";
+import { grad, maybeGrad } from "../../../graphs/autodiff/grad.ts";
+import { batchNorm, conv2d } from "../../../graphs/nn/layer.ts";
+import { Scope, Store } from "../../../graphs/nn/scope.ts";
+import { GraphError } from "../../../graphs/onnx/error.ts";
+import { toFloat16 } from "../../../graphs/onnx/float16.ts";
+import { apply, constant, input, named, type Value } from "../../../graphs/onnx/graph.ts";
+import { float32 } from "../../../graphs/onnx/tensor.ts";
+import { buildModel, OPSET } from "../../../graphs/onnx/write.ts";
 import {
   add,
   batchNormTraining,
@@ -25,13 +25,13 @@ import {
   stopGradient,
   transpose,
   unroll,
-} from "../../graphs/ops/index.ts";
-import { compile } from "../../graphs/steps/step.ts";
-import { hideShapes } from "../../graphs/targets/cpu/hidden-shapes.ts";
-import { cudaTarget } from "../../graphs/targets/cuda/index.ts";
-import { lower, type Target } from "../../graphs/targets/lower.ts";
-import { portable } from "../../graphs/targets/portable.ts";
-import { evaluate } from "./run.ts";
+} from "../../../graphs/ops/index.ts";
+import { compile } from "../../../graphs/steps/step.ts";
+import { hideShapes } from "../../../graphs/targets/cpu/hidden-shapes.ts";
+import { cudaTarget } from "../../../graphs/targets/cuda/index.ts";
+import { lower, type Target } from "../../../graphs/targets/lower.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { evaluate } from "../run.ts";
 
 const x23 = () => input("x", { dtype: "float32", shape: [2, 3] });
 
