@@ -26,15 +26,11 @@ advcl COMMAND --help lists the settings of a command; advcl --version prints the
 
 /** Runs the command line. Returns the exit code; throws what went wrong. */
 const run = async ([name, ...args]: readonly string[]): Promise<number> => {
-  if (name === undefined) {
-    stderr.write(overview());
-    return 2;
-  }
   if (name === "--version" || name === "-V") {
     stdout.write(`${version()}\n`);
     return 0;
   }
-  if (name === "--help" || name === "-h" || (name === "help" && args.length === 0)) {
+  if (name === undefined || name === "--help" || name === "-h" || (name === "help" && args.length === 0)) {
     stdout.write(overview());
     return 0;
   }

@@ -35,7 +35,7 @@ const toList = (value: unknown, element: (item: unknown) => unknown): readonly u
     : typeof value === "string"
       ? value.split(",").map((item) => item.trim())
       : [value];
-  if (!Array.isArray(value) && items.length === 1 && items[0] === "") return [];
+  if (!Array.isArray(value) && items.length === 1 && (items[0] === "" || items[0] === "none")) return [];
   const elements = items.map(element);
   return elements.every((item) => item !== undefined) ? elements : undefined;
 };

@@ -105,6 +105,7 @@ describe("settings", () => {
     [["--clusters", "5,50, 500"], { clusters: [5, 50, 500] }],
     [["--no-clusters"], { clusters: [] }],
     [["--clusters", ""], { clusters: [] }],
+    [["--clusters", "none"], { clusters: [] }],
     [["--weights", "-1/2,1e-3"], { weights: [-0.5, 0.001] }],
     [["--attacks", "clean"], { attacks: ["clean"] }],
     [["--no-tensorboard"], { tensorboard: false }],

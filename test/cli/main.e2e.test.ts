@@ -47,7 +47,7 @@ test("--help, --version and no command at all", async () => {
   expect(help).toMatchObject({ code: 0, stderr: "" });
   expect(help.stdout).toMatch(/config +print all settings of a command as YAML/);
   expect(await advcl("help")).toEqual(help);
-  expect(await advcl()).toEqual({ code: 2, signal: null, stdout: "", stderr: help.stdout });
+  expect(await advcl()).toEqual(help);
   const { version } = JSON.parse(await readFile(new URL("../../package.json", import.meta.url), "utf8")) as {
     version: string;
   };
