@@ -1,5 +1,5 @@
 /** What some tests need and a machine may lack. */
-export type Need = "browser" | "webgpu" | "data" | "dist" | "compiler" | "koffi" | "nvrtc";
+export type Need = "browser" | "webgpu" | "data" | "dist" | "compiler" | "koffi" | "nvrtc" | "mpi";
 
 const remedies: Readonly<Record<Need, string>> = {
   browser: "Chromium: install it, or name it in ADVCL_CHROMIUM",
@@ -8,6 +8,7 @@ const remedies: Readonly<Record<Need, string>> = {
   compiler: "g++ on Linux: install it",
   koffi: "koffi, an optional dependency: npm install --include=optional",
   nvrtc: "NVRTC, which needs no GPU: run scripts/install-nvrtc.sh",
+  mpi: "mpirun of Open MPI: install it (Debian: openmpi-bin)",
   dist: "the built project: npm run build",
 };
 

@@ -96,8 +96,9 @@ export const finetuneStep = (options: FinetuneOptions): Step => {
     const name = objective === "pgd" ? "robustAccuracy" : "accuracy";
     measured = { loss: crossEntropy(logits, label), [name]: accuracy(logits, label) };
   }
-  const { outputs } = update(store, measured.loss, sgd(options));
-  return { store, outputs: { ...outputs, ...metrics(measured), ...(options.trace && { "attack.x": identity(x) }) } };
+  const { outputs, gradients } = update(store, measured.loss, sgd(options));
+  const traced = options.trace && { "attack.x": identity(x) };
+  return { store, outputs: { ...outputs, ...metrics(measured), ...traced }, gradients };
 };
 
 /**

@@ -1,10 +1,11 @@
 /** A command: reads settings, calls its verb, prints the results. */
 import { z } from "zod";
+import { launched } from "../distributed/launcher.ts";
 import { readConfigFile } from "../settings/config-file.ts";
 import type { SettingValue } from "../settings/name.ts";
 import { type GivenSettings, pickSetting } from "../settings/resolve.ts";
 import { path, rowsOf, type SettingRows, setting } from "../settings/schema.ts";
-import type { Reporter } from "../verbs/reporter.ts";
+import { quietReporter, type Reporter } from "../verbs/reporter.ts";
 import { Interrupted, type Verb } from "../verbs/verb.ts";
 import { readFlags } from "./flags.ts";
 import { printHelp } from "./help.ts";
@@ -97,8 +98,12 @@ export const defineCommand = <const Own extends Readonly<Record<string, z.ZodTyp
   };
   const execute: Command["execute"] = async (args, streams) => {
     const sources = await readSources(args);
+    // Of several ranks the first speaks.
+    const silent = (launched()?.rank ?? 0) > 0;
     const json = pickSetting(rows, "json", sources) === true;
-    const reporter = streamReporter(streams, pickSetting(rows, "quiet", sources) === true, json);
+    const reporter = silent
+      ? quietReporter
+      : streamReporter(streams, pickSetting(rows, "quiet", sources) === true, json);
     const settings = await spec.resolve(sources);
     let watch: Watch | undefined;
     try {
@@ -111,7 +116,7 @@ export const defineCommand = <const Own extends Readonly<Record<string, z.ZodTyp
         },
       });
       if (print !== undefined) reporter.print(print(result));
-      if (json) streams.stdout.write(`${JSON.stringify(result)}\n`);
+      if (json && !silent) streams.stdout.write(`${JSON.stringify(result)}\n`);
       return 0;
     } catch (error) {
       if (!(error instanceof Interrupted) || watch === undefined) throw error;

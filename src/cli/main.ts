@@ -1,4 +1,6 @@
 #!/usr/bin/env node
+import { launched } from "../distributed/launcher.ts";
+import { abortRanks, leaveRanks } from "../distributed/ranks.ts";
 import { exitCode, isOurs, RequestError } from "../errors.ts";
 import { nearestName } from "../settings/resolve.ts";
 import { version } from "../version.ts";
@@ -59,6 +61,19 @@ const report = (error: unknown): number => {
   return exitCode(error);
 };
 
+/** Leaves, and has all ranks leave where one failed: the first gets to speak before the others, whose fault is mostly the same. */
+const leaveTogether = (code: number, say: () => void = () => {}): void => {
+  if (code === 0) leaveRanks();
+  const rank = launched()?.rank ?? 0;
+  const end = () => {
+    say();
+    if (code !== 0) stderr.write("", () => abortRanks(code));
+    leave(code);
+  };
+  if (code !== 0 && rank > 0) setTimeout(end, 1000);
+  else end();
+};
+
 /** Leaves once everything is written: pipes are written to in the background. */
 const leave = (code: number): void => {
   done = true;
@@ -80,4 +95,7 @@ process.on("beforeExit", () => {
   if (!done) leave(report(new Error("internal: the command ended before its work was done")));
 });
 
-run(process.argv.slice(2)).then(leave, (error: unknown) => leave(report(error)));
+run(process.argv.slice(2)).then(
+  (code) => leaveTogether(code),
+  (error: unknown) => leaveTogether(exitCode(error), () => report(error)),
+);

@@ -31,6 +31,8 @@ export interface LoaderOptions {
   readonly dropLast: boolean;
   /** Whether each epoch has its own random order (default), or all go by the dataset's. */
   readonly shuffle?: boolean | undefined;
+  /** The part of each batch that is made: of `size` equal parts the one numbered `rank` (default: all of it). */
+  readonly share?: { readonly rank: number; readonly size: number } | undefined;
   /** Batches that workers may be ahead, at least 2 (default). */
   readonly prefetch?: number | undefined;
 }
@@ -143,10 +145,18 @@ const sourceOf = ({ dataset, batch, seed, workers, prefetch }: LoaderOptions, vi
   });
 };
 
-const checkOptions = ({ dataset, batch, workers, seed, dropLast }: LoaderOptions): number => {
+/** Every step's rows of one share, in the order of whole batches. */
+const shareRows = (order: Int32Array, batch: number, { rank, size }: { rank: number; size: number }): Int32Array => {
+  const rows = batch / size;
+  return order.filter((_, place) => Math.floor((place % batch) / rows) === rank);
+};
+
+const checkOptions = ({ dataset, batch, workers, seed, dropLast, share }: LoaderOptions): number => {
   whole("batch", batch, 1);
   whole("workers", workers, 0);
   whole("seed", seed, 0);
+  if (share !== undefined && !(dropLast && batch % share.size === 0))
+    throw new RangeError(`a batch of ${batch} has not ${share.size} equal parts`);
   const stepsPerEpoch = dropLast ? Math.floor(dataset.count / batch) : Math.ceil(dataset.count / batch);
   if (stepsPerEpoch === 0)
     throw new RequestError(
@@ -161,14 +171,15 @@ const checkOptions = ({ dataset, batch, workers, seed, dropLast }: LoaderOptions
  * @throws RequestError where a setting does not fit the dataset
  */
 export const createLoader = (options: LoaderOptions): Loader => {
-  const { dataset, batch, seed, dropLast, shuffle = true } = options;
+  const { dataset, seed, dropLast, shuffle = true, share = { rank: 0, size: 1 } } = options;
+  const batch = options.batch / share.size;
   const stepsPerEpoch = checkOptions(options);
   const inputsOf = (epoch: number): LoaderInputs =>
     typeof options.inputs === "function" ? options.inputs(epoch) : options.inputs;
   let checked = inputsOf(options.firstEpoch ?? 1);
   checkInputs(options, checked);
   const views = viewsOf(checked).length;
-  const source = sourceOf(options, views);
+  const source = sourceOf({ ...options, batch }, views);
   let waitSeconds = 0;
 
   async function* epochBatches(epoch: number, startStep: number): AsyncGenerator<Batch, void, void> {
@@ -181,7 +192,8 @@ export const createLoader = (options: LoaderOptions): Loader => {
     const order = shuffle
       ? epochOrder(seed, epoch, dataset.count)
       : Int32Array.from({ length: dataset.count }, (_, i) => i);
-    const ahead = order.subarray(startStep * batch, dropLast ? stepsPerEpoch * batch : dataset.count);
+    const all = order.subarray(startStep * options.batch, dropLast ? stepsPerEpoch * options.batch : dataset.count);
+    const ahead = share.size === 1 ? all : shareRows(all, options.batch, share);
     const steps = stepsPerEpoch - startStep;
     const made = await source.startEpoch({ epoch, order: ahead, steps, recipes: viewsOf(inputs) });
     try {

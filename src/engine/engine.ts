@@ -30,6 +30,8 @@ import { sessionThread } from "./session-thread.ts";
 export interface EngineRequest {
   readonly provider: Provider | "auto";
   readonly threads: number;
+  /** Number of the GPU, for CUDA (default 0). */
+  readonly device?: number | undefined;
   /** Target by name; left out, the one for the provider. */
   readonly target?: string | undefined;
   /** How onnxruntime is reached; left out or auto, what wins there (`pickEngine`). */
@@ -220,7 +222,8 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
     provider: chosen,
     threads,
     ...(name === "native" && { engine: name }),
-    ...(name === "native" && chosen === "cuda" && { cuda: { tf32: precision !== "float32" } }),
+    ...(name === "native" &&
+      chosen === "cuda" && { cuda: { tf32: precision !== "float32", device: request.device ?? 0 } }),
   };
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
   const stock = () => targetNamed(chosen === "cuda" ? cudaTargetOf(precision) : chosen);

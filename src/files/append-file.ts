@@ -12,6 +12,9 @@ import {
 import { dirname } from "node:path";
 import { checkPath, fileError } from "./file-error.ts";
 
+/** What writers of logs use of one; ranks that write nothing have their own. */
+export type Log = Pick<AppendFile, "size" | "append" | "sync" | "close">;
+
 /**
  * A log on disk that only grows, cut back to a known length when a run resumes. Writes are synchronous, so lines keep
  * their order and a killed process loses nothing that was written.

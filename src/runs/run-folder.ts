@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { parse, stringify } from "yaml";
 import { z } from "zod";
 import { RequestError } from "../errors.ts";
-import { AppendFile, wholeLines } from "../files/append-file.ts";
+import { AppendFile, type Log, wholeLines } from "../files/append-file.ts";
 import { isPartial, makeFolder, removePartials, writeFileAtomic } from "../files/atomic.ts";
 import { fileError } from "../files/file-error.ts";
 import { isLock, lockFolder } from "../files/lock.ts";
@@ -65,7 +65,7 @@ export interface RunFolder {
    *
    * @param history keep what was written after that step too: for logs of the clock, which tell what really happened
    */
-  appendTo(name: string, options?: { readonly history?: boolean }): AppendFile;
+  appendTo(name: string, options?: { readonly history?: boolean }): Log;
   /** Flushes the logs and writes a checkpoint, whole or not at all, then removes old ones. Returns its path. */
   save(checkpoint: SaveOptions): Promise<string>;
   /** Closes the logs and gives the folder free. Safe to call twice. */

@@ -1,5 +1,5 @@
 import protobuf from "protobufjs/light.js";
-import type { AppendFile } from "../files/append-file.ts";
+import type { Log } from "../files/append-file.ts";
 
 /** The parts of TensorFlow's event.proto and summary.proto that scalars need. */
 const { Event } = (() => {
@@ -50,14 +50,14 @@ export const eventFile = "tensorboard/events.out.tfevents.advcl";
 
 /** Writes scalars for TensorBoard, a record each step. Records are of the same length whatever the clock says. */
 export class TensorBoardWriter {
-  readonly #file: AppendFile;
+  readonly #file: Log;
   readonly #now: () => number;
 
   /**
    * @param file a new event file, or one to go on with
    * @param now milliseconds since 1970, for the time that TensorBoard shows
    */
-  constructor(file: AppendFile, now: () => number = Date.now) {
+  constructor(file: Log, now: () => number = Date.now) {
     this.#file = file;
     this.#now = now;
     if (file.size === 0) this.#append({ fileVersion: "brain.Event:2" });

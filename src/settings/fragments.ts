@@ -132,6 +132,27 @@ export const momentumSetting = {
   momentum: setting(z.number().min(0).max(1).default(0.9), "of SGD", { group: "Optimisation" }),
 };
 
+const ranks = { group: "Several processes (MPI)" };
+
+/** Of verbs that train on several processes. */
+export const distributedSettings = {
+  distributed: setting(
+    z.enum(["auto", "mpi", "none"]).default("auto"),
+    "auto: with the processes that mpirun or srun started with this one, else alone",
+    { ...ranks, changeable: true },
+  ),
+  rankTimeout: setting(z.number().min(1).max(86400).default(600), "seconds to wait for other ranks", {
+    ...ranks,
+    changeable: true,
+  }),
+  batchNorm: setting(z.enum(["local", "global"]).default("local"), "statistics over a rank's images, or all", ranks),
+  negatives: setting(
+    z.enum(["local", "global"]).default("local"),
+    "contrast with a rank's images, or with those of all",
+    ranks,
+  ),
+};
+
 /** Of verbs that train into a run folder. */
 export const runSettings = {
   saveEvery: setting(z.int().min(1).default(1), "epochs between checkpoints", { group: "Run" }),

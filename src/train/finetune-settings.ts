@@ -4,6 +4,7 @@ import type { Objective } from "../../graphs/steps/finetune.ts";
 import {
   ballSettings,
   datasetSettings,
+  distributedSettings,
   momentumSetting,
   networkSettings,
   runSettings,
@@ -144,6 +145,7 @@ export const finetuneSettings = {
   ...optimisationSettings,
   evaluate: setting(z.boolean().default(false), "also test accuracy under PGD-20 at the end", run),
   ...targetSetting,
+  ...distributedSettings,
   ...runSettings,
 };
 

@@ -4,6 +4,8 @@ import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { finetuneStep } from "../../graphs/steps/finetune.ts";
 import { createLoader } from "../data/loader.ts";
 import { normalStart, uniformStart, weakView } from "../data/view.ts";
+import type { Collective } from "../distributed/collective.ts";
+import { joinRanks, ranksText, shareOf } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createJudge, percent } from "../evaluate/accuracy.ts";
@@ -68,7 +70,11 @@ const freshNetwork = ({ depth, width, stem }: Finetuning, size: number): Network
   evaluatedBranch: "normal",
 });
 
-const loaderOf = ({ scheme, batch, seed, workers, eps }: Finetuning, { training }: FinetuningImages) => {
+const loaderOf = (
+  { scheme, batch, seed, workers, eps }: Finetuning,
+  { training }: FinetuningImages,
+  share: Collective,
+) => {
   const { objective } = schemes[scheme];
   const start = objective === "trades" ? normalStart() : uniformStart(eps);
   return createLoader({
@@ -78,6 +84,7 @@ const loaderOf = ({ scheme, batch, seed, workers, eps }: Finetuning, { training 
     workers,
     inputs: { clean: weakView, label: { kind: "label" }, ...(objective !== "clean" && { start }) },
     dropLast: true,
+    share,
   });
 };
 
@@ -154,31 +161,34 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const images = await loadFinetuningImages(settings, origin?.network.size ?? given.size, context.warn);
   const network = origin?.network ?? freshNetwork(settings, images.side);
   const branch = network.evaluatedBranch;
-  const engine = await chooseEngine(settings);
+  const collective = await joinRanks(given);
+  const engine = await chooseEngine({ ...settings, device: collective.localRank });
   const classes = images.classes.length;
   const start = origin && startOf(origin, headOnly, classes);
-  const folder = await context.openRun();
+  const folder = await context.openRun({ collective });
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
-  const step = finetuneStep({ ...settings, ...model, objective });
-  const loader = loaderOf(settings, images);
+  const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective) });
+  const loader = loaderOf(settings, images, collective);
   const measured = { ...model, eps, stepSize, seed };
   const validation = await createValidation(engine, measured, settings, images);
   context.log(
     `${scheme}: ResNet-${network.depth} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
       `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch, ` +
-      `on ${engine.provider} (${engine.reason})`,
+      `${ranksText(collective)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
       record: { network: networkRecord(network), classes: images.classes, scheme },
       rate: (epoch) => stepRate(settings.lr, settings.milestones, epoch),
+      collective,
       saveEvery,
       ...start,
       ...(validation && { chooseBy: validation.chooseBy, evaluate: validation.evaluate }),
     });
     if (trained.interrupted) throw new Interrupted(`stopped after step ${trained.steps}; go on with --resume`);
     const common = commonResult(folder, settings, trained);
+    if (collective.rank > 0) return common;
     return await finish(settings, images, engine, measured, trained, common, context);
   } finally {
     await validation?.release();

@@ -6,6 +6,7 @@ import { float32 } from "../../graphs/onnx/tensor.ts";
 import { feedName, metricsOf, ofKind, paramName, stateName } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import type { Batch, Loader } from "../data/loader.ts";
+import { alone, type Collective } from "../distributed/collective.ts";
 import type { Engine } from "../engine/engine.ts";
 import { createRunner, type Runner } from "../engine/runner.ts";
 import { RequestError, RunError } from "../errors.ts";
@@ -15,6 +16,7 @@ import { MetricsWriter } from "../runs/metrics.ts";
 import { chosenName, weightsOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import type { ProgressLine, Reporter } from "../verbs/reporter.ts";
+import { createParallelRunner } from "./data-parallel.ts";
 import { initialTensor } from "./initialize.ts";
 
 export interface Training {
@@ -25,9 +27,11 @@ export interface Training {
   readonly reporter: Reporter;
   /** Aborted, the training ends after its step and saves. */
   readonly signal: AbortSignal;
+  /** Processes that train together, each with its share of the loader's batches (default: this one alone). */
+  readonly collective?: Collective;
   readonly seed: number;
   readonly epochs: number;
-  /** Images a step. */
+  /** Images a step, over all processes. */
   readonly batch: number;
   /** Steps in one run of the engine (default 1); what an epoch leaves over is taken step by step. */
   readonly stepsPerRun?: number;
@@ -247,8 +251,25 @@ const trainEpoch = async (training: Training, state: TrainingState, epoch: numbe
   return false;
 };
 
+/** A training over several processes: they stop after the same step, and their runner sums gradients. */
+const overRanks = (
+  given: Training,
+): { training: Training; load?: (initial: ReadonlyMap<string, Tensor>) => Promise<Runner> } => {
+  const { collective = alone, engine, step, signal } = given;
+  if (collective.size === 1) return { training: given };
+  if ((given.stepsPerRun ?? 1) > 1)
+    throw new RequestError("--steps-per-run is for one process, and there are several ranks; leave it out");
+  const agreed = new AbortController();
+  const stops = { stopping: () => signal.aborted, stop: () => agreed.abort() };
+  return {
+    training: { ...given, signal: agreed.signal },
+    load: (initial) => createParallelRunner(engine, step, initial, collective, stops),
+  };
+};
+
 /** Runs a training to its end, or to the step at which its signal is seen. */
-export const train = async (training: Training): Promise<Trained> => {
+export const train = async (given: Training): Promise<Trained> => {
+  const { training, load } = overRanks(given);
   const { step, engine, loader, signal, epochs, saveEvery, stepsPerRun = 1 } = training;
   const beginning = beginningOf(training);
   const { parameters, states } = step.store;
@@ -257,7 +278,7 @@ export const train = async (training: Training): Promise<Trained> => {
     ...[...states.keys()].map((p) => stateName(p)),
   ]);
   const initial = new Map([...beginning.tensors].filter(([name]) => fed.has(name)));
-  const runner = await createRunner(engine, step, initial, stepsPerRun);
+  const runner = await (load?.(initial) ?? createRunner(engine, step, initial, stepsPerRun));
   const state = new TrainingState(training, runner, beginning);
   try {
     if (state.done === 0) await state.evaluate(0);

@@ -7,6 +7,7 @@ import { optimizerNames } from "../../graphs/optim/optimizer.ts";
 import {
   ballSettings,
   datasetSettings,
+  distributedSettings,
   momentumSetting,
   networkSettings,
   runSettings,
@@ -101,6 +102,7 @@ export const pretrainSettings = {
     { ...run, changeable: true },
   ),
   knnEvery: setting(z.int().min(0).default(10), "epochs between kNN accuracies on frozen features; 0: never", run),
+  ...distributedSettings,
   ...runSettings,
 };
 

@@ -6,6 +6,7 @@ import type { Step } from "../../graphs/steps/step.ts";
 import { type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
 import { createLoader } from "../data/loader.ts";
 import { checkPseudoLabels, type PseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
+import { joinRanks, ranksText, shareOf } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createExtractor, knnAccuracy } from "../evaluate/knn.ts";
@@ -141,9 +142,10 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
   const dataset = await loadTraining(settings, context);
   const pseudoLabels = await labelsFor(settings, dataset, context);
-  const engine = await chooseEngine(settings);
+  const collective = await joinRanks(settings);
+  const engine = await chooseEngine({ ...settings, device: collective.localRank });
   const network = networkOf(settings, dataset.height);
-  const step = stepOf(settings, network);
+  const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network);
   const initial = await teacherFor(settings, network, context);
   const loader = createLoader({
     dataset,
@@ -152,19 +154,20 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     workers: settings.workers,
     inputs: (epoch) => feeds[method].inputs(settings, epoch),
     dropLast: true,
+    share: collective,
     ...(pseudoLabels && { pseudoLabels }),
   });
-  const folder = await context.openRun();
+  const folder = await context.openRun({ collective });
   const test = { ...imagesOf(settings, context), split: "test" } as const;
   const knn = await createKnn(engine, network, dataset, () => loadDataset(test));
   context.log(
     `${methods[method].title}: ResNet-${settings.depth} width ${settings.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
-      `${loader.stepsPerEpoch} steps of ${batch} an epoch, on ${engine.provider} (${engine.reason})`,
+      `${loader.stepsPerEpoch} steps of ${batch} an epoch, ${ranksText(collective)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
-      ...{ stepsPerRun, saveEvery, ...schedulesOf(settings, loader.stepsPerEpoch) },
+      ...{ collective, stepsPerRun, saveEvery, ...schedulesOf(settings, loader.stepsPerEpoch) },
       record: { network: networkRecord(network), method, clusters },
       replay: true,
       ...(initial && { initial }),
@@ -174,8 +177,9 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     const { steps, metrics, waitSeconds } = trained;
     if (trained.interrupted) throw new Interrupted(`stopped after step ${steps}; go on with --resume`);
     const result = { out: folder.path, steps, epochs, metrics, waitSeconds };
-    await writeReport(folder.path);
+    if (collective.rank === 0) await writeReport(folder.path);
     printEnd(result, context);
+    if (collective.size > 1) context.log(`${collective.seconds.toFixed(1)} s of communication in all`);
     return result;
   } finally {
     await knn.release();

@@ -1,5 +1,7 @@
 /** A verb: a function of the library that does what a command does. */
 import type { z } from "zod";
+import { alone, type Collective } from "../distributed/collective.ts";
+import { launched } from "../distributed/launcher.ts";
 import { RequestError } from "../errors.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import type { SettingValue } from "../settings/name.ts";
@@ -31,7 +33,12 @@ export interface VerbContext extends Reporter {
    *
    * @throws RequestError where --out is missing, or as `openRunFolder`
    */
-  openRun(options?: { readonly keep?: number; readonly keepEvery?: number }): Promise<RunFolder>;
+  openRun(options?: {
+    readonly keep?: number;
+    readonly keepEvery?: number;
+    /** Processes that share the run. */
+    readonly collective?: Collective;
+  }): Promise<RunFolder>;
 }
 
 type Shape = Readonly<Record<string, z.ZodType>>;
@@ -82,11 +89,12 @@ const openContext = (spec: Spec, settings: Readonly<Record<string, SettingValue>
     },
     recorded,
     changeable,
-    openRun: async (kept = {}) => {
+    openRun: async ({ collective = alone, ...kept } = {}) => {
       const { openRunFolder } = await import("../runs/run-folder.ts");
+      const { openShared } = await import("../distributed/shared-run.ts");
       const { out, resume } = settings;
       if (typeof out !== "string") throw new RequestError("--out is missing: give the folder of the run");
-      const run = await openRunFolder(spec.runFolder(out), {
+      const options = {
         command: spec.name,
         settings: recorded,
         changeable,
@@ -95,7 +103,8 @@ const openContext = (spec: Spec, settings: Readonly<Record<string, SettingValue>
         resumable: rows.resume !== undefined,
         warn: context.warn,
         ...kept,
-      });
+      };
+      const run = await openShared(collective, () => openRunFolder(spec.runFolder(out), options));
       runs.push(run);
       return run;
     },
@@ -115,6 +124,11 @@ export const defineVerb = <const Own extends Shape, Result>(
   const spec = defineSpec(definition);
   const perform: Verb<Own, Result>["perform"] = async (settings, options = {}) => {
     const values = settings as Readonly<Record<string, SettingValue>>;
+    const place = values.distributed === "none" ? undefined : launched();
+    if (place !== undefined && !Object.hasOwn(spec.rows, "rankTimeout"))
+      throw new RequestError(
+        `${spec.name} runs in one process, and a launcher started ${place.size}; start it without mpirun or srun`,
+      );
     const { context, close } = openContext(spec as unknown as Spec, values, options);
     try {
       return await run(settings, context);

@@ -1,0 +1,30 @@
+/** Whether a launcher of MPI programs started this process, by the environment that it gave. */
+
+export interface Launched {
+  readonly rank: number;
+  readonly size: number;
+  readonly localRank: number;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Variables for rank, size and rank on the machine: mpirun of Open MPI; hydra and srun --mpi=pmi2; srun --mpi=pmix. */
+const launchers = [
+  ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"],
+  ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"],
+  ["PMIX_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"],
+] as const;
+
+const wholeNumber = (text: string | undefined): number | undefined =>
+  text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined;
+
+/** The place of this process among those that were launched together; undefined where none or only one was. */
+export const launched = (environment: Environment = process.env): Launched | undefined => {
+  for (const [rankName, sizeName, localName] of launchers) {
+    const [rank, size] = [wholeNumber(environment[rankName]), wholeNumber(environment[sizeName])];
+    if (rank === undefined || size === undefined || size < 2) continue;
+    const localRank = wholeNumber(environment[localName]) ?? wholeNumber(environment.SLURM_LOCALID) ?? rank;
+    return { rank, size, localRank };
+  }
+  return undefined;
+};

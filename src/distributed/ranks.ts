@@ -1,0 +1,59 @@
+/** The ranks that this process belongs to: joined once, when a verb first trains. */
+import { RequestError } from "../errors.ts";
+import { alone, type Collective } from "./collective.ts";
+import { launched } from "./launcher.ts";
+import type { Mpi } from "./mpi.ts";
+
+export interface RankSettings {
+  readonly distributed: "auto" | "mpi" | "none";
+  /** Seconds. */
+  readonly rankTimeout: number;
+  readonly batchNorm: "local" | "global";
+  readonly negatives: "local" | "global";
+}
+
+let joined: Mpi | undefined;
+
+/**
+ * The ranks that were launched with this one; a process of its own where none were, which never loads MPI.
+ *
+ * @throws RequestError where MPI is missing or of another make, or where a setting is not there yet
+ */
+export const joinRanks = async (settings: RankSettings): Promise<Collective> => {
+  const { distributed, rankTimeout, batchNorm, negatives } = settings;
+  const place = distributed === "none" ? undefined : launched();
+  if (place === undefined && distributed === "mpi")
+    throw new RequestError("--distributed mpi needs a launcher: start it as mpirun -np N npx advcl …");
+  if (place === undefined) return alone;
+  for (const [name, value] of [
+    ["batch-norm", batchNorm],
+    ["negatives", negatives],
+  ])
+    if (value === "global")
+      throw new RequestError(`--${name} global is not there yet over several ranks; choose --${name} local`);
+  const { joinMpi } = await import("./mpi.ts");
+  joined ??= joinMpi(place, rankTimeout);
+  return joined;
+};
+
+/** Ends all ranks where this one failed. */
+export const abortRanks = (code: number): void => joined?.abort(code);
+
+/** Waits for the other ranks at the end of all. */
+export const leaveRanks = (): void => {
+  joined?.finalize();
+  joined = undefined;
+};
+
+/** Images of a rank's share of a batch. Throws a RequestError where it does not come out whole. */
+export const shareOf = (batch: number, { size }: Collective): number => {
+  if (batch % size !== 0 || batch / size < 2)
+    throw new RequestError(
+      `a batch of ${batch} can't be shared by ${size} ranks in equal parts of at least 2; choose --batch as a multiple of ${size}`,
+    );
+  return batch / size;
+};
+
+/** Of several ranks, for the line that says what is trained. */
+export const ranksText = ({ size }: Collective): string =>
+  size > 1 ? `shared by ${size} ranks (batch norm and negatives of each by itself), ` : "";

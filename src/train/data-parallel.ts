@@ -1,0 +1,122 @@
+/** A step over several ranks: each has its share of the batch, gradients are averaged, and all make the same update. */
+
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { gradName } from "../../graphs/steps/names.ts";
+import { splitStep } from "../../graphs/steps/split.ts";
+import type { Step } from "../../graphs/steps/step.ts";
+import type { Collective } from "../distributed/collective.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { Runner } from "../engine/runner.ts";
+import { RunError } from "../errors.ts";
+
+/** Steps between two looks at whether all ranks still hold the same bits. */
+const looksEvery = 16;
+
+/** FNV-1a over 32-bit words, in four numbers of 8 bits: their sums over 65,536 ranks are exact in float32. */
+const digestOf = (values: Iterable<Tensor>): number[] => {
+  let hash = 0x811c9dc5;
+  for (const { data } of values) {
+    const { buffer, byteOffset, byteLength } = data as Float32Array;
+    const words = new Uint32Array(buffer as ArrayBuffer, byteOffset, byteLength >>> 2);
+    for (let i = 0; i < words.length; i++) hash = Math.imul(hash ^ words[i]!, 0x01000193);
+  }
+  return [24, 16, 8, 0].map((shift) => (hash >>> shift) & 255);
+};
+
+/** Replaces float32 values by their means over ranks, and tells the sums of `others`; one message in all. */
+const average = async (
+  collective: Collective,
+  values: Readonly<Record<string, Tensor>>,
+  others: readonly number[],
+): Promise<{ means: Record<string, Tensor>; sums: Float32Array }> => {
+  const entries = Object.entries(values);
+  const count = entries.reduce((sum, [, { data }]) => sum + data.length, 0);
+  const flat = new Float32Array(count + others.length);
+  let at = 0;
+  for (const [name, { dtype, data }] of entries) {
+    if (dtype !== "float32") throw new Error(`internal: ${name} is ${dtype}, which is not averaged over ranks`);
+    flat.set(data as Float32Array, at);
+    at += data.length;
+  }
+  flat.set(others, count);
+  await collective.sum(flat);
+  const means: Record<string, Tensor> = {};
+  at = 0;
+  for (const [name, { shape, data }] of entries) {
+    const mean = flat.slice(at, at + data.length);
+    for (let i = 0; i < mean.length; i++) mean[i] = mean[i]! / collective.size;
+    means[name] = { dtype: "float32", shape, data: mean };
+    at += data.length;
+  }
+  return { means, sums: flat.subarray(count) };
+};
+
+const inputsOf = ({ store }: Step): string[] => [
+  ...Array.from(store.parameters.keys(), (path) => `param.${path}`),
+  ...Array.from(store.states.keys(), (path) => `state.${path}`),
+  ...Array.from(store.inputs.keys(), (name) => `input.${name}`),
+];
+
+/**
+ * Runs a step over all ranks. Running statistics and metrics become the means over ranks, so that every rank holds the same
+ * bits after every step.
+ *
+ * @param stopping whether this rank was asked to stop
+ * @param stop called on every rank after the same step, once one of them was asked
+ * @returns a runner whose `run` throws RunError where the ranks no longer hold the same
+ */
+export const createParallelRunner = async (
+  engine: Engine,
+  step: Step,
+  initial: ReadonlyMap<string, Tensor>,
+  collective: Collective,
+  { stopping, stop }: { readonly stopping: () => boolean; readonly stop: () => void },
+): Promise<Runner> => {
+  const parts = splitStep(step);
+  const first = await engine.load(parts.gradients);
+  const second = await engine.load(parts.update);
+  const [firstInputs, secondInputs] = [inputsOf(parts.gradients), inputsOf(parts.update)];
+  const held = new Map(initial);
+  let pending = new Map<string, Tensor>();
+  let steps = 0;
+  const pick = (names: readonly string[], given: Readonly<Record<string, Tensor>>) =>
+    Object.fromEntries(names.map((name) => [name, given[name] ?? (held.get(name) as Tensor)]));
+
+  const run: Runner["run"] = async (inputs) => {
+    const computed = await first.session.run(pick(firstInputs, inputs));
+    const digest = steps % looksEvery === 0 ? digestOf(held.values()) : [0, 0, 0, 0];
+    const { means, sums } = await average(collective, computed, [...digest, stopping() ? 1 : 0]);
+    if (digest.some((part, i) => sums[i] !== part * collective.size))
+      throw new RunError(
+        `the ranks hold different weights after ${steps} steps: hosts or libraries that compute differently are mixed, or memory is at fault; go on from the last checkpoint with --resume on hosts of one kind`,
+      );
+    steps++;
+    const gradients = Object.fromEntries(
+      Array.from(step.gradients ?? [], ([path]) => [`input.${gradName(path)}`, means[gradName(path)] as Tensor]),
+    );
+    const updated = await second.session.run(pick(secondInputs, { ...inputs, ...gradients }));
+    if (sums[4]! > 0) stop();
+    pending = new Map();
+    const returned: Record<string, Tensor> = {};
+    for (const [name, value] of Object.entries({ ...means, ...updated }))
+      if (name.startsWith("next.")) pending.set(name.slice("next.".length), value);
+      else if (!name.startsWith("grad.")) returned[name] = value;
+    return returned;
+  };
+  return {
+    model: first.model,
+    run,
+    runMany: async () => {
+      throw new Error("internal: several steps in a run are not taken over several ranks");
+    },
+    accept: () => {
+      for (const [name, value] of pending) held.set(name, value);
+      pending = new Map();
+    },
+    tensors: async () => new Map(held),
+    release: async () => {
+      await first.session.release();
+      await second.session.release();
+    },
+  };
+};
