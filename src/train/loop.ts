@@ -309,15 +309,16 @@ const allFinite = (metrics: Readonly<Record<string, number>>): boolean => Object
 
 /** Keeps what led to a loss that is not finite, of pretraining in the form that `advcl step` replays, and says so. */
 const diverged = async (
-  { run, replay }: Training,
+  { run, replay, collective = alone }: Training,
   step: number,
   feeds: Readonly<Record<string, Tensor>>,
   metrics: Readonly<Record<string, number>>,
 ): Promise<RunError> => {
   const weights = join(run.path, "diverged", "weights.safetensors");
   const batch = join(run.path, "diverged", "batch.safetensors");
-  await writeSafetensors(weights, { ...ofKind("param", feeds), ...ofKind("state", feeds) });
-  await writeSafetensors(batch, ofKind("input", feeds));
+  // Weights are the same on every rank, and the first writes.
+  if (collective.rank === 0) await writeSafetensors(weights, { ...ofKind("param", feeds), ...ofKind("state", feeds) });
+  if (collective.rank === 0) await writeSafetensors(batch, ofKind("input", feeds));
   const remedy = replay ? " (replay them with advcl step)" : "";
   const bad = Object.entries(metrics).filter(([, value]) => !Number.isFinite(value));
   return new RunError(
