@@ -70,7 +70,7 @@ const leaveTogether = (code: number, say: () => void = () => {}): void => {
     if (code !== 0) stderr.write("", () => abortRanks(code));
     leave(code);
   };
-  if (code !== 0 && rank > 0) setTimeout(end, 1000);
+  if (code !== 0 && rank > 0) setTimeout(end, 5000);
   else end();
 };
 

@@ -81,7 +81,7 @@ test.each(cases)(
   "$name, target $on",
   async ({ name, on }) => {
     const { target, tolerance } = targets[on];
-    const path = fileURLToPath(new URL(`../fixtures/methods/${name}.safetensors`, import.meta.url));
+    const path = fileURLToPath(new URL(`../../fixtures/methods/${name}.safetensors`, import.meta.url));
     const { tensors: given, metadata } = await readSafetensors(path);
     const step = methods[name].build({
       ...methods[name].paper,
