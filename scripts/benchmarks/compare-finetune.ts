@@ -15,32 +15,20 @@ import { benchFeeds } from "../../src/bench/measure.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { existingPath, readFlags } from "../flags.ts";
 import {
-  comparisonFlags,
   describe,
   machine,
   ourWorker,
   serveTurns,
+  shapeFlags,
+  shapeOf,
   summarize,
   takeTurns,
   torchWorker,
 } from "./side-by-side.ts";
 
-const { values } = readFlags(import.meta.url, {
-  options: {
-    ...comparisonFlags,
-    batch: { type: "string", default: "64" },
-    width: { type: "string", default: "64" },
-    "attack-steps": { type: "string", default: "10" },
-    target: { type: "string" },
-  },
-});
-const [batch, width, threads, attackSteps] = [
-  Number(values.batch),
-  Number(values.width),
-  Number(values.threads),
-  Number(values["attack-steps"]),
-];
-const shape = { batch, width, threads, "attack-steps": attackSteps };
+const { values } = readFlags(import.meta.url, { options: shapeFlags("64", "10") });
+const shape = shapeOf(values);
+const { batch, width, threads, "attack-steps": attackSteps } = shape;
 
 /** Our half: one step a turn, whose results the next one starts from. */
 const serve = async (): Promise<void> => {

@@ -22,32 +22,20 @@ import { openOracle } from "../../src/evaluate/attacks/oracle.ts";
 import { initialTensor } from "../../src/train/initialize.ts";
 import { existingPath, readFlags } from "../flags.ts";
 import {
-  comparisonFlags,
   describe,
   machine,
   ourWorker,
   serveTurns,
+  shapeFlags,
+  shapeOf,
   summarize,
   takeTurns,
   torchWorker,
 } from "./side-by-side.ts";
 
-const { values } = readFlags(import.meta.url, {
-  options: {
-    ...comparisonFlags,
-    batch: { type: "string", default: "128" },
-    width: { type: "string", default: "64" },
-    "attack-steps": { type: "string", default: "20" },
-    target: { type: "string" },
-  },
-});
-const [batch, width, threads, attackSteps] = [
-  Number(values.batch),
-  Number(values.width),
-  Number(values.threads),
-  Number(values["attack-steps"]),
-];
-const shape = { batch, width, threads, "attack-steps": attackSteps };
+const { values } = readFlags(import.meta.url, { options: shapeFlags("128", "20") });
+const shape = shapeOf(values);
+const { batch, width, threads, "attack-steps": attackSteps } = shape;
 
 /** Our half: one evaluation a turn. */
 const serve = async (): Promise<void> => {

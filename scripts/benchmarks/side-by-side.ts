@@ -40,6 +40,24 @@ export const comparisonFlags = {
   threads: { type: "string", default: "2" },
 } as const;
 
+/** Flags of a comparison of one shape, whose batch and attack have usual values. */
+export const shapeFlags = <const Batch extends string, const Steps extends string>(batch: Batch, attackSteps: Steps) =>
+  ({
+    ...comparisonFlags,
+    batch: { type: "string", default: batch },
+    width: { type: "string", default: "64" },
+    "attack-steps": { type: "string", default: attackSteps },
+    target: { type: "string" },
+  }) as const;
+
+/** The numbers of those flags: what both halves are told of the shape. */
+export const shapeOf = (values: Readonly<Record<"batch" | "width" | "threads" | "attack-steps", string>>) => ({
+  batch: Number(values.batch),
+  width: Number(values.width),
+  threads: Number(values.threads),
+  "attack-steps": Number(values["attack-steps"]),
+});
+
 const asFlags = (settings: Readonly<Record<string, string | number | undefined>>): string[] =>
   Object.entries(settings).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}`, `${value}`]));
 
