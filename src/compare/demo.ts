@@ -10,6 +10,7 @@ import { networkSettings, targetSetting, workersSetting } from "../settings/frag
 import { path, setting } from "../settings/schema.ts";
 import type { Given, Resolved } from "../settings/spec.ts";
 import { finetune } from "../train/finetune.ts";
+import type { SchemeName } from "../train/finetune-settings.ts";
 import { pretrain } from "../train/pretrain.ts";
 import { scaledMilestones } from "../train/schedule.ts";
 import { defineVerb, Interrupted, type Verb, type VerbContext } from "../verbs/verb.ts";
@@ -20,21 +21,24 @@ import { markdownTable } from "./table.ts";
 const budget = { group: "Budget" };
 const run = { group: "Run" };
 
+const dataset = "textures";
+
 export const demoSettings = {
   width: setting(networkSettings.width.unwrap().default(8), "channels of the first stage", budget),
-  size: setting(z.int().min(8).max(512).default(32), "side of the images", budget),
-  limit: setting(z.int().min(2).default(1024), "images to train on", budget),
-  testLimit: setting(z.int().min(1).default(200), "test images", budget),
+  size: setting(z.int().min(8).max(512).default(16), "side of the images", budget),
+  limit: setting(z.int().min(2).default(2048), "images to pretrain on, without labels", budget),
+  labels: setting(z.int().min(2).default(100), "images of them whose labels every classifier learns from", budget),
+  testLimit: setting(z.int().min(1).default(500), "test images", budget),
   clusters: setting(z.array(z.int().min(2)).default([10, 30]), "K of AdvCL's clustering heads", budget),
-  teacherEpochs: setting(z.int().min(1).default(4), "of the teacher", budget),
-  epochs: setting(z.int().min(1).default(8), "of AdvCL", budget),
-  batch: setting(z.int().min(2).default(16), "images a step of pretraining", budget),
-  finetuneEpochs: setting(z.int().min(1).default(8), "of each finetuning", budget),
-  finetuneBatch: setting(z.int().min(2).default(32), "images a step of finetuning", budget),
-  attackSteps: setting(z.int().min(0).default(4), "PGD steps in AdvCL, ALF and AFF", budget),
+  teacherEpochs: setting(z.int().min(1).default(24), "of SimCLR, the teacher", budget),
+  epochs: setting(z.int().min(1).default(24), "of AdvCL", budget),
+  batch: setting(z.int().min(2).default(64), "images a step of pretraining", budget),
+  finetuneEpochs: setting(z.int().min(1).default(160), "of each finetuning", budget),
+  finetuneBatch: setting(z.int().min(2).default(100), "images a step of finetuning", budget),
+  attackSteps: setting(z.int().min(0).default(4), "PGD steps in AdvCL, TRADES and AFF", budget),
   attacks: setting(
     z.array(z.string()).default(["clean", "fgsm", "pgd20", "apgd-ce"]),
-    "attacks on the standard and the robust classifier, as of evaluate",
+    "attacks on the ordinary and the robust classifier, as of evaluate",
     budget,
   ),
   workers: setting(workersSetting.workers.unwrap().optional(), "threads that augment", { ...run, changeable: true }),
@@ -54,13 +58,20 @@ export interface DemoResult {
   readonly parts: Story["parts"];
 }
 
+interface PartResult {
+  readonly seconds: number;
+  readonly testImages?: unknown;
+  readonly accuracy?: unknown;
+  readonly robustAccuracy?: unknown;
+}
+
 /** A part of the story: what it is for, and how it is done. */
 interface Part {
   readonly name: string;
   readonly about: string;
   /** The command that does it. */
   readonly command: string;
-  perform(pipeline: Pipeline): Promise<{ readonly seconds: number; accuracy?: unknown; robustAccuracy?: unknown }>;
+  perform(pipeline: Pipeline): Promise<PartResult>;
 }
 
 type Shape = Readonly<Record<string, z.ZodType>>;
@@ -77,66 +88,101 @@ const part = <Own extends Shape, Result extends object>(
   perform: (pipeline) => pipeline.once(name, verb, settings),
 });
 
-/** What pretraining begins with: a teacher, its clusters, AdvCL on them. */
+/** What pretraining begins with: a teacher, its clusters, AdvCL on them. Rates were chosen on images of seed 0. */
 const pretrainingParts = (settings: Settings, at: (name: string) => string): Part[] => {
   const { seed, threads, provider, workers, target, width, size, limit, epochs, batch } = settings;
   const { teacherEpochs, attackSteps, clusters } = settings;
-  const common = { dataset: "shapes", seed, threads, provider } as const;
+  const common = { dataset, seed, threads, provider } as const;
   const shared = { preset: "quick", ...common, limit, workers, target, width, size, batch };
   const labels = at("clusters.safetensors");
   const plainly = { optimizer: "sgd", schedule: "advcl", warmupEpochs: 0 } as const;
+  const knnEvery = (all: number) => Math.max(1, Math.ceil(all / 5));
   return [
-    part("teacher", "a teacher without labels: SimCLR", pretrain, {
-      ...{ ...shared, method: "simclr", epochs: teacherEpochs, ...plainly },
-      ...{ out: at("teacher"), ...resuming(at("teacher")) },
+    part("simclr", "SimCLR without labels or attacks: the teacher, and AdvCL's rival", pretrain, {
+      ...{ ...shared, method: "simclr", epochs: teacherEpochs, lr: 0.3, ...plainly, knnEvery: knnEvery(teacherEpochs) },
+      ...{ out: at("simclr"), ...resuming(at("simclr")) },
     }),
     part("clusters", "its features, clustered: the pseudo-labels", cluster, {
-      ...{ ...common, teacher: at("teacher"), limit, clusters, out: labels },
+      ...{ ...common, teacher: at("simclr"), limit, clusters, out: labels },
     }),
     part("advcl", "AdvCL: contrastive views, attacks, high frequencies, clusters", pretrain, {
-      ...{ ...shared, epochs, lr: 0.03, attackSteps, clusters, pseudoLabels: labels },
-      ...{ out: at("advcl"), ...resuming(at("advcl")) },
+      ...{ ...shared, epochs, lr: 0.05, radius: 4, attackSteps, clusters, pseudoLabels: labels },
+      ...{ knnEvery: knnEvery(epochs), out: at("advcl"), ...resuming(at("advcl")) },
     }),
   ];
 };
 
-const schemes = [
-  { scheme: "slf", about: "a linear head on AdvCL's encoder" },
-  { scheme: "alf", about: "a linear head, trained under attack" },
-  { scheme: "aff", about: "everything finetuned under attack, by TRADES" },
-] as const;
+/** A classifier of the story. */
+interface Contestant {
+  readonly name: string;
+  /** Its name in the report. */
+  readonly title: string;
+  readonly about: string;
+  readonly scheme: SchemeName;
+  /** The part whose encoder it begins with; undefined is from nothing. */
+  readonly from?: "advcl" | "simclr" | "slf" | "slf-simclr";
+}
 
-/** Classifiers on AdvCL's encoder, and one of ordinary training. */
+/** AdvCL's classifiers, and the controls that a sceptic asks for; all learn from the same labels. */
+const contestants: readonly Contestant[] = [
+  {
+    name: "slf",
+    title: "AdvCL, linear head",
+    about: "SLF: a linear head on AdvCL's encoder",
+    scheme: "slf",
+    from: "advcl",
+  },
+  {
+    name: "slf-simclr",
+    title: "SimCLR, linear head",
+    about: "the same head on SimCLR's encoder",
+    scheme: "slf",
+    from: "simclr",
+  },
+  { name: "standard", title: "ordinary training", about: "ordinary training from nothing", scheme: "standard" },
+  {
+    name: "aff",
+    title: "AdvCL, finetuned",
+    about: "AFF: AdvCL's encoder and that head, finetuned under attack (TRADES)",
+    scheme: "aff",
+    from: "slf",
+  },
+  {
+    name: "aff-simclr",
+    title: "SimCLR, finetuned",
+    about: "SimCLR's encoder, finetuned in the same way",
+    scheme: "aff",
+    from: "slf-simclr",
+  },
+  { name: "trades", title: "TRADES from nothing", about: "TRADES from nothing", scheme: "trades" },
+];
+
 const finetuningParts = (settings: Settings, at: (name: string) => string): Part[] => {
-  const { seed, threads, provider, workers, target, width, size, limit, testLimit, attackSteps } = settings;
+  const { seed, threads, provider, workers, target, width, size, labels: limit, testLimit, attackSteps } = settings;
   const { finetuneEpochs: epochs, finetuneBatch: batch } = settings;
   const shared = {
-    ...({ dataset: "shapes", seed, threads, provider } as const),
-    ...{ limit, workers, target, testLimit, epochs, batch, lr: 0.1 },
+    ...({ dataset, seed, threads, provider } as const),
+    ...{ limit, workers, target, testLimit, epochs, batch, milestones: scaledMilestones(epochs) },
   };
-  const milestones = scaledMilestones(epochs);
-  const ending = (name: string) => ({ out: at(name), evaluate: true, ...resuming(at(name)) });
-  return [
-    ...schemes.map(({ scheme, about }) =>
-      part(scheme, about, finetune, {
-        ...{ scheme, from: at("advcl"), ...shared, milestones, ...(scheme !== "slf" && { attackSteps }) },
-        ...ending(scheme),
-      }),
-    ),
-    part("standard", "ordinary training from the start, the baseline", finetune, {
-      ...{ scheme: "standard", ...shared, width, size, milestones, ...ending("standard") },
+  return contestants.map(({ name, scheme, from, about }) =>
+    part(name, about, finetune, {
+      ...{ scheme, ...(from === undefined ? { width, size } : { from: at(from) }), ...shared },
+      // A head that fits already is kept, and the rate halved, so that its first steps don't undo the encoder (Kumar et al. 2022).
+      ...(scheme === "aff" ? { keepHead: true, lr: 0.05 } : { lr: 0.1 }),
+      ...(scheme !== "slf" && scheme !== "standard" && { attackSteps }),
+      ...{ evaluate: true, out: at(name), ...resuming(at(name)) },
     }),
-  ];
+  );
 };
 
 /** More attacks on two of the classifiers, and the robust one for other runtimes. */
 const closingParts = (settings: Settings, at: (name: string) => string): Part[] => {
   const { seed, threads, provider, target, testLimit, attacks } = settings;
-  const common = { dataset: "shapes", seed, threads, provider } as const;
+  const common = { dataset, seed, threads, provider } as const;
   return [
     ...["standard", "aff"].map((model) => {
       const out = at(`attacks-${model}`);
-      const about = `more attacks on ${model === "aff" ? "the robust classifier" : "the standard classifier"}`;
+      const about = `more attacks on ${model === "aff" ? "the robust classifier" : "the ordinary classifier"}`;
       return part(`attacks-${model}`, about, evaluate, {
         ...{ ...common, target, model: at(model), attacks, limit: Math.min(100, testLimit), out, ...resuming(out) },
       });
@@ -160,11 +206,19 @@ const printEnd = ({ out, classifiers, parts }: DemoResult, context: VerbContext)
     [
       "next:",
       `  npx advcl serve --from ${robust}   # attack and teach it in the browser`,
-      `  npx advcl evaluate --model ${robust} --attacks autoattack --dataset shapes --limit 50`,
+      `  npx advcl evaluate --model ${robust} --attacks autoattack --limit 50`,
       "  npx advcl pretrain --dataset folder --data DIR --out RUN   # on your own images; --help has all settings",
     ].join("\n"),
   );
 };
+
+const classifierOf = (
+  { name, title, about }: Contestant,
+  { testImages, accuracy, robustAccuracy }: PartResult,
+): Classifier => ({
+  ...{ name, title, about, testImages: Number(testImages) },
+  ...{ accuracy: Number(accuracy), robustAccuracy: Number(robustAccuracy) },
+});
 
 const perform = async (settings: Settings, context: VerbContext): Promise<DemoResult> => {
   const { out } = settings;
@@ -176,10 +230,10 @@ const perform = async (settings: Settings, context: VerbContext): Promise<DemoRe
   try {
     for (const [i, { name, about, command, perform: once }] of parts.entries()) {
       context.log(`[${i + 1}/${parts.length}] ${about}`);
-      const { seconds, accuracy, robustAccuracy } = await once(pipeline);
-      done.push({ name, about, command, seconds });
-      if (robustAccuracy !== undefined)
-        classifiers.push({ name, about, accuracy: Number(accuracy), robustAccuracy: Number(robustAccuracy) });
+      const result = await once(pipeline);
+      done.push({ name, about, command, seconds: result.seconds });
+      const contestant = contestants.find((one) => one.name === name);
+      if (contestant !== undefined) classifiers.push(classifierOf(contestant, result));
       await writeFileAtomic(at(storyFile), `${JSON.stringify({ classifiers, parts: done }, null, 2)}\n`);
     }
     await writeReport(out);

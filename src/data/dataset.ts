@@ -3,9 +3,11 @@ import type { ReadOptions } from "../files/budget.ts";
 import { checkCifar10, checkCifar100, cifar10, cifar100 } from "./cifar.ts";
 import { digestBytes } from "./digest.ts";
 import { checkFolder, folder } from "./folder.ts";
+import { checkGeneratedSplit, type Drawing, generated } from "./generated.ts";
 import { allocateImages } from "./memory.ts";
-import { checkShapesSplit, shapes } from "./shapes.ts";
+import { shapes } from "./shapes.ts";
 import { checkStl10, stl10 } from "./stl10.ts";
+import { textures } from "./textures.ts";
 
 export const splits = ["train", "test", "unlabeled"] as const;
 export type Split = (typeof splits)[number];
@@ -58,21 +60,26 @@ interface Format {
   readonly check: (options: FormatOptions) => Promise<void>;
 }
 
+/** Datasets that are drawn, and so take no folder. */
+const generatedDatasets: readonly Drawing[] = [textures, shapes];
+
 const formats: ReadonlyMap<string, Format> = new Map<string, Format>([
   ["cifar10", { load: cifar10, check: checkCifar10 }],
   ["cifar100", { load: cifar100, check: checkCifar100 }],
   ["stl10", { load: stl10, check: checkStl10 }],
   ["folder", { load: folder, check: checkFolder }],
-  ["shapes", { load: shapes, check: async ({ split }) => checkShapesSplit(split) }],
+  ...generatedDatasets.map((drawing): [string, Format] => [
+    drawing.name,
+    { load: generated(drawing), check: checkGeneratedSplit(drawing) },
+  ]),
 ]);
 
-export type DatasetName = "cifar10" | "cifar100" | "stl10" | "folder" | "shapes";
-
-export const datasetNames: readonly DatasetName[] = ["cifar10", "cifar100", "stl10", "folder", "shapes"];
+export const datasetNames = ["cifar10", "cifar100", "stl10", "folder", "textures", "shapes"] as const;
+export type DatasetName = (typeof datasetNames)[number];
 
 export interface DatasetOptions extends ReadOptions {
   readonly name: DatasetName;
-  /** The dataset's folder, its parent folder, or the tar.gz as downloaded; `shapes` takes none. */
+  /** The dataset's folder, its parent folder, or the tar.gz as downloaded; generated datasets take none. */
   readonly data?: string | undefined;
   readonly split: Split;
   /**
@@ -82,10 +89,10 @@ export interface DatasetOptions extends ReadOptions {
   readonly size?: number | undefined;
   /**
    * Only so many images: a sample of the seed with each class's share, or of all alike where there are no labels, in the
-   * order of the files. A smaller one is a part of a larger. For `shapes`, how many to make.
+   * order of the files. A smaller one is a part of a larger. For generated datasets, how many to make.
    */
   readonly limit?: number | undefined;
-  /** Of the sample, and of `shapes`: another seed gives other images. Default 0. */
+  /** Of the sample, and of generated datasets: another seed gives other images. Default 0. */
   readonly seed?: number | undefined;
   /**
    * Folders without `train` and `test`: share of each class to hold out for testing, from 0 to below 1. Which images those
@@ -112,7 +119,7 @@ const prepared = (options: DatasetOptions): { readonly format: Format; readonly 
   positive("limit", limit);
   if (!(testShare >= 0 && testShare < 1))
     throw new RequestError(`test share must be a number from 0 to below 1, not ${testShare}.`);
-  if (name !== "shapes" && data === undefined)
+  if (data === undefined && !generatedDatasets.some((drawing) => drawing.name === name))
     throw new RequestError(`dataset ${name} needs --data: the folder or archive that holds it`);
   return { format, asked: { data, split, size, limit, seed, testShare, warn, budget } };
 };

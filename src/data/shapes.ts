@@ -1,8 +1,6 @@
-import { RequestError } from "../errors.ts";
-import type { Dataset, FormatOptions, Split } from "./dataset.ts";
-import { digestBytes, imageDigest } from "./digest.ts";
-import { allocateImages } from "./memory.ts";
-import { type Random, random } from "./random.ts";
+/** Generated images of ten shapes in various places, sizes and colours, for trials and tests. */
+import { between, type Colour, type Drawing, hue } from "./generated.ts";
+import type { Random } from "./random.ts";
 
 // Bound once: under jest every look-up of a global is slow.
 const { min, max, floor, abs, hypot, cos, sin, round } = Math;
@@ -79,19 +77,6 @@ const shapeTable = {
 
 const kinds: readonly Shape[] = Object.values(shapeTable);
 const classes = Object.keys(shapeTable);
-const defaultCounts = { train: 2_000, test: 500 };
-
-type Colour = readonly [number, number, number];
-
-const hue = (h: number, s: number, v: number): Colour => {
-  const channel = (n: number): number => {
-    const k = (n + h * 6) % 6;
-    return v * (1 - s * max(0, min(k, 4 - k, 1)));
-  };
-  return [channel(5), channel(3), channel(1)];
-};
-
-const between = (r: Random, low: number, high: number): number => low + (high - low) * r.uniform();
 
 const anyColour = (r: Random): Colour => hue(r.uniform(), between(r, 0.1, 0.9), between(r, 0.15, 0.95));
 
@@ -170,37 +155,5 @@ const draw = (r: Random, label: number, size: number, out: Uint8Array): void => 
     }
 };
 
-/** Refuses a split that there is none of. */
-export function checkShapesSplit(split: Split): asserts split is "train" | "test" {
-  if (split === "unlabeled") throw new RequestError("shapes has no split unlabeled; its splits are train and test.");
-}
-
-/**
- * Generated images of ten shapes in various places, sizes and colours, for demonstrations and tests. Image i of a split has
- * class i mod 10 and depends on (seed, split, i) alone.
- */
-export const shapes = async ({ split, size = 32, limit, seed }: FormatOptions): Promise<Dataset> => {
-  checkShapesSplit(split);
-  const count = limit ?? defaultCounts[split];
-  const length = 3 * size * size;
-  const images = allocateImages(count, size, size);
-  const labels = Int32Array.from({ length: count }, (_, i) => i % classes.length);
-  const digests = new Uint8Array(count * digestBytes);
-  for (let i = 0; i < count; i++) {
-    draw(random(seed, 0, i, `shapes:${split}`), labels[i]!, size, images.subarray(i * length, (i + 1) * length));
-    digests.set(imageDigest(`shapes:${split}:${seed}:${i}`, new Uint8Array(0)), i * digestBytes);
-  }
-  return {
-    name: "shapes",
-    split,
-    count,
-    height: size,
-    width: size,
-    classes,
-    images,
-    labels,
-    index: Int32Array.from({ length: count }, (_, i) => i),
-    officialCount: max(count, defaultCounts[split]),
-    digests,
-  };
-};
+/** Ten shapes. */
+export const shapes: Drawing = { name: "shapes", classes, draw };

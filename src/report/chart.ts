@@ -99,4 +99,36 @@ export const barChart = (bars: readonly Bar[], label: string): string => {
   });
 };
 
+/** A classifier's shares of right answers on clean images and under attack. */
+export interface RobustBar {
+  readonly name: string;
+  readonly clean: number;
+  readonly robust: number;
+  readonly interval: readonly [low: number, high: number];
+}
+
+/** Accuracy of each classifier in percent: pale on clean images, full under attack, with the interval of the latter. */
+export const robustBars = (bars: readonly RobustBar[]): string => {
+  const shown = bars.map(({ name, clean, robust, interval: [low, high] }) => ({
+    ...{ name, clean: 100 * clean, robust: 100 * robust, low: 100 * low, high: 100 * high },
+  }));
+  return chart({
+    height: 60 + 40 * bars.length,
+    marginTop: 10,
+    marginLeft: 165,
+    marginRight: 24,
+    x: { label: "right, %", domain: [0, 100], grid: true },
+    y: { label: null, domain: bars.map(({ name }) => name) },
+    marks: [
+      Plot.barX(shown, { y: "name", x: "clean", fill: colours[0]!, fillOpacity: 0.22, insetTop: 6, insetBottom: 6 }),
+      Plot.barX(shown, { y: "name", x: "robust", fill: colours[0]!, insetTop: 6, insetBottom: 6 }),
+      Plot.ruleY(shown, { y: "name", x1: "low", x2: "high", strokeWidth: 2 }),
+      Plot.text(shown, {
+        ...{ y: "name", x: 1.5, text: (bar: { robust: number }) => bar.robust.toFixed(0), textAnchor: "start" },
+        ...{ fill: "white", fontWeight: "bold" },
+      }),
+    ],
+  });
+};
+
 export { Plot };

@@ -1,9 +1,9 @@
 /** The report of `advcl demo`: what came out, how training went, what the attacks did, and the command of every part. */
 import { join } from "node:path";
 import type { z } from "zod";
-import { classifierTable, type Story } from "../compare/story.ts";
+import { classifierTable, intervalOf, type Story } from "../compare/story.ts";
 import { metricsFile, readMetrics } from "../runs/metrics.ts";
-import { barChart, lineChart, type Series } from "./chart.ts";
+import { barChart, lineChart, robustBars, type Series } from "./chart.ts";
 import { attackPicture, type evaluationSchema } from "./evaluation.ts";
 import { card, cards, commandLine, escaped, html, legend, table } from "./page.ts";
 
@@ -38,14 +38,29 @@ export const demoReport = async (
   return html({
     title: "Robust features without labels",
     subtitle: `AdvCL on generated images, from a teacher to a robust classifier · ${minutes.toFixed(1)} minutes of work`,
-    figures: classifiers.map(({ name, robustAccuracy }) => [
-      `${name.toUpperCase()}, right under attack`,
-      percent(robustAccuracy),
-    ]),
+    figures: classifiers
+      .slice(0, 3)
+      .map(({ title, robustAccuracy }) => [`${title}: right under attack`, percent(robustAccuracy)]),
     sections: [
       {
-        title: "What came out",
-        body: `${table(head, rows)}<p class="note">SA: accuracy on clean test images. RA: under PGD-20, each pixel moved by at most 8/255. The encoder of SLF never saw a label, and its head no attack: what it withstands comes from pretraining, of which a minute gives little.</p>`,
+        title: "What a linear head keeps of it",
+        body: cards([
+          card(
+            robustBars(
+              classifiers.map((classifier) => ({
+                name: classifier.title,
+                clean: classifier.accuracy,
+                robust: classifier.robustAccuracy,
+                interval: intervalOf(classifier.robustAccuracy, classifier),
+              })),
+            ),
+            "right on test images: pale clean, full under attack (PGD-20, 8/255)",
+          ),
+        ]),
+      },
+      {
+        title: "In figures",
+        body: `${table(head, rows)}<p class="note">SA: accuracy on clean test images. RA: under PGD-20, each pixel moved by at most 8/255. All learned from the same few labels. AdvCL's encoder never saw one, and the head on it no attack: what that withstands comes from pretraining.</p>`,
       },
       {
         title: "Pretraining",

@@ -13,7 +13,7 @@ const folder = mkdtempSync(join(tmpdir(), "advcl-demo-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const out = join(folder, "demo");
 const tiny =
-  "--width 2 --size 16 --limit 48 --test-limit 20 --clusters 2 --teacher-epochs 1 --epochs 1 --batch 16 --finetune-epochs 1 --finetune-batch 16 --attacks clean,pgd2 --workers 0 --target portable --threads 1";
+  "--width 2 --size 16 --limit 48 --labels 32 --test-limit 20 --clusters 2 --teacher-epochs 1 --epochs 1 --batch 16 --finetune-epochs 1 --finetune-batch 16 --attack-steps 1 --attacks clean,pgd2 --workers 0 --target portable --threads 1";
 const demo = (...more: string[]) =>
   spawnSync("node", [built("src/cli/main.js"), "demo", "--out", out, ...tiny.split(" "), ...more], {
     encoding: "utf8",
@@ -25,22 +25,24 @@ test("tells the whole story: every part, a table of classifiers, a report; done 
   expect(first.status).toBe(0);
   const { classifiers, parts } = JSON.parse(first.stdout.trim().split("\n").at(-1) as string);
   const names = [
-    "teacher",
+    "simclr",
     "clusters",
     "advcl",
     "slf",
-    "alf",
-    "aff",
+    "slf-simclr",
     "standard",
+    "aff",
+    "aff-simclr",
+    "trades",
     "attacks-standard",
     "attacks-aff",
     "export-fp32",
     "export-int8",
   ];
   expect(parts.map(({ name }: { name: string }) => name)).toEqual(names);
-  expect(classifiers.map(({ name }: { name: string }) => name)).toEqual(["slf", "alf", "aff", "standard"]);
+  expect(classifiers.map(({ name }: { name: string }) => name)).toEqual(names.slice(3, 9));
   for (const { accuracy, robustAccuracy } of classifiers) expect(robustAccuracy).toBeLessThanOrEqual(accuracy);
-  for (const run of ["teacher", "advcl", "slf", "alf", "aff", "standard", "attacks-aff", "attacks-standard"])
+  for (const run of ["simclr", "advcl", ...names.slice(3, 9), "attacks-aff", "attacks-standard"])
     expect(existsSync(join(out, run, "report.html"))).toBe(true);
   const exported = await loadClassifier(join(out, "classifier-fp32.onnx"), { mean: [], std: [], warn: () => {} });
   expect(exported.classes).toBe(10);
@@ -54,7 +56,11 @@ test("tells the whole story: every part, a table of classifiers, a report; done 
   expect(again.status).toBe(0);
   expect(again.stderr).not.toContain("advcl pretrain");
   expect(again.stdout).toMatch(/^\| classifier .*SA, % \| RA, %/);
-  expect(again.stdout.split("\n").filter((line) => /^\| (SLF|ALF|AFF|STANDARD): /.test(line))).toHaveLength(4);
+  // A head of the table, its rule, and a row for each classifier with both accuracies and an interval.
+  const rows = again.stdout
+    .split("\n")
+    .filter((line) => /^\| .* \| *[\d.]+ *\| *[\d.]+ *\| [\d.]+ to [\d.]+ *\|$/.test(line));
+  expect(rows).toHaveLength(6);
   expect(again.stdout).toContain(`npx advcl serve --from ${join(out, "aff")}`);
 
   const other = demo("--limit", "64");
