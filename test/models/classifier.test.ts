@@ -3,17 +3,20 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "@jest/globals";
 import { linf } from "../../graphs/attacks/threat-model.ts";
+import { grad } from "../../graphs/autodiff/grad.ts";
+import { photograph } from "../../graphs/deploy/photograph.ts";
 import { quantized, quantizedValues } from "../../graphs/deploy/quantize.ts";
 import { input, type Value } from "../../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { buildModel } from "../../graphs/onnx/write.ts";
-import { cast, div, mul, reshape, sigmoid, slice, softmax, transpose } from "../../graphs/ops/index.ts";
+import { cast, div, mul, reduceSum, reshape, sigmoid, slice, softmax, transpose } from "../../graphs/ops/index.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { createSession } from "../../src/engine/session.ts";
 import { asIsOracle } from "../../src/evaluate/attacks/as-is-oracle.ts";
 import { openOracle } from "../../src/evaluate/attacks/oracle.ts";
 import { type ClassifierOptions, type LoadedClassifier, openClassifier } from "../../src/models/classifier.ts";
+import { preprocessingOf } from "../../src/models/preprocessing.ts";
 import { portably } from "../evaluate/models.ts";
 import { randomNumbers, relativeError } from "../graphs/run.ts";
 import { changed, featuresOf, fileOf, logitsOf, onnx, type Proto } from "./files.ts";
@@ -134,6 +137,28 @@ describe("one classifier, however its file takes images and gives logits", () =>
       expect(relativeError(await logits(loaded), expected)).toBeLessThan(1e-5);
     }
   });
+});
+
+test("an export that takes photographs: its own size, the same logits, and gradients through its rounding", async () => {
+  const { image } = photograph(1, 8);
+  const bytes = buildModel(lower({ logits: logitsOf(image) }, portable), [], {
+    opset: 17,
+    metadata: { preprocessing: JSON.stringify(preprocessingOf(true, 8)) },
+    dynamic: { image: ["batch", "height", "width"], logits: ["batch"] },
+  }).bytes;
+  const loaded = await load(bytes);
+  expect(loaded.image).toEqual([3, 8, 8]);
+  expect(warnings).toContainEqual(expect.stringMatching(/photographs are given at 8×8, its network's size/));
+  await same(loaded);
+  const x = input("x", { dtype: "float32", shape: [6, 3, 8, 8] });
+  const gradientOf = async (build: LoadedClassifier["build"]) => {
+    const [gradient] = grad(reduceSum(slice(build(x), [{ axis: 1, start: 0, end: 1 }]), { keepdims: 0 }), [x]);
+    const session = await portably({ g: gradient as Value });
+    const { g } = await session.run({ x: tensor("float32", [6, 3, 8, 8], images) });
+    await session.release();
+    return (g as Tensor<"float32">).data;
+  };
+  expect(relativeError(await gradientOf(loaded.build), await gradientOf(logitsOf))).toBeLessThan(1e-5);
 });
 
 describe("a model of integers", () => {
