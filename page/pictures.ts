@@ -1,5 +1,6 @@
 /** Pictures to canvases and back. */
 import type { Picture } from "./classifier.ts";
+import { squarePicture } from "./square.ts";
 
 const paint = (canvas: HTMLCanvasElement, size: number, pixel: (plane: number, at: number) => number): void => {
   canvas.width = size;
@@ -48,13 +49,12 @@ export const fromBytes = (bytes: ArrayLike<number>, start: number, size: number,
 /** The middle square of an image file, at the network's size. */
 export const fromFile = async (file: Blob, size: number): Promise<Picture> => {
   const bitmap = await createImageBitmap(file);
-  const side = Math.min(bitmap.width, bitmap.height);
+  const { width, height } = bitmap;
   const canvas = document.createElement("canvas");
-  canvas.width = size;
-  canvas.height = size;
-  const context = canvas.getContext("2d") as CanvasRenderingContext2D;
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, (bitmap.width - side) / 2, (bitmap.height - side) / 2, side, side, 0, 0, size, size);
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d", { willReadFrequently: true }) as CanvasRenderingContext2D;
+  context.drawImage(bitmap, 0, 0);
   bitmap.close();
-  return fromBytes(context.getImageData(0, 0, size, size).data, 0, size, 4);
+  return squarePicture(context.getImageData(0, 0, width, height).data, height, width, size);
 };

@@ -2,10 +2,8 @@
 import { foldEncoder, foldedEncoder, foldedProjector, foldProjector, linearHead, type Weights } from "../nn/folded.ts";
 import type { ResNetOptions } from "../nn/resnet.ts";
 import { Scope, Store } from "../nn/scope.ts";
-import { input, ints, named, namedConstant, type Value } from "../onnx/graph.ts";
+import { input, namedConstant, type Value } from "../onnx/graph.ts";
 import type { Tensor } from "../onnx/tensor.ts";
-import { cast, concat, div, transpose } from "../ops/index.ts";
-import { dimensions, resizeBilinear } from "./ops.ts";
 import { bind } from "./rewrite.ts";
 
 /** What of a network can be exported. */
@@ -73,17 +71,3 @@ export const withWeights = (
 /** Name of the output that an export of `what` is about. */
 export const outputName = (what: NetworkPart): string =>
   ({ encoder: "features", classifier: "logits", projector: "projection" })[what];
-
-/**
- * Photographs as they come: uint8 [N,height,width,3], resized to size×size (bilinear, pixel centres, without
- * antialiasing, which opset 17 does not have) and scaled to [0, 1]. Height and width are left open too.
- */
-export const photograph = (batch: number, size: number): { readonly photo: Value; readonly image: Value } => {
-  const photo = input("image", { dtype: "uint8", shape: [batch, size, size, 3] });
-  const image = named("preprocess", () => {
-    const planes = cast(transpose(photo, { perm: [0, 3, 1, 2] }), { to: "float32" });
-    const sizes = concat([dimensions(planes, 0, 1), ints([3, size, size])], { axis: 0 });
-    return div(resizeBilinear(planes, sizes, [batch, 3, size, size]), 255);
-  });
-  return { photo, image };
-};

@@ -2,9 +2,8 @@
  * Ops that only models for deployment hold. They are written, never differentiated and never read (files that come in have
  * static shapes and floating-point arithmetic), so they stay out of the table of ops.
  */
-import { check } from "../onnx/error.ts";
-import { type Attributes, absent, apply, type Definition, type Type, type Value } from "../onnx/graph.ts";
-import { notDifferentiable } from "../ops/index.ts";
+import { type Attributes, apply, type Definition, scalar, type Type, type Value } from "../onnx/graph.ts";
+import { notDifferentiable, reshape } from "../ops/index.ts";
 
 const define = (
   name: string,
@@ -43,11 +42,15 @@ const shapeOp = define("Shape", { start: "int", end: "int" }, ([x], { start = 0,
 /** Dimensions of x from axis `start` to before `end`, as they are when the model runs. */
 export const dimensions = (x: Value, start: number, end: number): Value => make(shapeOp, [x], { start, end });
 
-/** Bilinear resizing to `sizes` (int64, one an axis, known when the model runs); `shape` is what they are in this graph. */
-export const resizeBilinear = (x: Value, sizes: Value, shape: readonly number[]): Value => {
-  const definition = define("Resize", { mode: "string", coordinate_transformation_mode: "string" }, () => {
-    check(sizes.size === x.rank, "shape", `there are ${sizes.size} sizes for ${x.rank} axes`);
-    return { dtype: x.dtype, shape };
-  });
-  return make(definition, [x, absent, absent, sizes], { mode: "linear", coordinate_transformation_mode: "half_pixel" });
+/** 0, 1, … to before `limit` (int64 [1], known when the model runs); `count` is how many that are in this graph. */
+export const rangeTo = (limit: Value, count: number): Value => {
+  const definition = define("Range", {}, () => ({ dtype: "int64", shape: [count] }));
+  return make(definition, [scalar(0n, "int64"), reshape(limit, []), scalar(1n, "int64")]);
 };
+
+/** The part of x from `starts` to before `ends` along `axes`, known when the model runs; `shape` is its shape in this graph. */
+export const sliceTo = (x: Value, starts: Value, ends: Value, axes: Value, shape: readonly number[]): Value =>
+  make(
+    define("Slice", {}, () => ({ dtype: x.dtype, shape })),
+    [x, starts, ends, axes],
+  );

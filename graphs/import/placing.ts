@@ -36,9 +36,31 @@ const gatherNd: Reading = {
   inputs: [2, 2],
   build: ([x, indices], { batch_dims: batch = 0 }) => {
     const [data, at] = [x as Value, indices as Value];
-    check(batch === 0, "unsupported", `batch_dims ${batch} is not supported, only 0`);
-    check(at.rank >= 1 && at.dim(-1) <= data.rank, "shape", "the indices have more numbers than x has axes");
-    return gather(asRows(data, at.dim(-1)), placesOf(at, data.shape), { axis: 0 });
+    const shared = batch as number;
+    check(
+      at.rank > shared && data.rank >= at.dim(-1) + shared,
+      "shape",
+      "the indices have more numbers than x has axes",
+    );
+    if (shared === 0) return gather(asRows(data, at.dim(-1)), placesOf(at, data.shape), { axis: 0 });
+    const common = data.shape.slice(0, shared);
+    check(
+      common.every((size, axis) => size === at.dim(axis)),
+      "shape",
+      `the first ${shared} axes of x and of the indices differ`,
+    );
+    // Each place of the common axes is a row of its own, which the indices then begin with.
+    const rows = sizeOf(common);
+    const inner = at.shape.slice(shared, -1);
+    const flat = folded(cast(folded(reshape(at, [rows, sizeOf(inner), at.dim(-1)])), { to: "int64" }));
+    const row = int64(
+      [rows, sizeOf(inner), 1],
+      Array.from({ length: rows * sizeOf(inner) }, (_, i) => Math.floor(i / sizeOf(inner))),
+    );
+    const whole = folded(concat([row, flat], { axis: 2 }));
+    const wide = asRows(data, shared);
+    const picked = gather(asRows(wide, at.dim(-1) + 1), placesOf(whole, wide.shape), { axis: 0 });
+    return reshape(picked, [...common, ...inner, ...data.shape.slice(shared + at.dim(-1))]);
   },
 };
 

@@ -12,6 +12,7 @@ import {
   absent,
   apply,
   constant,
+  constantOf,
   input,
   isAbsent,
   named,
@@ -92,16 +93,7 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
     inputs[given.name] = value;
   }
   const wanted = options.outputs ?? model.outputs;
-  for (const node of neededFor(wanted, model.nodes)) {
-    const made = read(
-      node,
-      node.inputs.map((name) => values.get(name) as Value),
-      model.opset,
-    );
-    node.outputs.forEach((name, i) => {
-      if (name !== "") values.set(name, made[i]!);
-    });
-  }
+  readNodes(neededFor(wanted, model.nodes), values, model.opset);
   const outputs = Object.fromEntries(
     wanted.map((name) => {
       const value = values.get(name);
@@ -113,12 +105,54 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
   return { inputs, outputs, parameters, weights, metadata: model.metadata };
 };
 
+/** Reads nodes in order: what they make joins the values, by name. */
+const readNodes = (nodes: readonly FileNode[], values: Map<string, Value>, opset: number): void => {
+  for (const node of nodes) {
+    const inputs = node.inputs.map((name) => values.get(name) as Value);
+    const made =
+      node.op === "If" && node.domain === "" ? branchOf(node, inputs, values, opset) : read(node, inputs, opset);
+    node.outputs.forEach((name, i) => {
+      if (name !== "") values.set(name, made[i]!);
+    });
+  }
+};
+
+/** The values of an If: those of the branch that its condition, a constant, takes. */
+const branchOf = (
+  node: FileNode,
+  [condition]: readonly Value[],
+  around: ReadonlyMap<string, Value>,
+  opset: number,
+): readonly Value[] => {
+  const where = { op: node.op, path: node.name };
+  const held = condition === undefined ? undefined : constantOf(condition);
+  if (held === undefined || held.data.length !== 1)
+    throw new GraphError(
+      "unsupported",
+      "its condition depends on the images; export the model traced, not scripted",
+      where,
+    );
+  const branch = node.attributes.get(held.data[0] ? "then_branch" : "else_branch");
+  if (branch?.kind !== "graph" || branch.value.outputs.length < node.outputs.length)
+    throw new GraphError("malformed", "it lacks a branch, or the branch an output", where);
+  const { nodes, initializers, outputs } = branch.value;
+  const values = new Map(around);
+  for (const [name, tensor] of initializers) values.set(name, constant(tensor));
+  readNodes(neededFor(outputs, nodes), values, opset);
+  return outputs.map((name) => {
+    const value = values.get(name);
+    if (value === undefined || value === absent)
+      throw new GraphError("malformed", `nothing makes the output ${JSON.stringify(name)} of a branch`, where);
+    return value;
+  });
+};
+
 /** The nodes that outputs are made of, in the file's order: each follows those that it reads. */
 const neededFor = (outputs: readonly string[], nodes: readonly FileNode[]): FileNode[] => {
   const needed = new Set(outputs);
   const kept = [...nodes].reverse().filter((node) => {
     const counts = node.outputs.some((name) => name !== "" && needed.has(name));
-    if (counts) for (const name of node.inputs) needed.add(name);
+    if (counts) for (const name of [...node.inputs, ...node.captures]) needed.add(name);
     return counts;
   });
   return kept.reverse();

@@ -48,6 +48,7 @@ import {
 import { fileBatchNorm } from "./batch-norm.ts";
 import { LARGEST_FOLDED, tensorOf } from "./fold.ts";
 import { placing } from "./placing.ts";
+import { quantizing } from "./quantized.ts";
 import { resize } from "./resize.ts";
 
 export interface Reading {
@@ -116,6 +117,7 @@ const shapeConstant = (values: readonly number[]): Value => constant(tensorOf("i
 
 export const readings: Readonly<Record<string, Reading>> = {
   ...placing,
+  ...quantizing,
   BatchNormalization: fileBatchNorm,
   // ---- shapes and constants ----
   Constant: {
@@ -307,25 +309,32 @@ export const readings: Readonly<Record<string, Reading>> = {
     inputs: [1, 4],
     build: ([x, second, third, fourth], attributes, { opset }) => {
       const v = x as Value;
-      check(attributes.axes === undefined, "unsupported", "axes are not supported");
       const policy = attributes.keep_aspect_ratio_policy ?? "stretch";
       check(policy === "stretch", "unsupported", `keep_aspect_ratio_policy ${policy} is not supported`);
       const given = opset < 11 ? second : third;
       const scales = isAbsent(given) || (given as Value).size === 0 ? undefined : constantOf(given as Value);
+      const axes = ((attributes.axes as readonly number[] | undefined) ?? v.shape.map((_, i) => i)).map((axis) =>
+        axis < 0 ? axis + v.rank : axis,
+      );
+      /** What is given of some axes, of all: the others stay. */
+      const ofAll = (given: readonly number[], stays: (axis: number) => number): number[] =>
+        v.shape.map((_, axis) => given[axes.indexOf(axis)] ?? stays(axis));
+      const factors = scales === undefined ? undefined : ofAll(Array.from(scales.data as Float32Array), () => 1);
       const wanted =
-        scales === undefined
-          ? constantInts(fourth as Value, "the sizes")
-          : Array.from(scales.data as Float32Array, (s, i) => Math.floor(v.dim(i) * s));
+        factors === undefined
+          ? ofAll(constantInts(fourth as Value, "the sizes"), (axis) => v.dim(axis))
+          : factors.map((factor, i) => Math.floor(v.dim(i) * factor));
       check(
         wanted.length === 4 && wanted[0] === v.dim(0) && wanted[1] === v.dim(1),
         "unsupported",
         `only height and width are resized, not to [${wanted.join(", ")}]`,
       );
-      const ratios = [2, 3].map((i) => (scales === undefined ? wanted[i]! / v.dim(i) : Number(scales.data[i])));
+      const ratios = [2, 3].map((i) => factors?.[i] ?? wanted[i]! / v.dim(i));
       return resize(v, wanted.slice(2), ratios, {
         antialias: attributes.antialias === 1,
         excludeOutside: attributes.exclude_outside === 1,
         mode: (attributes.mode as string | undefined) ?? "nearest",
+        cubicSlope: (attributes.cubic_coeff_a as number | undefined) ?? -0.75,
         coordinate_transformation_mode:
           (attributes.coordinate_transformation_mode as string | undefined) ?? "half_pixel",
         nearest_mode: (attributes.nearest_mode as string | undefined) ?? "round_prefer_floor",

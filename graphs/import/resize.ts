@@ -13,6 +13,8 @@ export interface Interpolation {
   /** Whether pixels beyond the border have no weight, as PyTorch has it, instead of the border's value. */
   readonly excludeOutside: boolean;
   readonly mode: string;
+  /** Of cubic interpolation: the attribute cubic_coeff_a. */
+  readonly cubicSlope: number;
   readonly coordinate_transformation_mode: string;
   readonly nearest_mode: string;
 }
@@ -26,6 +28,11 @@ const sourceOf = (i: number, from: number, to: number, scale: number, rule: stri
       return to > 1 ? (i + 0.5) / scale - 0.5 : 0;
     case "align_corners":
       return to > 1 ? (i * (from - 1)) / (to - 1) : 0;
+    case "half_pixel_symmetric": {
+      // The size that the scale gives before rounding, about the middle.
+      const offset = (from / 2) * (1 - to / (scale * from));
+      return offset + (i + 0.5) / scale - 0.5;
+    }
     case "asymmetric":
       return i / scale;
     default:
@@ -40,14 +47,37 @@ const roundings: Readonly<Record<string, (x: number) => number>> = {
   ceil: Math.ceil,
 };
 
-/** Triangular weights around a place, as wide as a pixel of the smaller image; they sum to 1. Some may lie outside. */
-const triangle = (x: number, from: number, scale: number, inside: boolean): ReadonlyMap<number, number> => {
-  const shrink = Math.min(1, scale);
+/** How much a pixel counts by its distance, and the distance from which on it does not. */
+interface Filter {
+  readonly reach: number;
+  at(distance: number): number;
+}
+
+const triangle: Filter = { reach: 1, at: (d) => Math.max(0, 1 - Math.abs(d)) };
+
+/** Keys' cubic convolution (1981), whose slope at distance 1 is `a`. */
+const cubic = (a: number): Filter => ({
+  reach: 2,
+  at: (distance) => {
+    const d = Math.abs(distance);
+    if (d <= 1) return ((a + 2) * d - (a + 3)) * d * d + 1;
+    return d < 2 ? ((a * d - 5 * a) * d + 8 * a) * d - 4 * a : 0;
+  },
+});
+
+/** Weights of the pixels around a place, `shrink` of a pixel apart; they sum to 1. Some may lie outside. */
+const around = (
+  { reach, at: weigh }: Filter,
+  x: number,
+  from: number,
+  shrink: number,
+  inside: boolean,
+): ReadonlyMap<number, number> => {
   const found = new Map<number, number>();
   let total = 0;
-  for (let at = Math.ceil(x - 1 / shrink); at <= Math.floor(x + 1 / shrink); at++) {
+  for (let at = Math.ceil(x - reach / shrink); at <= Math.floor(x + reach / shrink); at++) {
     if (inside && (at < 0 || at >= from)) continue;
-    const weight = Math.max(0, 1 - Math.abs(at - x) * shrink);
+    const weight = weigh((at - x) * shrink);
     found.set(at, weight);
     total += weight;
   }
@@ -69,13 +99,12 @@ const weights = (from: number, to: number, scale: number, how: Interpolation, tr
       const round = roundings[how.nearest_mode];
       check(round !== undefined, "unsupported", `nearest_mode ${how.nearest_mode} is not supported`);
       give(i, round(x), 1);
-    } else if (how.mode === "linear" && how.antialias) {
-      for (const [at, weight] of triangle(x, from, scale, how.excludeOutside)) give(i, at, weight);
-    } else if (how.mode === "linear") {
-      const low = Math.floor(x);
-      give(i, low, 1 - (x - low));
-      give(i, low + 1, x - low);
-    } else check(false, "unsupported", `mode ${how.mode} is not supported, only nearest and linear`);
+    } else {
+      const filter = how.mode === "linear" ? triangle : how.mode === "cubic" ? cubic(how.cubicSlope) : undefined;
+      check(filter !== undefined, "unsupported", `mode ${how.mode} is not supported, only nearest, linear and cubic`);
+      const shrink = how.antialias ? Math.min(1, scale) : 1;
+      for (const [at, weight] of around(filter, x, from, shrink, how.excludeOutside)) give(i, at, weight);
+    }
   }
   return out;
 };

@@ -23,7 +23,17 @@ export type FileAttribute =
   | { readonly kind: "ints" | "floats"; readonly value: readonly number[] }
   | { readonly kind: "strings"; readonly value: readonly string[] }
   | { readonly kind: "tensor"; readonly value: Tensor }
-  | { readonly kind: "graph" };
+  | { readonly kind: "graph"; readonly value: FileBody };
+
+/** A graph within a node: a branch of If, the body of a loop. It reads values of the graphs around it by name. */
+export interface FileBody {
+  /** In an order in which each node follows those that it reads. */
+  readonly nodes: readonly FileNode[];
+  readonly initializers: ReadonlyMap<string, Tensor>;
+  /** Names of the values that the node around it hands in. */
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+}
 
 export interface FileNode {
   /** The file's name of it, or that of its first output where it has none. */
@@ -35,6 +45,8 @@ export interface FileNode {
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
   readonly attributes: ReadonlyMap<string, FileAttribute>;
+  /** Values around it that its bodies read; none of most nodes. */
+  readonly captures: readonly string[];
 }
 
 export interface FileInput {
@@ -78,7 +90,7 @@ export const parseModel = (bytes: Uint8Array): FileModel => {
   return { opset, metadata, ...parseGraph(graph) };
 };
 
-const parseGraph = (graph: GraphProto): Omit<FileModel, "opset" | "metadata"> => {
+const parseInitializers = (graph: GraphProto): Map<string, Tensor> => {
   const initializers = new Map<string, Tensor>();
   for (const proto of graph.initializer ?? []) {
     const name = proto.name ?? "";
@@ -86,8 +98,11 @@ const parseGraph = (graph: GraphProto): Omit<FileModel, "opset" | "metadata"> =>
     initializers.set(name, parseTensor(proto, `the initializer ${JSON.stringify(name)}`));
   }
   if ((graph.sparseInitializer ?? []).length > 0) throw unsupported("sparse initializers are not supported");
-  const inputs = (graph.input ?? []).filter(({ name }) => !initializers.has(name ?? "")).map(parseInput);
-  const nodes = (graph.node ?? []).map((node, index): FileNode => {
+  return initializers;
+};
+
+const parseNodes = (graph: GraphProto): FileNode[] =>
+  (graph.node ?? []).map((node, index): FileNode => {
     const outputs = node.output ?? [];
     const where = { op: node.opType || "a node without an operator", path: node.name || outputs[0] || `node ${index}` };
     if (!node.opType) throw malformed("the node has no operator", where);
@@ -98,8 +113,35 @@ const parseGraph = (graph: GraphProto): Omit<FileModel, "opset" | "metadata"> =>
       attributes.set(name, parseAttribute(attribute, where));
     }
     const domain = node.domain === "ai.onnx" ? "" : (node.domain ?? "");
-    return { name: where.path, op: node.opType, domain, inputs: node.input ?? [], outputs, attributes };
+    const captures = [...new Set([...attributes.values()].flatMap((a) => (a.kind === "graph" ? read(a.value) : [])))];
+    return { name: where.path, op: node.opType, domain, inputs: node.input ?? [], outputs, attributes, captures };
   });
+
+/** What a body reads of the graphs around it. */
+const read = ({ nodes, initializers, inputs, outputs }: FileBody): string[] => {
+  const own = new Set([...initializers.keys(), ...inputs, ...nodes.flatMap((node) => node.outputs)]);
+  const names = [...nodes.flatMap((node) => [...node.inputs, ...node.captures]), ...outputs];
+  return [...new Set(names)].filter((name) => name !== "" && !own.has(name));
+};
+
+const parseBody = (graph: GraphProto): FileBody => {
+  const initializers = parseInitializers(graph);
+  const inputs = (graph.input ?? []).map(({ name }) => name ?? "");
+  const nodes = parseNodes(graph);
+  const outputs = (graph.output ?? []).map(({ name }) => name ?? "");
+  const around = read({ nodes, initializers, inputs, outputs });
+  return {
+    nodes: inOrder(nodes, new Set([...initializers.keys(), ...inputs, ...around])),
+    initializers,
+    inputs,
+    outputs,
+  };
+};
+
+const parseGraph = (graph: GraphProto): Omit<FileModel, "opset" | "metadata"> => {
+  const initializers = parseInitializers(graph);
+  const inputs = (graph.input ?? []).filter(({ name }) => !initializers.has(name ?? "")).map(parseInput);
+  const nodes = parseNodes(graph);
   const outputs = (graph.output ?? []).map(({ name }) => name ?? "");
   if (outputs.length === 0) throw malformed("the model has no outputs");
   const known = new Set([...initializers.keys(), ...inputs.map(({ name }) => name)]);
@@ -121,7 +163,7 @@ const inOrder = (nodes: readonly FileNode[], known: ReadonlySet<string>): FileNo
   const ready: FileNode[] = [];
   for (const node of nodes) {
     const needs = new Set<FileNode>();
-    for (const input of node.inputs) {
+    for (const input of [...node.inputs, ...node.captures]) {
       if (input === "" || known.has(input)) continue;
       const maker = makers.get(input);
       if (maker === undefined)
@@ -187,7 +229,8 @@ const parseAttribute = (proto: AttributeProto, where: { op: string; path: string
       if (!proto.t) throw malformed(`the attribute ${name} holds no tensor`, where);
       return { kind: "tensor", value: parseTensor(proto.t, `the attribute ${name}`, where) };
     case AttributeType.GRAPH:
-      return { kind: "graph" };
+      if (!proto.g) throw malformed(`the attribute ${name} holds no graph`, where);
+      return { kind: "graph", value: parseBody(proto.g) };
     default:
       throw unsupported(`the attribute ${name} has a type that is not supported (${proto.type ?? 0})`, where);
   }

@@ -4,6 +4,7 @@ export * from "./control.ts";
 export * from "./conv.ts";
 export * from "./define.ts";
 export * from "./elementwise.ts";
+export * from "./guard.ts";
 export * from "./indexing.ts";
 export * from "./linear.ts";
 export * from "./movement.ts";

@@ -4,7 +4,7 @@ import { maybeGrad } from "../autodiff/grad.ts";
 import { crossEntropy } from "../losses/cross-entropy.ts";
 import { dlr, margin, targetedDlr } from "../losses/margin.ts";
 import { input, type Value } from "../onnx/graph.ts";
-import { identity, mul, reduceSum } from "../ops/index.ts";
+import { finiteGradient, identity, mul, reduceSum } from "../ops/index.ts";
 import { feedName } from "./names.ts";
 
 /** Images [B,C,H,W] in [0, 1] to logits [B,classes]. */
@@ -52,14 +52,17 @@ export const gradientStep = (
 /** Each image's gradient; undefined where the pixels reach the loss only through ops without one, such as Round. */
 const inputGradient = (each: Value, x: Value): Value | undefined => maybeGrad(reduceSum(each, { keepdims: 0 }), [x])[0];
 
-/** `input.clean`, `input.start`, `input.label` to the attacked images `x` and their `logits`: PGD on the cross-entropy. */
+/**
+ * `input.clean`, `input.start`, `input.label` to the attacked images `x` and their `logits`: PGD on the cross-entropy. What of
+ * a gradient is not finite counts as 0.
+ */
 export const pgdStep = (
   classifier: Classifier,
   size: ImageBatch,
   options: PgdOptions,
 ): Record<"x" | "logits", Value> => {
   const label = classes(size, "label");
-  const loss = (x: Value) => attackLosses.ce(classifier(x), label);
+  const loss = (x: Value) => attackLosses.ce(classifier(finiteGradient(x)), label);
   const start = images(size, "start");
   // Without a gradient no step leads anywhere.
   const steps = inputGradient(loss(start), start) === undefined ? 0 : options.steps;

@@ -1,21 +1,19 @@
 /** Teachers: what turns images into the features that are clustered. A run of ours, or any ONNX model. */
 import { stat } from "node:fs/promises";
-import onnxProto from "onnx-proto";
-import { fromFloat16, toFloat16 } from "../../graphs/onnx/float16.ts";
+import { fromFloat16 } from "../../graphs/onnx/float16.ts";
 import type { FileModel, FileNode } from "../../graphs/onnx/parse.ts";
-import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import type { Dataset } from "../data/dataset.ts";
 import type { Engine } from "../engine/engine.ts";
-import { createSession } from "../engine/session.ts";
 import { RequestError } from "../errors.ts";
 import { createExtractor } from "../evaluate/knn.ts";
 import { fileError } from "../files/file-error.ts";
+import { openAsIs } from "../models/as-is.ts";
+import { bakedSizes } from "../models/baked.ts";
 import { readModelFile } from "../models/file.ts";
 import { imageBatch } from "../models/images.ts";
 import { type ImageInput, imageInputOf } from "../models/input.ts";
 import { loadRun } from "../runs/network.ts";
-
-const { onnx } = onnxProto;
 
 /** What a user may say of a teacher; what is left out is guessed from the model. */
 export interface TeacherRequest {
@@ -81,35 +79,33 @@ const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine,
 
 const ofModel = async (request: TeacherRequest, engine: Engine, warn: (message: string) => void): Promise<Teacher> => {
   const { teacher } = request;
-  const { bytes, file } = await readModelFile(teacher, warn);
+  const model = await readModelFile(teacher, warn);
+  const { file } = model;
   const guess = guessTeacher(file, teacher, request);
-  const session = await createSession(withOutput(bytes, file, guess.output), engine.options).catch((error: Error) => {
-    throw new RequestError(`cannot load ${teacher}: ${error.message}`, { cause: error });
-  });
   const { images, mean, std, output } = guess;
-  const ask = async (dataset: Dataset, from: number, batch: number) => {
-    const fed = prepared(imageBatch(dataset, from, batch), images, mean, std);
-    const results = await session.run({ [images.name]: fed }, [output]);
-    return pooled(results[output]!, batch, output);
-  };
-  /** The batch that the model takes: one image where a Reshape inside fixes that. */
+  const session = await openAsIs(model, { images, mean, std, output }, engine.options);
+  const ask = async (dataset: Dataset, from: number, batch: number) =>
+    pooled(await session.run(imageBatch(dataset, from, batch)), batch, output);
+  /** The batch that the model takes: another than asked for where a Reshape inside fixes one. */
   const batchFor = async (dataset: Dataset): Promise<number> => {
     if (images.batch !== undefined) return images.batch;
-    const whole = await ask(dataset, 0, request.batch).catch((error: unknown) => error as Error);
-    if (!(whole instanceof Error) || request.batch === 1) return request.batch;
-    if (whole instanceof RequestError) throw whole;
-    try {
-      await ask(dataset, 0, 1);
-    } catch {
-      throw new RequestError(
-        `${teacher} fails with batches of ${request.batch} and of 1: give the batch that it was exported with by --feature-batch`,
-        { cause: whole },
+    const failing = async (batch: number): Promise<unknown> => {
+      try {
+        await ask(dataset, 0, batch);
+      } catch (error) {
+        return error;
+      }
+    };
+    const failure = await failing(request.batch);
+    if (failure === undefined) return request.batch;
+    for (const size of bakedSizes(file)) {
+      if (size === request.batch || (await failing(size)) !== undefined) continue;
+      warn(
+        `${teacher} takes ${size === 1 ? "one image" : `${size} images`} at a time, which a Reshape inside fixes; export it with an open batch to be faster`,
       );
+      return size;
     }
-    warn(
-      `${teacher} takes one image at a time, which a Reshape inside fixes; export it with an open batch to be faster`,
-    );
-    return 1;
+    throw failure;
   };
   return {
     size: guess.size,
@@ -220,46 +216,6 @@ const guessOutput = ({ outputs }: FileModel, made: ReadonlyMap<string, FileNode>
         : undefined;
   const read = linear?.inputs[0];
   return read !== undefined && made.has(read) ? read : first;
-};
-
-/** The file with an inner value among its outputs. */
-const withOutput = (bytes: Uint8Array, { outputs }: FileModel, output: string): Uint8Array => {
-  if (outputs.includes(output)) return bytes;
-  const model = onnx.ModelProto.decode(bytes);
-  model.graph?.output?.push({ name: output });
-  return onnx.ModelProto.encode(model).finish();
-};
-
-/** Pixels [N,3,H,W] in [0, 1] as the teacher takes them. */
-const prepared = (
-  pixels: Tensor<"float32">,
-  { layout, dtype }: ImageInput,
-  mean: readonly number[],
-  std: readonly number[],
-): Tensor => {
-  const [n = 0, c = 0, h = 0, w = 0] = pixels.shape;
-  const plane = h * w;
-  const of = (values: readonly number[], channel: number) =>
-    (values.length === 1 ? values[0] : values[channel]) as number;
-  const out = layout === "nhwc" ? new Float32Array(pixels.data.length) : pixels.data;
-  for (let b = 0; b < n; b++)
-    for (let channel = 0; channel < c; channel++) {
-      const [m, s] = [of(mean, channel), of(std, channel)];
-      const from = (b * c + channel) * plane;
-      for (let p = 0; p < plane; p++) {
-        const value = (pixels.data[from + p]! - m) / s;
-        out[layout === "nhwc" ? (b * plane + p) * c + channel : from + p] = value;
-      }
-    }
-  const shape = layout === "nhwc" ? [n, h, w, c] : pixels.shape;
-  if (dtype === "float16") return tensor("float16", shape, toFloat16(out));
-  return dtype === "uint8"
-    ? tensor(
-        "uint8",
-        shape,
-        Uint8Array.from(out, (v) => Math.round(255 * v)),
-      )
-    : tensor("float32", shape, out);
 };
 
 /** Rows of features: [N,D] as they are, [N,C,H,W] by the mean of each map, [N,T,D] by the mean of the tokens. */

@@ -2,7 +2,7 @@ import { RequestError } from "../errors.ts";
 import type { ReadOptions } from "../files/budget.ts";
 import { checkCifar10, checkCifar100, cifar10, cifar100 } from "./cifar.ts";
 import { digestBytes } from "./digest.ts";
-import { checkFolder, folder } from "./folder.ts";
+import { checkFolder, folder, folderPhotographs, type Photograph } from "./folder.ts";
 import { checkGeneratedSplit, type Drawing, generated } from "./generated.ts";
 import { allocateImages } from "./memory.ts";
 import { shapes } from "./shapes.ts";
@@ -142,6 +142,28 @@ export const checkDataset = async (options: DatasetOptions): Promise<void> => {
   const { format, asked } = prepared(options);
   await format.check(asked);
 };
+
+/**
+ * The labelled images of a split at their own sizes, as a camera or a file gives them: what a model is given that resizes by
+ * itself. Those of `shapes`, which are painted at any size, are of the size that is asked for.
+ * @throws RequestError as `loadDataset` does
+ */
+export async function* photographs(options: DatasetOptions): AsyncGenerator<Photograph> {
+  const { format, asked } = prepared(options);
+  if (options.name === "folder") {
+    yield* folderPhotographs(asked);
+    return;
+  }
+  const size = options.name === "shapes" ? asked.size : undefined;
+  const { images, labels, count, height, width } = await format.load({ ...asked, size });
+  const plane = height * width;
+  for (let i = 0; i < count && labels !== undefined; i++) {
+    const own = images.subarray(3 * i * plane, 3 * (i + 1) * plane);
+    const bytes = new Uint8Array(3 * plane);
+    for (let p = 0; p < plane; p++) for (let c = 0; c < 3; c++) bytes[3 * p + c] = own[c * plane + p]!;
+    yield { height, width, bytes, label: labels[i]! };
+  }
+}
 
 /** The same dataset with only the images at `positions`, in that order, such as a validation split. */
 export const subset = (dataset: Dataset, positions: ArrayLike<number>): Dataset => {

@@ -73,6 +73,32 @@ export const checkFolder = async (options: FormatOptions): Promise<void> => {
   await findImages({ ...requestOf(options), warn: () => {} });
 };
 
+/** A labelled image as it is: rows of RGB [height, width, 3]. */
+export interface Photograph {
+  readonly height: number;
+  readonly width: number;
+  readonly bytes: Uint8Array;
+  readonly label: number;
+}
+
+/** The labelled images that `folder` would read, one after the other, at their own sizes. */
+export async function* folderPhotographs(options: FormatOptions): AsyncGenerator<Photograph> {
+  const { root, names, labels, places } = await findImages(requestOf(options));
+  if (labels === undefined) return;
+  const { split, limit = Infinity, seed } = options;
+  const chosen = samplePlaces({ count: places.length, limit, labels, seed, stream: `folder:${split}` });
+  for (const i of chosen) {
+    const path = join(root, names[i]!);
+    const image = await openImage(path, await readImageBytes(path, options), options);
+    const { bytes, channels } = await image.pixels();
+    const { height, width } = image;
+    const rgb = new Uint8Array(3 * height * width);
+    for (let p = 0; p < height * width; p++)
+      for (let c = 0; c < 3; c++) rgb[3 * p + c] = bytes[p * channels + (channels >= 3 ? c : 0)]!;
+    yield { height, width, bytes: rgb, label: labels[i]! };
+  }
+}
+
 /**
  * A folder of images: `train/<class>/…` and `test/<class>/…` (`val` serves as test), `<class>/…` (of which a share is held
  * out for testing), or images alone (no labels, all of them in every split). Images are taken in the order of their
@@ -95,7 +121,7 @@ export const folder = async (options: FormatOptions): Promise<Dataset> => {
     const bytes = await readImageBytes(path, options);
     digests.set(imageDigest(names[chosen[i]!]!, bytes), i * digestBytes);
     const image = await openImage(path, bytes, options);
-    await gate(image.cost, () => image.decode(width, height, images.subarray(i * length, (i + 1) * length)));
+    await gate(image.cost, () => image.decode(size, images.subarray(i * length, (i + 1) * length)));
   });
   return {
     name: "folder",

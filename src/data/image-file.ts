@@ -6,6 +6,7 @@ import { fileError } from "../files/file-error.ts";
 import { readExactly } from "../files/read-exactly.ts";
 import { sniff, whatItIs } from "../files/sniff.ts";
 import { type Bitmap, decodeBmp, decodePnm } from "./bitmap.ts";
+import { squareBytes } from "./resize.ts";
 
 /** Suffixes of the files that are taken for images; what they are is told by their bytes. */
 export const imageSuffixes: ReadonlySet<string> = new Set([
@@ -35,10 +36,15 @@ export interface ImageFile {
   /** Memory that decoding takes, in bytes. */
   readonly cost: number;
   /**
-   * The middle of the image as planar RGB [3, height, width]: cropped to that shape, resized, laid over black.
+   * The image laid over black, RGB or gray rows [height, width, channels].
    * @throws RequestError where it cannot be decoded
    */
-  decode(width: number, height: number, out: Uint8Array): Promise<void>;
+  pixels(): Promise<{ readonly bytes: Uint8Array; readonly channels: number }>;
+  /**
+   * The image as planar RGB [3, height, width] as it is; with a size, its central square [3, size, size] as `squareBytes` has it.
+   * @throws RequestError where it cannot be decoded
+   */
+  decode(size: number | undefined, out: Uint8Array): Promise<void>;
 }
 
 const refusal = (path: string, reason: string, cause?: unknown): RequestError =>
@@ -101,16 +107,13 @@ const bytesOf: ReadonlyMap<string, number> = new Map([
   ["double", 8],
 ]);
 
-const decodeInto = async (source: Sharp, width: number, height: number, out: Uint8Array): Promise<void> => {
-  const bytes = await source
-    .autoOrient()
-    .resize(width, height, { fit: "cover", position: "centre" })
-    .flatten({ background: "#000000" })
-    .toColourspace("srgb")
-    .raw()
-    .toBuffer();
-  const pixels = width * height;
-  const channels = bytes.length / pixels;
+const decoded = async (source: Sharp, pixels: number): Promise<{ bytes: Uint8Array; channels: number }> => {
+  const bytes = await source.autoOrient().flatten({ background: "#000000" }).toColourspace("srgb").raw().toBuffer();
+  return { bytes, channels: bytes.length / pixels };
+};
+
+/** Rows of pixels as planes, gray in all three. */
+const planar = (bytes: Uint8Array, channels: number, pixels: number, out: Uint8Array): void => {
   for (let i = 0; i < pixels; i++)
     for (let c = 0; c < 3; c++) out[c * pixels + i] = bytes[i * channels + (channels >= 3 ? c : 0)]!;
 };
@@ -148,16 +151,23 @@ export const openImage = async (
   if (!(cost <= budget))
     throw refusal(path, `its ${width}×${height} pixels take ${cost} bytes of the ${budget} that an image may`);
   const isFloat = depth === "float" || depth === "double";
+  const pixels: ImageFile["pixels"] = async () => {
+    try {
+      return await decoded(isFloat ? await ofFloat(bytes, budget) : openBytes(bytes, budget), width * height);
+    } catch (cause) {
+      throw refusal(path, reasonOf(cause, budget), cause);
+    }
+  };
   return {
     width,
     height,
     cost,
-    decode: async (w, h, out) => {
-      try {
-        await decodeInto(isFloat ? await ofFloat(bytes, budget) : openBytes(bytes, budget), w, h, out);
-      } catch (cause) {
-        throw refusal(path, reasonOf(cause, budget), cause);
-      }
+    pixels,
+    decode: async (size, out) => {
+      const { bytes: rows, channels: held } = await pixels();
+      if (size === undefined || (size === width && size === height)) return planar(rows, held, width * height, out);
+      const plane = held >= 3 ? 1 : 0;
+      squareBytes(rows, { height, width, plane, row: width * held, pixel: held }, size, out);
     },
   };
 };

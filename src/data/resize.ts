@@ -55,12 +55,15 @@ const makeTaps = (from: number, to: number, interpolation: Interpolation): Taps 
   return { start, weight, width };
 };
 
+/** Taps that are kept: photographs of a folder may have as many sizes as there are of them. */
+const MOST_TAPS = 512;
 const tapsMade = new Map<string, Taps>();
 
 const tapsOf = (from: number, to: number, interpolation: Interpolation): Taps => {
   const key = `${interpolation}:${from}:${to}`;
   let taps = tapsMade.get(key);
   if (taps === undefined) {
+    if (tapsMade.size >= MOST_TAPS) tapsMade.clear();
     taps = makeTaps(from, to, interpolation);
     tapsMade.set(key, taps);
   }
@@ -128,19 +131,65 @@ export const resizedCrop = (
   }
 };
 
-/** Makes a function that resizes whole uint8 planar images [3, height, width] to [3, size, size], bilinear. */
+/** The central square of an image; a pixel that is over lies at the bottom or the right. */
+export const centralSquare = (height: number, width: number): Box => {
+  const side = Math.min(height, width);
+  return { top: (height - side) >> 1, left: (width - side) >> 1, height: side, width: side };
+};
+
+/** How the bytes of an image lie: steps from a plane, a row and a pixel to the next. */
+export interface ByteLayout {
+  readonly height: number;
+  readonly width: number;
+  readonly plane: number;
+  readonly row: number;
+  readonly pixel: number;
+}
+
+/**
+ * How images become what networks take, wherever that is done: training, evaluation, and the preprocessing of exports
+ * (graphs/deploy/photograph.ts). The central square, resampled to size×size by the bilinear filter of Pillow and of torchvision
+ * with antialias=True, rounded to bytes, a half up.
+ * @param out [3, size, size]
+ */
+export const squareBytes = (
+  src: Uint8Array,
+  { height, width, plane, row, pixel }: ByteLayout,
+  size: number,
+  out: Uint8Array,
+): void => {
+  const { top, left, height: side } = centralSquare(height, width);
+  const { start, weight, width: taps } = tapsOf(side, size, "bilinear");
+  if (columns.length < side * size) columns = new Float32Array(side * size);
+  const middle = columns;
+  for (let c = 0; c < 3; c++) {
+    for (let y = 0; y < side; y++) {
+      const line = c * plane + (top + y) * row + left * pixel;
+      for (let x = 0; x < size; x++) {
+        const from = line + start[x]! * pixel;
+        let sum = 0;
+        for (let t = 0; t < taps; t++) sum += weight[x * taps + t]! * src[from + t * pixel]!;
+        middle[y * size + x] = sum;
+      }
+    }
+    for (let y = 0; y < size; y++) {
+      const from = start[y]! * size;
+      for (let x = 0; x < size; x++) {
+        let sum = 0;
+        for (let t = 0; t < taps; t++) sum += weight[y * taps + t]! * middle[from + t * size + x]!;
+        out[(c * size + y) * size + x] = Math.round(Math.fround(sum));
+      }
+    }
+  }
+};
+
+/** Makes a function that does that with uint8 planar images [3, height, width]. */
 export const byteResizer = (
   height: number,
   width: number,
   size: number,
 ): ((src: Uint8Array, out: Uint8Array) => void) => {
   if (height === size && width === size) return (src, out) => out.set(src);
-  const source = new Float32Array(3 * height * width);
-  const result = new Float32Array(3 * size * size);
-  const whole = { top: 0, left: 0, height, width };
-  return (src, out) => {
-    source.set(src);
-    resizedCrop(source, height, width, whole, result, size, size, "bilinear", 255);
-    for (let i = 0; i < result.length; i++) out[i] = Math.round(result[i]!);
-  };
+  const layout = { height, width, plane: height * width, row: width, pixel: 1 };
+  return (src, out) => squareBytes(src, layout, size, out);
 };

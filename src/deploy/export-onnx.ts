@@ -5,14 +5,16 @@ import { toFloat16 } from "../../graphs/onnx/float16.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import type { Model } from "../../graphs/onnx/write.ts";
-import type { Dataset } from "../data/dataset.ts";
+import { type Dataset, type DatasetOptions, photographs } from "../data/dataset.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
+import { createSession } from "../engine/session.ts";
 import { percent } from "../evaluate/accuracy.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { predictionsOf } from "../models/prediction.ts";
 import type { Reporter } from "../verbs/reporter.ts";
 import { accuracyOf, attackImages, cleanImages, pgd20 } from "./accuracy.ts";
 import type { ExportSettings } from "./export-settings.ts";
-import { loadImagesOf, megabytes } from "./images.ts";
+import { imagesOf, loadImagesOf, megabytes } from "./images.ts";
 import { classNames, metadataOf } from "./metadata.ts";
 import { buildExport, type ExportOptions, floatGraph, type Precision } from "./model.ts";
 import { deployedOptions, namesOfClasses, type Source } from "./source.ts";
@@ -71,6 +73,26 @@ const measureAccuracies = async (
   return accuracies;
 };
 
+/** Accuracy of the file itself on photographs as they are, which it resizes inside. */
+const throughFile = async (
+  { bytes }: Model,
+  options: DatasetOptions,
+  engine: Engine,
+): Promise<{ readonly accuracy: number; readonly count: number }> => {
+  const session = await createSession(bytes, engine.options);
+  try {
+    let [right, count] = [0, 0];
+    for await (const { height, width, bytes: photo, label } of photographs(options)) {
+      const { logits } = await session.run({ image: tensor("uint8", [1, height, width, 3], photo) }, ["logits"]);
+      if (predictionsOf(logits as Tensor)[0] === label) right++;
+      count++;
+    }
+    return { accuracy: right / Math.max(count, 1), count };
+  } finally {
+    await session.release();
+  }
+};
+
 /** Writes one branch of a run as an ONNX file. */
 export const exportOnnx = async (
   source: Source,
@@ -94,6 +116,12 @@ export const exportOnnx = async (
     );
   const accuracies =
     test?.labels === undefined ? {} : await measureAccuracies(source, settings, build, test, engine, reporter);
+  const photos = imagesOf(source, settings, "test", settings.limit, () => {});
+  if (preprocess && test?.labels !== undefined && photos !== undefined) {
+    const { accuracy, count } = await throughFile(await build({}), photos, engine);
+    accuracies[`photographs ${precision}`] = accuracy;
+    reporter.print(`through the file: accuracy ${percent(accuracy)} (${count} test images at their own size)`);
+  }
   const classes = classNames(source.classes ?? 0, namesOfClasses(source) ?? test?.classes);
   const model = await build({ metadata: metadataOf({ source, what, precision, preprocess, classes, accuracies }) });
   await writeFileAtomic(out, model.bytes);

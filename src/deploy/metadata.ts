@@ -1,5 +1,6 @@
 /** What an exported file tells of itself: plain texts, JSON where there is more than one word. */
 import type { NetworkPart } from "../../graphs/deploy/network.ts";
+import { preprocessingOf } from "../models/preprocessing.ts";
 import { versions } from "../version.ts";
 import type { ExportOptions } from "./model.ts";
 import type { Source } from "./source.ts";
@@ -24,10 +25,7 @@ export const metadataOf = (described: Described): Record<string, string> => {
   const { config, checkpoint } = source.run;
   const { settings } = config;
   const text = (value: unknown): string[] => (value === undefined ? [] : [String(value)]);
-  const { size } = source.network;
-  const preprocessing = preprocess
-    ? { input: "uint8 NHWC RGB", inside: `bilinear resize to ${size}×${size}, division by 255` }
-    : { input: "float32 NCHW RGB", range: [0, 1], size, mean: [0, 0, 0], std: [1, 1, 1] };
+  const preprocessing = preprocessingOf(preprocess, source.network.size);
   const trained = (checkpoint.state.metrics ?? {}) as Record<string, unknown>;
   const entries: [string, readonly string[]][] = [
     ["what", [what]],

@@ -5,9 +5,9 @@ import {
   deployed,
   deployedWeights,
   outputName,
-  photograph,
   withWeights,
 } from "../../graphs/deploy/network.ts";
+import { photograph } from "../../graphs/deploy/photograph.ts";
 import { quantized } from "../../graphs/deploy/quantize.ts";
 import { bind } from "../../graphs/deploy/rewrite.ts";
 import { MissingWeight, type Weights } from "../../graphs/nn/folded.ts";

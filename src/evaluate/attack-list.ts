@@ -78,6 +78,9 @@ export const checkClasses = (attacks: readonly AttackSpec[], classes: number): v
       );
 };
 
+/** Whether an attack follows gradients; AutoAttack does in three of its four parts. */
+export const followsGradients = ({ kind }: AttackSpec): boolean => kind !== "clean" && kind !== "square";
+
 /** Passes through the model that an attack makes for an image at most; one with a gradient counts as two. */
 const passesOf = (attack: SingleAttack, { restarts, iterations, targets, queries }: AttackSettings): number => {
   switch (attack.kind) {

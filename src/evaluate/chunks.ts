@@ -71,7 +71,8 @@ export const inspectChunk = async (
     random: counting((k) => isRandom(logits(k), second[k]?.logits ?? new Float32Array())),
     probabilities: counting((k) => areProbabilities(logits(k))),
     zero: counting((k) => isZero(gradient(k))),
-    infinite: counting((k) => !gradient(k).every(Number.isFinite)),
+    infinite: counting((k) => gradients[k]?.infinite === true),
+    unjudged: counting((k) => gradients[k]?.infinite === true && isZero(gradient(k))),
   };
   const outcomes = chunk.map((i, k) => ({ i, broken: false, prediction: given[k]?.label ?? -1, norm: 0, queries: 3 }));
   return { images: outcomes, x: [], notes };

@@ -1,6 +1,6 @@
 import { z } from "zod";
-import { splits } from "../data/dataset.ts";
-import { datasetSettings, matchSetting, modelSettings, targetSetting } from "../settings/fragments.ts";
+import { datasetNames, splits } from "../data/dataset.ts";
+import { matchSetting, modelSettings, targetSetting } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 
@@ -17,16 +17,28 @@ export const evaluateSettings = {
   ...modelSettings,
   mean: setting(z.array(z.number()).default([]), "mean that the model expects to be subtracted", model),
   std: setting(z.array(z.number()).default([]), "deviation to divide by", model),
-  dataset: setting(datasetSettings.dataset, "which images", data),
-  data: setting(path().optional(), "folder or archive of the dataset", { ...data, path: true }),
-  testShare: datasetSettings.testShare,
+  dataset: setting(
+    z.enum(datasetNames).optional(),
+    "which images (default: those that the run or export was trained on, else cifar10)",
+    data,
+  ),
+  data: setting(path().optional(), "folder or archive of the dataset (default: the run's)", { ...data, path: true }),
+  testShare: setting(
+    z.number().min(0).max(0.9).optional(),
+    "of a folder without a test split: share of each class that is held out to test on (default: the run's, else 0.2)",
+    data,
+  ),
   split: setting(z.enum(splits).default("test"), "which part of it", data),
   ...matchSetting,
   limit: setting(z.int().min(1).optional(), "only so many images, a sample of every class by --seed", data),
   corruptionsData: setting(path().optional(), "folder of CIFAR-10-C or -100-C .npy files", { ...data, path: true }),
   attacks: setting(z.array(z.string()).default(["clean", "pgd20", "autoattack"]), "what to run, in order", attack),
   norm: setting(z.enum(["linf", "l2"]).default("linf"), "of the perturbation", attack),
-  eps: setting(z.number().min(0).optional(), "radius of the ball (default 8/255 for linf, 0.5 for l2)", attack),
+  eps: setting(
+    z.array(z.number().min(0)).min(1).optional(),
+    "radius of the ball, or several for a curve: the largest is reported in full (default 8/255 for linf, 0.5 for l2)",
+    attack,
+  ),
   stepSize: setting(z.number().min(0).optional(), "of PGD (default eps/4)", attack),
   restarts: setting(z.int().min(1).default(1), "runs of each attack from other starts", attack),
   iterations: setting(z.int().min(1).default(100), "of APGD and FAB", attack),

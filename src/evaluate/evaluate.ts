@@ -1,5 +1,5 @@
 /** Accuracy of a classifier on clean, attacked and corrupted images. */
-import { loadDataset } from "../data/dataset.ts";
+import { type Dataset, type DatasetName, loadDataset } from "../data/dataset.ts";
 import { chooseEngine, type Engine, type EngineThread } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { chanceWarning } from "../models/chance.ts";
@@ -10,14 +10,16 @@ import { warnOfRadius } from "../models/units.ts";
 import { writeReport } from "../report/write.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { type AttackSpec, checkClasses, parseAttacks } from "./attack-list.ts";
+import { asIsOracle } from "./attacks/as-is-oracle.ts";
 import { printRadius } from "./attacks/ball.ts";
 import { type Oracle, openOracle } from "./attacks/oracle.ts";
 import { parallelOracle } from "./attacks/parallel-oracle.ts";
 import { type CorruptionFigures, type Corruptions, evaluateCorruptions, findCorruptions } from "./corruptions.ts";
 import { evaluateSettings, type Settings } from "./evaluate-settings.ts";
-import { evaluateRobustness } from "./evaluation.ts";
 import { memoryLog, openEvaluationLog } from "./evaluation-log.ts";
+import { evaluateRadii, type RadiiResult, type RadiusFigures, sortedRadii } from "./radii.ts";
 import {
+  curveTable,
   figuresTable,
   firstRight,
   type NamedImages,
@@ -26,7 +28,7 @@ import {
   writePictures,
   writeResults,
 } from "./results.ts";
-import type { EvaluationLog, EvaluationProgress, EvaluationResult } from "./types.ts";
+import type { EvaluationLog, EvaluationProgress } from "./types.ts";
 
 export interface EvaluateResult {
   /** The file or run folder. */
@@ -36,10 +38,15 @@ export interface EvaluateResult {
   readonly dataset: string;
   readonly count: number;
   readonly norm: "linf" | "l2";
+  /** The largest of the radii. */
   readonly eps: number;
   readonly seed: number;
-  /** By attack, in the order of the request. */
+  /** At that radius by attack, in the order of the request. */
   readonly attacks: Readonly<Record<string, PlainFigures>>;
+  /** Accuracies at each radius, where several were asked for. */
+  readonly curve?: readonly RadiusFigures[];
+  /** Whose gradients attacks followed, where not the model's own. */
+  readonly gradients?: "float32 shadow";
   readonly corruptions?: CorruptionFigures;
   /** Signs that attacks cannot judge the model. */
   readonly warnings: readonly string[];
@@ -47,6 +54,27 @@ export interface EvaluateResult {
 
 /** Radius that the field reports, by norm. */
 const usualEps = { linf: 8 / 255, l2: 0.5 } as const;
+
+/** The radii asked for, from the smallest on. */
+const radiiOf = ({ eps, norm }: Settings): readonly number[] => sortedRadii(eps ?? [usualEps[norm]]);
+
+const largestRadius = (settings: Settings): number => radiiOf(settings).at(-1)!;
+
+/** The dataset of the evaluation: as asked for, or the one that the model was trained on. */
+const datasetOf = (
+  { dataset, data, testShare }: Settings,
+  { source, trainedOn }: OpenedClassifier,
+  { log }: Pick<VerbContext, "log">,
+): { readonly name: DatasetName; readonly data: string | undefined; readonly testShare: number | undefined } => {
+  if (dataset !== undefined) return { name: dataset, data, testShare: testShare ?? trainedOn?.testShare };
+  if (trainedOn === undefined) return { name: "cifar10", data, testShare };
+  log(`images of ${trainedOn.dataset}, which ${source} was trained on; --dataset takes others`);
+  return {
+    name: trainedOn.dataset,
+    data: data ?? trainedOn.data,
+    testShare: testShare ?? trainedOn.testShare,
+  };
+};
 
 /** What is asked for, checked as far as it can be before anything is read. */
 const checkRequest = (settings: Settings): { attacks: readonly AttackSpec[]; corruptions: string | undefined } => {
@@ -64,11 +92,14 @@ const checkRequest = (settings: Settings): { attacks: readonly AttackSpec[]; cor
 
 /** The images, with labels that number the model's classes. */
 const loadImages = async (
-  { dataset: name, data, split, limit, seed, testShare, matchClasses }: Settings,
+  settings: Settings,
   opened: OpenedClassifier,
-  { warn }: Pick<VerbContext, "warn">,
+  context: Pick<VerbContext, "warn" | "log">,
 ): Promise<Fitted> => {
-  const dataset = await loadDataset({ name, data, split, limit, size: opened.image[1], seed, testShare, warn });
+  const { split, limit, seed, matchClasses } = settings;
+  const { warn } = context;
+  const chosen = datasetOf(settings, opened, context);
+  const dataset = await loadDataset({ ...chosen, split, limit, size: opened.image[1], seed, warn });
   return fitDataset(opened, dataset, { matchClasses, warn });
 };
 
@@ -81,15 +112,20 @@ const attackedImages = (dataset: Fitted["dataset"], { image }: LoadedClassifier)
 const threadsFor = (batch: number, threads: number): number => Math.min(threads, 4, Math.ceil(batch / 8));
 
 /** The classifier as attacks see it, in threads of its own where that is faster. */
-const openModel = (
-  { image, fixedBatch, build }: LoadedClassifier,
+const openModel = async (
+  { image, fixedBatch, build, asIs }: LoadedClassifier,
   { batch: wanted, threads }: Settings,
   count: number,
   engine: Engine,
-): { readonly oracle: Oracle; readonly threads: readonly EngineThread[] } => {
+): Promise<{ readonly oracle: Oracle; readonly threads: readonly EngineThread[] }> => {
   const batch = fixedBatch ?? Math.min(wanted, count);
   const open = (share: number, load: Engine["loadEvaluation"]) =>
     openOracle({ classifier: build, image, batch: share, fixed: fixedBatch !== undefined, load });
+  if (asIs !== undefined) {
+    const model = await asIs({ ...engine.options, threads });
+    const shadow = open(batch, engine.loadEvaluation);
+    return { oracle: asIsOracle(shadow, model, { image, batch, fixed: fixedBatch !== undefined }), threads: [] };
+  }
   const parallel = fixedBatch === undefined && engine.provider === "cpu" ? threadsFor(batch, threads) : 1;
   if (parallel === 1) return { oracle: open(batch, engine.loadEvaluation), threads: [] };
   const opened = engine.threads(parallel);
@@ -110,8 +146,7 @@ const followProgress = (context: VerbContext) => {
   return { line, progress };
 };
 
-interface Evaluated {
-  readonly result: EvaluationResult;
+interface Evaluated extends RadiiResult {
   readonly corruptions: CorruptionFigures | undefined;
 }
 
@@ -120,28 +155,30 @@ const measure = async (
   settings: Settings,
   attacks: readonly AttackSpec[],
   corruptions: Corruptions | undefined,
-  { oracle, images, log, side }: { oracle: Oracle; images: NamedImages; log: EvaluationLog; side: number },
+  { oracle, images, log, model }: { oracle: Oracle; images: NamedImages; log: EvaluationLog; model: LoadedClassifier },
   context: VerbContext,
 ): Promise<Evaluated> => {
   const { norm, restarts, iterations, targets, queries, seed, out, limit } = settings;
   const { signal } = context;
-  const eps = settings.eps ?? usualEps[norm];
-  const stepSize = settings.stepSize ?? eps / 4;
   const stopped = new Interrupted(out === undefined ? "stopped" : "stopped; go on with --resume");
   const attacking = followProgress(context);
-  const result = await evaluateRobustness({
-    ...{ oracle, images, attacks, log, signal, progress: attacking.progress },
-    settings: { norm, eps, stepSize, restarts, iterations, targets, queries, seed },
+  const radii = await evaluateRadii({
+    ...{ oracle, images, attacks, log, signal, progress: attacking.progress, radii: radiiOf(settings) },
+    ...(model.asIs && { gradients: "float32 shadow" as const }),
+    settingsAt: (eps) => ({
+      ...{ norm, eps, restarts, iterations, targets, queries, seed },
+      stepSize: settings.stepSize ?? eps / 4,
+    }),
   });
   attacking.line.stop();
-  if (result === undefined) throw stopped;
-  if (corruptions === undefined) return { result, corruptions };
+  if (radii === undefined) throw stopped;
+  if (corruptions === undefined) return { ...radii, corruptions };
   const scoring = followProgress(context);
-  const options = { ...corruptions, oracle, size: side, limit, log, signal, progress: scoring.progress };
+  const options = { ...corruptions, oracle, size: model.image[1], limit, log, signal, progress: scoring.progress };
   const figures = await evaluateCorruptions(options);
   scoring.line.stop();
   if (figures === undefined) throw stopped;
-  return { result, corruptions: figures };
+  return { ...radii, corruptions: figures };
 };
 
 /** With a warning where the model is no better than chance on clean images. */
@@ -151,28 +188,30 @@ const withChance = async (
   dataset: Fitted["dataset"],
   engine: Engine,
 ): Promise<Evaluated> => {
-  const { figures, rows, warnings } = evaluated.result;
+  const { rows, warnings } = evaluated.result;
   const right = rows.filter(({ brokenBy }) => brokenBy !== "clean").length;
   const warning = await chanceWarning(right / rows.length, classifier, dataset, engine);
   return warning === undefined
     ? evaluated
-    : { ...evaluated, result: { figures, rows, warnings: [...warnings, warning] } };
+    : { ...evaluated, result: { ...evaluated.result, warnings: [...warnings, warning] } };
 };
 
 const summaryOf = (
-  { dataset, norm, eps, seed }: Settings,
-  { source, digest }: LoadedClassifier,
-  { count }: NamedImages,
-  { result, corruptions }: Evaluated,
+  settings: Settings,
+  { source, digest, asIs }: LoadedClassifier,
+  { name, count }: Dataset,
+  { result, curve, corruptions }: Evaluated,
 ): EvaluateResult => ({
   model: source,
   digest,
-  dataset,
+  dataset: name,
   count,
-  norm,
-  eps: eps ?? usualEps[norm],
-  seed,
+  norm: settings.norm,
+  eps: largestRadius(settings),
+  seed: settings.seed,
   attacks: Object.fromEntries(result.figures.map((figures) => [figures.attack, plainFigures(figures)])),
+  ...(curve && { curve }),
+  ...(asIs && { gradients: "float32 shadow" as const }),
   ...(corruptions && { corruptions }),
   warnings: result.warnings,
 });
@@ -182,30 +221,37 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
   const { mean, std, size, branch, layout, output, norm, grid, saveAdversarial, out } = settings;
   const { warn } = context;
   const corruptions = request.corruptions === undefined ? undefined : await findCorruptions(request.corruptions);
-  warnOfRadius(settings.eps ?? usualEps[norm], norm, warn);
+  warnOfRadius(largestRadius(settings), norm, warn);
   const opened = await openClassifier(settings.model, { mean, std, size, branch, layout, output, warn });
   const { classifier, dataset } = await loadImages(settings, opened, context);
   checkClasses(request.attacks, classifier.classes);
+  if (classifier.asIs !== undefined)
+    warn(
+      `${classifier.source} computes on integers: it is asked as it is, and attacks that need gradients follow those of its float32 shadow`,
+    );
   const images = attackedImages(dataset, classifier);
   const engine = await chooseEngine(settings);
-  const { oracle, threads } = openModel(classifier, settings, images.count, engine);
+  const { oracle, threads } = await openModel(classifier, settings, images.count, engine);
   const shown = firstRight(grid);
   const keeps = (i: number) => saveAdversarial || shown.has(i);
   const { digest, source, classes } = classifier;
   const disk = out === undefined ? undefined : openEvaluationLog(await context.openRun(), { images, digest, keeps });
   const log = disk === undefined ? memoryLog() : shown.watch(disk);
-  const radius = printRadius(norm, settings.eps ?? usualEps[norm]);
+  const radius = radiiOf(settings)
+    .map((eps) => printRadius(norm, eps))
+    .join(", ");
   context.log(
-    `${source}: ${classes} classes, ${images.count} ${settings.split} images of ${settings.dataset}, ` +
+    `${source}: ${classes} classes, ${images.count} ${settings.split} images of ${dataset.name}, ` +
       `${norm === "linf" ? "L-inf" : "L2"} radius ${radius}, on ${engine.provider} (${engine.reason})`,
   );
   try {
-    const given = { oracle, images, log, side: classifier.image[1] };
+    const given = { oracle, images, log, model: classifier };
     const measured = await measure(settings, request.attacks, corruptions, given, context);
     const evaluated = await withChance(measured, classifier, dataset, engine);
     for (const warning of evaluated.result.warnings) warn(warning);
     context.print(figuresTable(evaluated.result.figures, evaluated.corruptions));
-    const summary = summaryOf(settings, classifier, images, evaluated);
+    if (evaluated.curve !== undefined) context.print(curveTable(evaluated.curve, (eps) => printRadius(norm, eps)));
+    const summary = summaryOf(settings, classifier, dataset, evaluated);
     if (disk !== undefined && out !== undefined) {
       await writeResults(out, evaluated.result, summary);
       await writePictures({ out, grid, saveAdversarial }, classifier, images, evaluated.result, disk);

@@ -18,6 +18,8 @@ export interface PlainFigures {
   /** Images that it was tried on: those that were right before. */
   readonly attacked: number;
   readonly queries: number;
+  /** Whose gradients the attack followed, where not the model's own. */
+  readonly gradients?: "float32 shadow";
   /** Of AutoAttack's parts, each on what the parts before it left. */
   readonly parts?: Readonly<Record<string, PlainFigures>>;
 }
@@ -31,6 +33,7 @@ export const plainFigures = ({
   count,
   attacked,
   queries,
+  gradients,
   parts,
 }: AttackFigures): PlainFigures => ({
   accuracy: rounded(accuracy),
@@ -39,20 +42,31 @@ export const plainFigures = ({
   count,
   attacked,
   queries,
+  ...(gradients && { gradients }),
   ...(parts && { parts: Object.fromEntries(parts.map((part) => [part.attack, plainFigures(part)])) }),
 });
 
 const percent = (x: number): string => (100 * x).toFixed(2);
 
-const rowOf = (name: string, { accuracy, interval, right, count, queries, attacked }: AttackFigures): string[] => [
-  name,
+const rowOf = (
+  name: string,
+  { accuracy, interval, right, count, queries, attacked, gradients }: AttackFigures,
+): string[] => [
+  gradients === undefined ? name : `${name} (by the gradients of its ${gradients})`,
   percent(accuracy),
   interval.map(percent).join(" to "),
   `${right}/${count}`,
   (queries / Math.max(1, attacked)).toFixed(1),
 ];
 
-/** A table with its columns aligned, the first to the left. */
+/** Rows with their columns aligned, the first to the left. */
+const aligned = (rows: readonly (readonly string[])[]): string => {
+  const widths = (rows[0] ?? []).map((_, k) => Math.max(...rows.map((row) => (row[k] ?? "").length)));
+  const padded = (text: string, k: number): string => text[k === 0 ? "padEnd" : "padStart"](widths[k] ?? 0);
+  return rows.map((row) => row.map(padded).join("  ")).join("\n");
+};
+
+/** The figures as a table. */
 export const figuresTable = (figures: readonly AttackFigures[], corruptions: CorruptionFigures | undefined): string => {
   const rows: string[][] = [["attack", "accuracy %", "95 % interval", "right", "queries/attacked image"]];
   for (const whole of figures) {
@@ -62,10 +76,21 @@ export const figuresTable = (figures: readonly AttackFigures[], corruptions: Cor
   for (const [name, accuracy] of Object.entries(corruptions?.byCorruption ?? {}))
     rows.push([`  ${name}`, percent(accuracy)]);
   if (corruptions !== undefined) rows.push(["corruptions", percent(corruptions.accuracy)]);
-  const widths = (rows[0] ?? []).map((_, k) => Math.max(...rows.map((row) => (row[k] ?? "").length)));
-  const aligned = (text: string, k: number): string => text[k === 0 ? "padEnd" : "padStart"](widths[k] ?? 0);
-  return rows.map((row) => row.map(aligned).join("  ")).join("\n");
+  return aligned(rows);
 };
+
+/** Accuracy against radius for people: a row a radius, a column an attack. */
+export const curveTable = (
+  curve: readonly { readonly eps: number; readonly attacks: Readonly<Record<string, PlainFigures>> }[],
+  printed: (eps: number) => string,
+): string =>
+  aligned([
+    ["radius", ...Object.keys(curve[0]?.attacks ?? {}).map((name) => `${name} %`)],
+    ...curve.map(({ eps, attacks }) => [
+      printed(eps),
+      ...Object.values(attacks).map(({ accuracy }) => percent(accuracy)),
+    ]),
+  ]);
 
 /** Writes `images.jsonl` and `evaluation.json`. */
 export const writeResults = async (out: string, { rows }: EvaluationResult, summary: object): Promise<void> => {

@@ -36,8 +36,8 @@ export class Stages {
     this.#plan = planStages(request.attacks, request.settings);
   }
 
-  /** Runs a stage over positions, chunk by chunk; those that the log holds are taken from it. */
-  async run(name: string, positions: readonly number[], runChunk: RunChunk): Promise<void> {
+  /** Runs a stage over positions, chunk by chunk; those that the log holds are taken from it. Returns what was noticed. */
+  async run(name: string, positions: readonly number[], runChunk: RunChunk): Promise<Readonly<Record<string, number>>> {
     const { batch } = this.#request.oracle;
     const found = new Map<number, ImageOutcome>();
     this.outcomes.set(name, found);
@@ -72,6 +72,7 @@ export class Stages {
       report(0, members.length);
     }
     this.warnings.push(...warningsOf(name, notes, positions.length));
+    return notes;
   }
 
   /** Positions that a stage left standing. */

@@ -72,6 +72,8 @@ export interface AttackFigures {
   /** Images that it was tried on: those that were right before. */
   readonly attacked: number;
   readonly queries: number;
+  /** Whose gradients the attack followed, where not the model's own. */
+  readonly gradients?: "float32 shadow";
   readonly parts?: readonly AttackFigures[];
 }
 
@@ -97,6 +99,8 @@ export interface EvaluationRequest {
   readonly images: EvaluatedImages;
   readonly attacks: readonly AttackSpec[];
   readonly settings: AttackSettings;
+  /** Whose gradients the oracle gives, where not the model's own. */
+  readonly gradients?: AttackFigures["gradients"];
   readonly log: EvaluationLog;
   readonly signal: AbortSignal;
   readonly progress: (update: EvaluationProgress) => void;

@@ -17,7 +17,7 @@ export const warningsOf = (stage: string, notes: Readonly<Record<string, number>
   if (zero > 0) warnings.push(`${stage}: the gradient is zero for ${share(zero)}: it may be masked`);
   if (infinite > 0)
     warnings.push(
-      `the model's ${stage === "clean" ? "logits" : "gradients"} are not finite for ${share(infinite)}: gradient attacks cannot judge it`,
+      `the model's ${stage === "clean" ? "logits" : "gradients"} are not finite for ${share(infinite)}: ${stage === "clean" ? "they count as wrong" : "what is not counts as 0, and attacks may miss"}`,
     );
   if (outside > 0) warnings.push(`${stage}: ${share(outside)} left the ball or the box and do not count as broken`);
   if (mistaken > 0) warnings.push(`${stage}: ${share(mistaken)} were called broken but are right when asked again`);

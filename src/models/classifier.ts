@@ -2,17 +2,21 @@
 import { createHash } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { basename } from "node:path";
+import { isQuantized } from "../../graphs/import/quantized.ts";
 import type { ReadModel, ReadOptions } from "../../graphs/import/read.ts";
 import { classifier } from "../../graphs/nn/classifier.ts";
 import { FrozenStore } from "../../graphs/nn/frozen.ts";
 import { Scope } from "../../graphs/nn/scope.ts";
 import { GraphError } from "../../graphs/onnx/error.ts";
 import { input, type Value } from "../../graphs/onnx/graph.ts";
-import type { FileModel } from "../../graphs/onnx/parse.ts";
 import type { Classifier } from "../../graphs/steps/evaluate.ts";
+import { type DatasetName, datasetNames } from "../data/dataset.ts";
+import type { SessionOptions } from "../engine/session.ts";
 import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { loadRun } from "../runs/network.ts";
+import { type AsIsClassifier, openAsIsClassifier } from "./as-is-classifier.ts";
+import { bakedSizes } from "./baked.ts";
 import { namesOf } from "./class-names.ts";
 import { type ModelFile, readModelFile } from "./file.ts";
 import {
@@ -35,12 +39,21 @@ export interface ClassifierOptions extends Normalisation, InputRequest {
   readonly warn: (message: string) => void;
 }
 
+/** The dataset of a training. */
+export interface TrainedOn {
+  readonly dataset: DatasetName;
+  readonly data?: string;
+  readonly testShare?: number;
+}
+
 export interface LoadedClassifier {
   /** What was loaded, for people. */
   readonly source: string;
   /** SHA-256 of the weights: the same model has the same. */
   readonly digest: string;
   readonly classes: number;
+  /** What it was trained on, where the model says so: a run with where that lies, an export without. */
+  readonly trainedOn?: TrainedOn;
   /** Names of the classes, where the model says them. */
   readonly classNames: readonly string[];
   readonly image: readonly [channels: number, height: number, width: number];
@@ -52,6 +65,8 @@ export interface LoadedClassifier {
   readonly model?: ClassifierModel;
   /** The same of a file without `mean` and `std`, to try others. */
   readonly unnormalised?: Classifier;
+  /** Of a file that computes on integers: opens the file itself, of which `build` is the float32 shadow. */
+  readonly asIs?: (session: SessionOptions) => Promise<AsIsClassifier>;
 }
 
 /** The file behind a classifier, for those that train it. */
@@ -61,7 +76,8 @@ export interface ClassifierModel extends ModelFile {
 }
 
 /** A classifier whose images are known, and whose logits are chosen once the dataset is. */
-export interface OpenedClassifier extends Pick<LoadedClassifier, "source" | "digest" | "image" | "classNames"> {
+export interface OpenedClassifier
+  extends Pick<LoadedClassifier, "source" | "digest" | "image" | "classNames" | "trainedOn"> {
   /** The classifier for a dataset of so many classes, which tell which output is meant. */
   classifier(classes?: number): LoadedClassifier;
 }
@@ -92,26 +108,6 @@ export const loadClassifier = async (path: string, options: ClassifierOptions): 
 
 /** A batch that no exporter is likely to fix by accident. */
 const UNLIKELY = 7;
-/** The largest batch that is looked for in the shapes of a file. */
-const MOST_BAKED = 4096;
-
-/** Batch sizes that a file may have fixed in a Reshape though it declares its batch as open. */
-const bakedSizes = ({ nodes, initializers }: FileModel): number[] => {
-  const sizes = new Set([1]);
-  for (const { op, inputs } of nodes) {
-    const shape = op === "Reshape" ? initializers.get(inputs[1] ?? "") : undefined;
-    const first = Number(shape?.data[0] ?? 0);
-    if (first > 0 && first <= MOST_BAKED) sizes.add(first);
-  }
-  for (const { op, attributes } of nodes) {
-    const value = op === "Constant" ? attributes.get("value") : undefined;
-    if (value?.kind !== "tensor" || value.value.dtype !== "int64" || value.value.shape.length !== 1) continue;
-    const first = Number(value.value.data[0] ?? 0);
-    if (first > 0 && first <= MOST_BAKED) sizes.add(first);
-  }
-  return [...sizes].slice(0, 8);
-};
-
 interface Looked extends Outputs {
   readonly fixedBatch: number | undefined;
 }
@@ -167,6 +163,20 @@ const checkName = ({ path, file }: ModelFile, output: string | undefined): void 
     );
 };
 
+/** The dataset that a run's settings or a file's metadata name. */
+const trainedOn = (told: Readonly<Record<string, unknown>>): { readonly trainedOn?: TrainedOn } => {
+  const dataset = datasetNames.find((name) => name === told.dataset);
+  if (dataset === undefined) return {};
+  const { data, testShare } = told;
+  return {
+    trainedOn: {
+      dataset,
+      ...(typeof data === "string" && { data }),
+      ...(typeof testShare === "number" && { testShare }),
+    },
+  };
+};
+
 const ofFile = (model: ModelFile, options: ClassifierOptions): OpenedClassifier => {
   const { path, source, digest, file } = model;
   const { warn, output } = options;
@@ -183,6 +193,7 @@ const ofFile = (model: ModelFile, options: ClassifierOptions): OpenedClassifier 
   const { rows, fixedBatch } = looked;
   if (fixedBatch !== undefined && images.batch === undefined)
     warn(`${source} declares its batch as open but works with ${fixedBatch} only, which a Reshape inside fixes`);
+  const quantized = isQuantized(file.nodes);
   const classNames = namesOf(file.metadata);
   const of = (classes: number | undefined): LoadedClassifier => {
     const { chosen, why } = chooseOutput(rows, classes);
@@ -205,13 +216,14 @@ const ofFile = (model: ModelFile, options: ClassifierOptions): OpenedClassifier 
       build: (x) => read(x).logits,
       unnormalised: (x) => readPlain(x).logits,
       model: { ...model, read },
+      ...(quantized && { asIs: (session) => openAsIsClassifier(model, images, chosen, options, session) }),
     };
   };
-  return { source, digest, image: [3, side, side], classNames, classifier: of };
+  return { source, digest, image: [3, side, side], classNames, ...trainedOn(file.metadata), classifier: of };
 };
 
 const ofRun = async (path: string, options: ClassifierOptions): Promise<OpenedClassifier> => {
-  const { network, tensors, classes: classNames } = await loadRun(path, options.warn);
+  const { network, tensors, classes: classNames, config } = await loadRun(path, options.warn);
   for (const name of ["output", "layout"] as const)
     if (options[name] !== undefined)
       throw new RequestError(`--${name} is of an ONNX file, and ${path} is a run; leave it out`);
@@ -239,6 +251,7 @@ const ofRun = async (path: string, options: ClassifierOptions): Promise<OpenedCl
     classNames: classNames.length === classes ? classNames : [],
     image: [3, network.size, network.size],
     fixedBatch: undefined,
+    ...trainedOn(config.settings),
     build: (x) => layer(scope, normalised(x, options)),
   };
   return { ...loaded, classifier: () => loaded };

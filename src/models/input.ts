@@ -4,6 +4,7 @@ import type { FileInput, FileModel } from "../../graphs/onnx/parse.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
 import { add, cast, div, mul, round, stopGradient, sub, transpose } from "../../graphs/ops/index.ts";
 import { RequestError } from "../errors.ts";
+import { sizeToldBy, withoutRounding } from "./preprocessing.ts";
 
 export const layouts = ["nchw", "nhwc"] as const;
 export type Layout = (typeof layouts)[number];
@@ -94,8 +95,13 @@ export const imageInputOf = (file: FileModel, path: string, request: InputReques
   if (last && request.layout === undefined && dtype !== "uint8")
     guesses.push(`images are taken as NHWC (${typeOf(input)}); --layout nchw if they are not`);
   if (!isNumber(channels)) guesses.push(`the file leaves the channels open: 3, RGB`);
+  const told = sides.every(isNumber) ? undefined : sizeToldBy(file.metadata);
+  if (told !== undefined && dtype === "uint8" && request.size === undefined)
+    guesses.push(
+      `photographs are given at ${told}×${told}, its network's size, which its own resizing leaves as they are`,
+    );
   const batch = isNumber(dims[0]) ? dims[0] : undefined;
-  return { name, dtype, layout, size: sideOf(path, sides, request.size), batch, guesses };
+  return { name, dtype, layout, size: sideOf(path, sides, request.size ?? told), batch, guesses };
 };
 
 /** Mean and deviation that a model expects of its images. */
@@ -133,6 +139,6 @@ export const fedImages = (x: Value, { dtype, layout }: ImageInput): Value => {
 
 /** The file with its bytes declared as float32, so that a gradient reaches them; each Cast to float then changes nothing. */
 export const floatingInput = (file: FileModel): FileModel => ({
-  ...file,
+  ...withoutRounding(file),
   inputs: file.inputs.map((input) => (input.dtype === "uint8" ? { ...input, dtype: "float32" as const } : input)),
 });

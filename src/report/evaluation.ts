@@ -1,8 +1,8 @@
 /** The report of an evaluation: accuracy under each attack with its interval, and pictures of what the attacks did. */
 import { z } from "zod";
 import { printRadius } from "../evaluate/attacks/ball.ts";
-import { barChart } from "./chart.ts";
-import { card, cards, escaped, html, table } from "./page.ts";
+import { barChart, lineChart } from "./chart.ts";
+import { card, cards, escaped, html, legend, table } from "./page.ts";
 
 const figures = z.object({
   accuracy: z.number(),
@@ -11,6 +11,7 @@ const figures = z.object({
   count: z.number(),
   attacked: z.number(),
   queries: z.number(),
+  gradients: z.string().optional(),
 });
 const attackFigures = figures.extend({ parts: z.record(z.string(), figures).optional() });
 export const evaluationSchema = z.object({
@@ -21,6 +22,7 @@ export const evaluationSchema = z.object({
   eps: z.number(),
   seed: z.number(),
   attacks: z.record(z.string(), attackFigures),
+  curve: z.array(z.object({ eps: z.number(), attacks: z.record(z.string(), attackFigures) })).optional(),
   corruptions: z.object({ accuracy: z.number(), byCorruption: z.record(z.string(), z.number()) }).optional(),
   warnings: z.array(z.string()),
 });
@@ -33,8 +35,34 @@ export const attackPicture = (png: Uint8Array | undefined): string =>
     ? ""
     : `<img alt="clean images, perturbations, adversarial images" src="data:image/png;base64,${Buffer.from(png).toString("base64")}">`;
 
+type Summary = z.infer<typeof evaluationSchema>;
+
+/** Accuracy against radius, a line an attack; none where there is one radius. */
+const radiusSections = ({ curve = [], norm }: Summary) => {
+  if (curve.length < 2) return [];
+  const names = Object.keys(curve[0]?.attacks ?? {});
+  const scale = norm === "linf" ? 255 : 1;
+  const lines = names.map((name) => ({
+    name,
+    points: curve.map(({ eps, attacks }) => ({ x: scale * eps, y: attacks[name]?.accuracy ?? 0 })),
+  }));
+  const body = cards([
+    card(
+      `${legend(names)}${lineChart(lines, { x: norm === "linf" ? "L∞ radius, 255ths" : "L2 radius", percent: true })}`,
+    ),
+    table(
+      ["radius", ...names.map((name) => `${name}, %`)],
+      curve.map(({ eps, attacks }) => [
+        printRadius(norm, eps),
+        ...names.map((name) => percent(attacks[name]?.accuracy ?? 0)),
+      ]),
+    ),
+  ]);
+  return [{ title: "Accuracy against radius", body }];
+};
+
 /** @param picture `attacks.png`, where there is one */
-export const evaluationReport = (summary: z.infer<typeof evaluationSchema>, picture?: Uint8Array): string => {
+export const evaluationReport = (summary: Summary, picture?: Uint8Array): string => {
   const { model, dataset, count, norm, eps, seed, attacks, corruptions, warnings } = summary;
   const entries = Object.entries(attacks);
   const rows = entries.flatMap(([name, whole]) => [
@@ -59,7 +87,7 @@ export const evaluationReport = (summary: z.infer<typeof evaluationSchema>, pict
             table(
               ["attack", "accuracy, %", "95 % interval", "right", "queries an attacked image"],
               rows.map(([name, f]) => [
-                name,
+                f.gradients === undefined ? name : `${name} (by the gradients of its ${f.gradients})`,
                 percent(f.accuracy),
                 f.interval.map(percent).join(" to "),
                 `${f.right} of ${f.count}`,
@@ -68,6 +96,7 @@ export const evaluationReport = (summary: z.infer<typeof evaluationSchema>, pict
             ),
           ]) + warnings.map((warning) => `<p class="note">${escaped(warning)}</p>`).join(""),
       },
+      ...radiusSections(summary),
       ...(corruptions
         ? [
             {

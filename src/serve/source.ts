@@ -82,7 +82,9 @@ const ofFile = async (request: PageRequest, warn: (message: string) => void): Pr
   const { from, size, layout, output } = request;
   const opened = await openClassifier(from, { size, layout, output, warn });
   const loaded = opened.classifier(request.classNames?.length);
-  const { fixedBatch, model, classNames: names } = loaded;
+  const { fixedBatch, model, classNames: names, asIs } = loaded;
+  if (asIs !== undefined)
+    warn(`${from} computes on integers: the page shows and attacks its float32 shadow, which may differ a little`);
   if (fixedBatch !== undefined && fixedBatch !== 1)
     throw new RequestError(
       `${from} works with batches of ${fixedBatch} only and the page shows one image; export it with an open batch (dynamic_axes) or a batch of 1`,

@@ -5,10 +5,26 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PassThrough } from "node:stream";
 import { afterAll, describe, expect, test } from "@jest/globals";
-import { input, type Value } from "../../graphs/onnx/graph.ts";
+import onnxProto from "onnx-proto";
+import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
 import { parseModel } from "../../graphs/onnx/parse.ts";
+import { float32 } from "../../graphs/onnx/tensor.ts";
 import { buildModel } from "../../graphs/onnx/write.ts";
-import { add, averagePool, div, log, mul, randomNormalLike, round, slice, softmax } from "../../graphs/ops/index.ts";
+import {
+  add,
+  averagePool,
+  div,
+  log,
+  mul,
+  randomNormalLike,
+  reduceSum,
+  round,
+  slice,
+  softmax,
+  sqrt,
+  stopGradient,
+  sub,
+} from "../../graphs/ops/index.ts";
 import type { Classifier } from "../../graphs/steps/evaluate.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
@@ -17,6 +33,7 @@ import { checkClasses, parseAttacks } from "../../src/evaluate/attack-list.ts";
 import { type Oracle, openOracle } from "../../src/evaluate/attacks/oracle.ts";
 import { evaluateRobustness } from "../../src/evaluate/evaluation.ts";
 import { wilsonInterval } from "../../src/evaluate/interval.ts";
+import { evaluateRadii } from "../../src/evaluate/radii.ts";
 import type { ChunkRecord, EvaluationLog, EvaluationProgress, EvaluationRequest } from "../../src/evaluate/types.ts";
 import { readSafetensors } from "../../src/files/safetensors.ts";
 import { imageInputOf } from "../../src/models/input.ts";
@@ -66,6 +83,40 @@ const recording = (): EvaluationLog & { readonly finished: Map<string, ChunkReco
   const finished = new Map<string, ChunkRecord>();
   return { finished, append: (record) => void finished.set(`${record.stage}/${record.chunk}`, record) };
 };
+
+/** x, through which a gradient flows where the mask is 1 only. */
+const blocked = (x: Value, mask: Value): Value => add(mul(x, mask), stopGradient(mul(x, sub(1, mask))));
+
+test("within a radius of 0 lies the image alone", async () => {
+  const request = await requestFor(convolutional(), { settings: { ...settings, eps: 0 } });
+  const { figures } = (await evaluateRobustness(request))!;
+  expect(figures.map(({ right, queries }) => [right, queries]).slice(1)).toEqual(figures.slice(1).map(() => [12, 0]));
+});
+
+test("several radii: each as if alone, clean images asked once, and a log that a second run goes on with", async () => {
+  const log = recording();
+  const attacks = parseAttacks(["clean", "pgd5", "autoattack"]);
+  const base = await requestFor(convolutional(), { attacks, log });
+  const radii = [0, 0.006, 0.012];
+  const asked: string[] = [];
+  const answer: Oracle["answer"] = (queries, steady) => {
+    asked.push(queries[0]!.kind);
+    return base.oracle.answer(queries, steady);
+  };
+  const request = { ...base, radii, settingsAt: (eps: number) => ({ ...settings, eps, stepSize: eps / 4 }) };
+  const found = (await evaluateRadii(request))!;
+  for (const [i, eps] of radii.entries()) {
+    const alone = await evaluateRobustness({ ...base, log: recording(), settings: request.settingsAt(eps) });
+    const figures = found.curve?.[i]?.attacks ?? {};
+    expect(Object.values(figures).map(({ right }) => right)).toEqual(alone?.figures.map(({ right }) => right));
+    if (eps === 0.012) expect(found.result.rows).toEqual(alone?.rows);
+  }
+  const accuracies = found.curve?.map(({ attacks: at }) => at.pgd5?.accuracy as number) as number[];
+  expect(accuracies[0]).toBeGreaterThan(accuracies[2]!);
+  const again = await evaluateRadii({ ...request, oracle: { ...base.oracle, answer }, log });
+  expect(asked).toEqual([]);
+  expect(again?.curve).toEqual(found.curve);
+});
 
 test("accuracy under AutoAttack is at most that under each of its parts, and every attack's at most clean's", async () => {
   const result = (await evaluateRobustness(await requestFor(convolutional())))!;
@@ -150,15 +201,38 @@ describe("models that gradient attacks cannot judge are flagged", () => {
     expect(warnings).toContainEqual(expect.stringMatching(/gradient is zero for 12 of 12/));
     expect(warnings).toContainEqual(expect.stringMatching(/Square, which needs no gradients, broke/));
   });
-  test("logits that are not finite: what leaves the ball is not broken", async () => {
+  test("logits that are not finite are no right answer", async () => {
     const base = convolutional();
     const infinite = (x: Value) => log(softmax(mul(base(x), 1e6)));
     const request = await requestFor(infinite, { attacks: parseAttacks(["clean", "pgd5"]) });
-    const { figures, warnings } = (await evaluateRobustness(request))!;
-    expect(warnings).toContainEqual(expect.stringMatching(/logits are not finite for 14 of 14/));
-    expect(warnings).toContainEqual(expect.stringMatching(/gradients are not finite for 12 of 12/));
-    expect(warnings).toContainEqual(expect.stringMatching(/left the ball or the box and do not count as broken/));
-    expect(figures[1]?.right).toBe(12);
+    const labels = request.images.labels.map((label) => Math.max(0, label));
+    const { figures, warnings } = (await evaluateRobustness({ ...request, images: { ...request.images, labels } }))!;
+    expect(warnings).toContainEqual(expect.stringMatching(/logits are not finite for 14 of 14 images: they count as/));
+    expect(figures.map(({ right }) => right)).toEqual([0, 0]);
+  });
+  test("gradients of which nothing is finite, behind logits that are: attacks by gradients are refused, others run", async () => {
+    const base = convolutional();
+    const blind = (x: Value) => add(base(x), reduceSum(mul(sqrt(mul(x, 0)), 0), { keepdims: 0 }));
+    const refused = evaluateRobustness(await requestFor(blind, { attacks: parseAttacks(["clean", "pgd5", "square"]) }));
+    await expect(refused).rejects.toThrow(
+      /gradients are not finite for 12 of 12 images, so pgd5 can't judge it; give --attacks clean,square/,
+    );
+    const request = await requestFor(blind, { attacks: parseAttacks(["clean", "square"]) });
+    expect((await evaluateRobustness(request))?.figures.map(({ right }) => right)[0]).toBe(12);
+  });
+  test("gradients of which one pixel is not finite: the others are followed as if that one had none", async () => {
+    const base = convolutional();
+    const mask = Float32Array.from({ length: 128 }, (_, i) => Number(i > 0));
+    const first = constant(float32([1, ...image], mask));
+    // At 0 a square root has an infinite gradient, which times 0 is NaN: of the first pixel alone.
+    const spoilt = (x: Value) => add(base(x), reduceSum(mul(sqrt(mul(add(x, 0.5), first)), 0), { keepdims: 0 }));
+    const attacks = parseAttacks(["clean", "fgsm", "pgd5", "apgd-ce", "apgd-t"]);
+    const { figures, warnings } = (await evaluateRobustness(await requestFor(spoilt, { attacks })))!;
+    const plain = (await evaluateRobustness(await requestFor((x) => base(blocked(x, first)), { attacks })))!;
+    expect(figures.map(({ right }) => right)).toEqual(plain.figures.map(({ right }) => right));
+    expect(figures[2]?.right).toBeLessThan(12);
+    expect(warnings).toContainEqual(expect.stringMatching(/gradients are not finite for 12 of 12 images: what is not/));
+    expect(warnings.filter((warning) => /left the ball/.test(warning))).toEqual([]);
   });
   test("random logits", async () => {
     const base = convolutional();
@@ -276,6 +350,48 @@ describe("the command", () => {
     await run(...attacks, "--save-adversarial", "--out", second, "--resume");
     for (const name of ["images.jsonl", "evaluation.json", "finished.jsonl"])
       expect(readFileSync(join(second, name), "utf8")).toBe(readFileSync(join(first, name), "utf8"));
+  });
+
+  test("several radii give a curve, in the result and in the report", async () => {
+    write();
+    const out = join(folder, "radii");
+    const { out: printed, err } = await run(
+      "--attacks",
+      "clean,pgd5",
+      "--limit",
+      "20",
+      "--eps",
+      "0,2/255,0.05",
+      "--json",
+      "--out",
+      out,
+    );
+    const summary = JSON.parse(printed.trim().split("\n").at(-1)!);
+    expect(summary.eps).toBe(0.05);
+    expect(summary.curve.map(({ eps }: { eps: number }) => eps)).toEqual([0, 2 / 255, 0.05]);
+    expect(summary.curve[2].attacks).toEqual(summary.attacks);
+    expect(summary.curve[0].attacks.pgd5.accuracy).toBe(summary.attacks.clean.accuracy);
+    expect(err).toMatch(/radius +clean % +pgd5 %\n0\/255 .*\n2\/255 .*\n12\.75\/255 /);
+    const report = readFileSync(join(out, "report.html"), "utf8");
+    expect(report).toContain("Accuracy against radius");
+  });
+
+  test("an export's own dataset is taken where none is asked for, and that is said", async () => {
+    write();
+    const bytes = readFileSync(model);
+    const file = onnxProto.onnx.ModelProto.decode(bytes);
+    file.metadataProps = [onnxProto.onnx.StringStringEntryProto.create({ key: "dataset", value: "shapes" })];
+    writeFileSync(model, onnxProto.onnx.ModelProto.encode(file).finish());
+    const [stdout, stderr] = [new PassThrough(), new PassThrough()];
+    let err = "";
+    stderr.on("data", (text: Buffer) => {
+      err += text.toString();
+    });
+    const plain = ["--model", model, "--threads", "1", "--attacks", "clean", "--limit", "10"];
+    expect(await evaluateCommand.execute(plain, { stdout, stderr })).toBe(0);
+    expect(err).toMatch(/images of shapes, which model\.onnx was trained on; --dataset takes others/);
+    writeFileSync(model, bytes);
+    await expect(evaluateCommand.execute(plain, { stdout, stderr })).rejects.toThrow(/dataset cifar10 needs --data/);
   });
 
   test("corruptions from .npy files", async () => {

@@ -2,10 +2,21 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "@jest/globals";
+import { linf } from "../../graphs/attacks/threat-model.ts";
+import { grad } from "../../graphs/autodiff/grad.ts";
+import { photograph } from "../../graphs/deploy/photograph.ts";
+import { quantized, quantizedValues } from "../../graphs/deploy/quantize.ts";
 import { input, type Value } from "../../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
-import { cast, div, mul, reshape, sigmoid, slice, softmax, transpose } from "../../graphs/ops/index.ts";
+import { buildModel } from "../../graphs/onnx/write.ts";
+import { cast, div, mul, reduceSum, reshape, sigmoid, slice, softmax, transpose } from "../../graphs/ops/index.ts";
+import { lower } from "../../graphs/targets/lower.ts";
+import { portable } from "../../graphs/targets/portable.ts";
+import { createSession } from "../../src/engine/session.ts";
+import { asIsOracle } from "../../src/evaluate/attacks/as-is-oracle.ts";
+import { openOracle } from "../../src/evaluate/attacks/oracle.ts";
 import { type ClassifierOptions, type LoadedClassifier, openClassifier } from "../../src/models/classifier.ts";
+import { preprocessingOf } from "../../src/models/preprocessing.ts";
 import { portably } from "../evaluate/models.ts";
 import { randomNumbers, relativeError } from "../graphs/run.ts";
 import { changed, featuresOf, fileOf, logitsOf, onnx, type Proto } from "./files.ts";
@@ -125,6 +136,99 @@ describe("one classifier, however its file takes images and gives logits", () =>
       expect(warnings).toEqual([expect.stringMatching(/has one (logit|probability): it is that of class 1 of two/)]);
       expect(relativeError(await logits(loaded), expected)).toBeLessThan(1e-5);
     }
+  });
+});
+
+test("an export that takes photographs: its own size, the same logits, and gradients through its rounding", async () => {
+  const { image } = photograph(1, 8);
+  const bytes = buildModel(lower({ logits: logitsOf(image) }, portable), [], {
+    opset: 17,
+    metadata: { preprocessing: JSON.stringify(preprocessingOf(true, 8)) },
+    dynamic: { image: ["batch", "height", "width"], logits: ["batch"] },
+  }).bytes;
+  const loaded = await load(bytes);
+  expect(loaded.image).toEqual([3, 8, 8]);
+  expect(warnings).toContainEqual(expect.stringMatching(/photographs are given at 8×8, its network's size/));
+  await same(loaded);
+  const x = input("x", { dtype: "float32", shape: [6, 3, 8, 8] });
+  const gradientOf = async (build: LoadedClassifier["build"]) => {
+    const [gradient] = grad(reduceSum(slice(build(x), [{ axis: 1, start: 0, end: 1 }]), { keepdims: 0 }), [x]);
+    const session = await portably({ g: gradient as Value });
+    const { g } = await session.run({ x: tensor("float32", [6, 3, 8, 8], images) });
+    await session.release();
+    return (g as Tensor<"float32">).data;
+  };
+  expect(relativeError(await gradientOf(loaded.build), await gradientOf(logitsOf))).toBeLessThan(1e-5);
+});
+
+describe("a model of integers", () => {
+  const seen = input("images", { dtype: "float32", shape: [6, 3, 8, 8] });
+  /** The classifier with every value rounded to eight bits by the ranges that the six images give. */
+  const quantizedFile = async (): Promise<Uint8Array> => {
+    const float = { logits: logitsOf(seen) };
+    const values = quantizedValues(float);
+    const session = await portably(Object.fromEntries(values.map((value, i) => [`v${i}`, value])));
+    const found = await session.run({ images: tensor("float32", [6, 3, 8, 8], images) });
+    await session.release();
+    const ranges = new Map(
+      values.map((value, i) => {
+        const data = found[`v${i}`]?.data as Float32Array;
+        return [value, { low: Math.min(...data), high: Math.max(...data) }] as const;
+      }),
+    );
+    return buildModel(lower(quantized(float, ranges), portable), [], {
+      opset: 19,
+      metadata: {},
+      dynamic: { images: ["batch"], logits: ["batch"] },
+    }).bytes;
+  };
+
+  test("is asked as it is, and its shadow in float32 says nearly the same", async () => {
+    const bytes = await quantizedFile();
+    const loaded = await load(bytes);
+    const asIs = await loaded.asIs?.({ threads: 1 });
+    if (asIs === undefined) throw new Error("no file to run");
+    const given = (): Tensor<"float32"> => tensor("float32", [6, 3, 8, 8], images.slice());
+    const said = (await asIs.logits(given())).flatMap((row) => [...row]);
+    await asIs.release();
+    const session = await createSession(bytes, { threads: 1 });
+    const { logits: own } = await session.run({ images: given() });
+    await session.release();
+    expect(said).toEqual([...(own as Tensor<"float32">).data]);
+    const shadow = await logits(loaded);
+    expect(relativeError(shadow, said)).toBeLessThan(2e-2);
+    // It is the model of integers that the shadow stands for, not the one before.
+    expect(relativeError(shadow, said)).toBeLessThan(0.5 * relativeError(await right, said));
+  });
+
+  test("its answers and its attacks: what is without gradients meets the file itself", async () => {
+    const loaded = await load(await quantizedFile());
+    const asIs = await loaded.asIs?.({ threads: 1 });
+    if (asIs === undefined) throw new Error("no file to run");
+    let asked = 0;
+    const counting = {
+      ...asIs,
+      logits: (x: Tensor<"float32">) => {
+        asked += x.shape[0]!;
+        return asIs.logits(x);
+      },
+    };
+    const image = [3, 8, 8] as const;
+    const shadow = openOracle({ classifier: loaded.build, image, batch: 4, load: portably });
+    const oracle = asIsOracle(shadow, counting, { image, batch: 4 });
+    const rows = Array.from({ length: 6 }, (_, i) => images.slice(i * 192, (i + 1) * 192));
+    const plain = await oracle.answer(rows.map((x) => ({ kind: "logits", x })));
+    expect(asked).toBe(6);
+    const followed = await oracle.answer(rows.map((x) => ({ kind: "ce", x, label: 0, target: 0 })));
+    expect(asked).toBe(12);
+    expect(followed.map((answer) => answer.logits)).toEqual(plain.map((answer) => answer.logits));
+    expect(followed.every(({ gradient }) => gradient.some((v) => v !== 0))).toBe(true);
+    const clean = images.slice(0, 4 * 192);
+    const run = await oracle.pgd({ threat: linf(0.1), steps: 3, stepSize: 0.05 }, clean, clean, [0, 1, 2, 3]);
+    expect(Math.max(...run.x.map((v, i) => Math.abs(v - clean[i]!)))).toBeCloseTo(0.1, 5);
+    const again = await asIs.logits(tensor("float32", [4, 3, 8, 8], run.x.slice()));
+    expect([...run.logits]).toEqual(again.flatMap((row) => [...row]));
+    await oracle.release();
   });
 });
 

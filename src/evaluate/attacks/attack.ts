@@ -28,7 +28,10 @@ export interface Answer {
   readonly logits: Float32Array;
   /** Of a query for a loss; otherwise NaN and empty. */
   readonly loss: number;
+  /** What of it is not finite is 0 here. */
   readonly gradient: Float32Array;
+  /** Whether some of the gradient was not finite; left out where all was. */
+  readonly infinite?: boolean;
   /** Of images that the query offered ahead. */
   readonly ahead?: readonly { readonly x: Float32Array; readonly logits: Float32Array }[];
 }

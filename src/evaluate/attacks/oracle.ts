@@ -108,6 +108,17 @@ const classesOf = (values: readonly number[], size: number): Tensor =>
     Int32Array.from({ length: size }, (_, i) => values[i] ?? values[0] ?? 0),
   );
 
+/** Makes 0 of what is not finite, in place; whether there was any. */
+const dropInfinite = (values: Float32Array): boolean => {
+  let found = false;
+  for (let i = 0; i < values.length; i++)
+    if (!Number.isFinite(values[i])) {
+      values[i] = 0;
+      found = true;
+    }
+  return found;
+};
+
 /** Queries of one kind, at most a batch of them, through a model of `size` images. */
 const answerBatch = async (
   { classifier, image }: OracleOptions,
@@ -131,11 +142,15 @@ const answerBatch = async (
   const classes = (logits as Tensor).shape[1]!;
   const row = (values: Tensor<"float32"> | undefined, i: number, length: number): Float32Array =>
     values === undefined ? new Float32Array(0) : values.data.slice(i * length, (i + 1) * length);
-  return queries.map((_, i) => ({
-    logits: row(logits, i, classes),
-    loss: loss === undefined ? Number.NaN : loss.data[i]!,
-    gradient: row(gradient, i, image[0] * image[1] * image[2]),
-  }));
+  return queries.map((_, i) => {
+    const own = row(gradient, i, image[0] * image[1] * image[2]);
+    return {
+      logits: row(logits, i, classes),
+      loss: loss === undefined ? Number.NaN : loss.data[i]!,
+      gradient: own,
+      ...(dropInfinite(own) && { infinite: true }),
+    };
+  });
 };
 
 /** A PGD attack as one run of a model. */

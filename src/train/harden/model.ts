@@ -17,7 +17,11 @@ export interface Trainable {
 }
 
 /** Looks for the weights of a classifier that came from a file, for batches of so many images. */
-export const trainable = ({ model, image, source }: LoadedClassifier, batch: number): Trainable => {
+export const trainable = ({ model, image, source, asIs }: LoadedClassifier, batch: number): Trainable => {
+  if (asIs !== undefined)
+    throw new RequestError(
+      `${source} computes on integers, which do not train; give the model before it was quantised`,
+    );
   if (model === undefined) throw new RequestError(`${source} is no ONNX file; give one`);
   const { file, path } = model;
   const names = trainableInitializers(file);
