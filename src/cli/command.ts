@@ -5,6 +5,7 @@ import { readConfigFile } from "../settings/config-file.ts";
 import type { SettingValue } from "../settings/name.ts";
 import { type GivenSettings, pickSetting } from "../settings/resolve.ts";
 import { path, rowsOf, type SettingRows, setting } from "../settings/schema.ts";
+import { conditionExitCode, unmet } from "../verbs/conditions.ts";
 import { quietReporter, type Reporter } from "../verbs/reporter.ts";
 import { Interrupted, type Verb } from "../verbs/verb.ts";
 import { readFlags } from "./flags.ts";
@@ -117,7 +118,9 @@ export const defineCommand = <const Own extends Readonly<Record<string, z.ZodTyp
       });
       if (print !== undefined) reporter.print(print(result));
       if (json && !silent) streams.stdout.write(`${JSON.stringify(result)}\n`);
-      return 0;
+      const failed = unmet(result);
+      for (const sentence of failed) streams.stderr.write(`failed: ${sentence}\n`);
+      return failed.length === 0 ? 0 : conditionExitCode;
     } catch (error) {
       if (!(error instanceof Interrupted) || watch === undefined) throw error;
       if (error.message !== "") reporter.log(error.message);

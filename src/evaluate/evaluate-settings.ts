@@ -1,6 +1,12 @@
 import { z } from "zod";
 import { splits } from "../data/dataset.ts";
-import { datasetSettings, matchSetting, modelSettings, targetSetting } from "../settings/fragments.ts";
+import {
+  conditionSettings,
+  datasetSettings,
+  matchSetting,
+  modelSettings,
+  targetSetting,
+} from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 
@@ -40,6 +46,7 @@ export const evaluateSettings = {
   saveAdversarial: setting(z.boolean().default(false), "keep all adversarial images (--out)", results),
   grid: setting(z.int().min(0).max(100).default(12), "images in the picture of attacks (--out)", results),
   resume: setting(z.boolean().default(false), "go on with the evaluation in --out", results),
+  ...conditionSettings,
 };
 
 export type Settings = Resolved<typeof evaluateSettings>;

@@ -153,6 +153,18 @@ export const distributedSettings = {
   ),
 };
 
+const conditions = { group: "Conditions", changeable: true, repeatable: true };
+
+/** Of verbs that measure: what must hold in the end, or must not (src/verbs/conditions.ts reads them). */
+export const conditionSettings = {
+  require: setting(
+    z.array(z.string()).default([]),
+    "conditions on figures, such as knnAccuracy>0.3; exit code 3 where one does not hold; may be given several times",
+    conditions,
+  ),
+  failIf: setting(z.array(z.string()).default([]), "the same for what must not be, such as loss>=first", conditions),
+};
+
 /** Of verbs that train into a run folder. */
 export const runSettings = {
   saveEvery: setting(z.int().min(1).default(1), "epochs between checkpoints", { group: "Run" }),

@@ -3,6 +3,7 @@ import { z } from "zod";
 import type { Objective } from "../../graphs/steps/finetune.ts";
 import {
   ballSettings,
+  conditionSettings,
   datasetSettings,
   distributedSettings,
   momentumSetting,
@@ -147,6 +148,7 @@ export const finetuneSettings = {
   ...targetSetting,
   ...distributedSettings,
   ...runSettings,
+  ...conditionSettings,
 };
 
 export type GivenFinetuning = Resolved<typeof finetuneSettings>;

@@ -6,6 +6,7 @@ import { methodNames } from "../../graphs/methods/index.ts";
 import { optimizerNames } from "../../graphs/optim/optimizer.ts";
 import {
   ballSettings,
+  conditionSettings,
   datasetSettings,
   distributedSettings,
   momentumSetting,
@@ -104,6 +105,7 @@ export const pretrainSettings = {
   knnEvery: setting(z.int().min(0).default(10), "epochs between kNN accuracies on frozen features; 0: never", run),
   ...distributedSettings,
   ...runSettings,
+  ...conditionSettings,
 };
 
 export const pretrainPresets = {

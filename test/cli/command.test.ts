@@ -39,6 +39,7 @@ const shape = {
   data: setting(pathSchema().optional(), "folder of the images", { path: true }),
   label: setting(z.string().optional(), "a name"),
   resume: setting(z.boolean().default(false), "go on with the run in --out"),
+  require: setting(z.array(z.string()).default([]), "conditions", { repeatable: true }),
 };
 
 type Settings = Resolved<typeof shape>;
@@ -87,6 +88,7 @@ describe("settings", () => {
       data: undefined,
       label: undefined,
       resume: false,
+      require: [],
     });
     // The types follow from the schemas: the compiler checks this part.
     const dataset: "cifar10" | "cifar100" | "stl10" = settings.dataset;
@@ -108,6 +110,8 @@ describe("settings", () => {
     [["--clusters", "none"], { clusters: [] }],
     [["--weights", "-1/2,1e-3"], { weights: [-0.5, 0.001] }],
     [["--attacks", "clean"], { attacks: ["clean"] }],
+    [["--require", "a<1", "--require", "b<2,c>3"], { require: ["a<1", "b<2", "c>3"] }],
+    [["--require", "a<1", "--no-require"], { require: [] }],
     [["--no-tensorboard"], { tensorboard: false }],
     [["--tensorboard=false"], { tensorboard: false }],
     [["--label", "-7"], { label: "-7" }],
@@ -246,6 +250,16 @@ describe("running", () => {
     expect(await execute(run, "--quiet")).toEqual({ code: 0, stdout: "accuracy 0.5\n", stderr: "warning: careful\n" });
   });
 
+  test("conditions that do not hold end with exit code 3, after the results", async () => {
+    const watched = (met: boolean) => () => ({
+      conditions: [{ condition: "loss<first", flag: "require", left: 2, right: 1, met }],
+    });
+    const { code, stdout, stderr } = await execute(watched(false), "--json");
+    expect([code, stderr]).toEqual([3, 'failed: --require "loss<first" does not hold: 2 against 1\n']);
+    expect(JSON.parse(stdout).conditions).toHaveLength(1);
+    expect(await execute(watched(true))).toEqual({ code: 0, stdout: "", stderr: "" });
+  });
+
   test("a run folder holds the settings and is closed with the command", async () => {
     const out = join(folder, "recorded");
     const run = async (_: Settings, context: VerbContext) => (await context.openRun()).config.settings;
@@ -264,6 +278,7 @@ describe("running", () => {
       attacks: ["clean", "pgd20"],
       dataset: "cifar10",
       tensorboard: true,
+      require: [],
     });
     await execute(run, "--out", out, "--resume", "--threads", "2");
     await expect(execute(run, "--out", out, "--resume", "--lr", "3")).rejects.toThrow(
@@ -298,6 +313,7 @@ Settings:
   --data PATH                   folder of the images
   --label TEXT                  a name
   --resume                      go on with the run in --out
+  --require NAME,…              conditions (default none)
 
 Attack:
   --attack-steps N              steps of the attack (default 5; also --pgd-steps)

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { datasetNames } from "../../data/dataset.ts";
 import {
   ballSettings,
+  conditionSettings,
   datasetSettings,
   matchSetting,
   modelSettings,
@@ -55,6 +56,7 @@ export const hardenSettings = {
   weightDecay: setting(z.number().min(0).default(2e-4), "on every weight that moves", optimisation),
   ...runSettings,
   resume: setting(z.boolean().default(false), "go on with the run in OUT.run", { group: "Run" }),
+  ...conditionSettings,
 };
 
 /** Settings of hardening, each checked and with its default. */
