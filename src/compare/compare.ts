@@ -12,6 +12,7 @@ import { datasetSettings, networkSettings, targetSetting, workersSetting } from 
 import { readObject } from "../settings/resolve.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Given, Resolved } from "../settings/spec.ts";
+import { checkOptions } from "../train/feeds.ts";
 import { finetune } from "../train/finetune.ts";
 import type { SchemeName } from "../train/finetune-settings.ts";
 import { pretrain } from "../train/pretrain.ts";
@@ -186,7 +187,7 @@ const perform = async (settings: Settings, context: VerbContext): Promise<Compar
   // What a variant asks of pretraining is looked at before anything is trained.
   const { spec } = pretrain;
   for (const { method, settings: own } of variants)
-    await spec.resolve([sourceOf(own), readObject(spec.name, spec.rows, { method }, "")], false);
+    checkOptions(await spec.resolve([sourceOf(own), readObject(spec.name, spec.rows, { method }, "")], false));
   const schemes = settings.schemes.map((scheme) => named("schemes", scheme, schemeNames));
   const asked = settings.datasets.length > 0 ? settings.datasets : [settings.dataset];
   const datasets = asked.map((dataset) => named("datasets", dataset, datasetNames));

@@ -15,7 +15,7 @@ import { loadRun, type Network, networkRecord, stemOf } from "../runs/network.ts
 import type { Resolved } from "../settings/spec.ts";
 import { checkConditions, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
-import { feeds, rateOf, teacherState } from "./feeds.ts";
+import { checkOptions, feeds, rateOf, teacherState } from "./feeds.ts";
 import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { train } from "./loop.ts";
 import { pretrainPresets, pretrainSettings } from "./pretrain-settings.ts";
@@ -143,6 +143,7 @@ const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context:
 const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
   const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
   const conditions = parseConditions(settings);
+  checkOptions(settings);
   const dataset = await loadTraining(settings, context);
   const pseudoLabels = await labelsFor(settings, dataset, context);
   const collective = await joinRanks(settings);
