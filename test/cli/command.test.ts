@@ -135,6 +135,41 @@ describe("settings", () => {
     expect(await resolve("--config", await yaml("empty.yaml", "# nothing\n"))).toMatchObject({ lr: 0.5 });
   });
 
+  test("--show-config prints each value with its source, as a file that resolves to the same, and does nothing", async () => {
+    const path = await yaml("sources.yaml", "pretrain:\n  preset: paper\n  weights: [1, 2]\nfinetune:\n  lr: 3\n");
+    const run = () => {
+      throw new Error("it runs");
+    };
+    const { code, stdout } = await execute(run, "--config", path, "--seed", "5", "--show-config");
+    expect(code).toBe(0);
+    expect(stdout.replace(/threads: \d+/, "threads: N").split("\n")).toEqual([
+      "seed: 5 # --seed",
+      "threads: N # default",
+      "provider: auto # default",
+      "engine: auto # default",
+      "precision: auto # default",
+      "out: null # default",
+      "lr: 0.25 # preset paper",
+      "eps: 8/255 # default",
+      "attack-steps: 7 # preset paper",
+      "clusters: [2, 10] # default",
+      `weights: [1, 2] # ${path}`,
+      "attacks: [clean, pgd20] # default",
+      "dataset: cifar10 # default",
+      "tensorboard: true # default",
+      "data: null # default",
+      "label: null # default",
+      "resume: false # default",
+      "require: [] # default",
+      "",
+    ]);
+    const again = await resolve("--config", await yaml("shown.yaml", stdout));
+    expect(again).toEqual(await resolve("--config", path, "--seed", "5"));
+    await expect(resolve("--config", await yaml("other.yaml", "finetune:\n  lr: 1\n"))).rejects.toThrow(
+      "has settings of finetune, not of pretrain; give another file",
+    );
+  });
+
   test("the config.yaml of a run serves as a file, and as the base of its resumption", async () => {
     const out = join(folder, "run");
     const run = await openRunFolder(out, { command: "pretrain", settings: { lr: 3, seed: 9 }, warn: () => {} });
@@ -319,7 +354,7 @@ Attack:
   --attack-steps N              steps of the attack (default 5; also --pgd-steps)
 
 Common settings:
-  --config PATH                 YAML file with settings; flags win over it
+  --config PATH                 YAML file with settings, or the name of a recipe; flags win over it
   --seed N                      seed of all random numbers (default 0)
   --threads N                   threads to compute with (default CORES)
   --provider auto|cpu|cuda|webgpu
@@ -329,6 +364,7 @@ Common settings:
   --precision auto|float32|tf32|float16
                                 what products compute in; auto: float32, on CUDA tf32 (default auto)
   --out PATH                    folder to write to
+  --show-config                 print all settings with their sources, and do nothing
   --json                        make the last line of stdout one JSON object with the results
   --quiet                       no progress on stderr
   --debug                       show the stack of an error
