@@ -42,6 +42,7 @@ export const compareSettings = {
   autoattack: setting(z.boolean().default(false), "also accuracy under AutoAttack", what),
   dataset: setting(datasetSettings.dataset, "to pretrain on", data),
   data: setting(datasetSettings.data, "folder that holds all datasets", { ...data, path: true }),
+  skipBroken: datasetSettings.skipBroken,
   limit: setting(z.int().min(0).default(0), "N images, a sample of every class; 0 for all", data),
   testLimit: setting(z.int().min(0).default(0), "N test images, a sample of every class; 0 for all", data),
   size: setting(z.int().min(0).max(512).default(0), "resize images; 0 leaves them", data),
@@ -91,7 +92,7 @@ const named = <Name extends string>(setting: string, text: string, known: readon
 };
 
 /** Settings of every part. */
-const commonOf = ({ provider, threads, data }: Settings) => ({ provider, threads, data });
+const commonOf = ({ provider, threads, data, skipBroken }: Settings) => ({ provider, threads, data, skipBroken });
 
 /** A paper's rates at the comparison's batch and epochs. */
 const scaledRates = ({ method }: Variant, { batch, epochs, scaleRates }: Settings) => {

@@ -1,9 +1,7 @@
 import { RequestError } from "../errors.ts";
 import type { ReadOptions } from "../files/budget.ts";
 import { checkCifar10, checkCifar100, cifar10, cifar100 } from "./cifar.ts";
-import { digestBytes } from "./digest.ts";
 import { checkFolder, folder } from "./folder.ts";
-import { allocateImages } from "./memory.ts";
 import { checkShapesSplit, shapes } from "./shapes.ts";
 import { checkStl10, stl10 } from "./stl10.ts";
 
@@ -48,6 +46,8 @@ export interface FormatOptions extends ReadOptions {
   readonly seed: number;
   /** Of each class, for folders without splits. */
   readonly testShare: number;
+  /** Leave out images of a folder that cannot be decoded, instead of refusing the folder. */
+  readonly skipBroken: boolean;
   /** Takes what was guessed or left out, a sentence without a full stop. */
   readonly warn: (message: string) => void;
 }
@@ -92,6 +92,8 @@ export interface DatasetOptions extends ReadOptions {
    * are depends on their names alone, not on the seed. Default 0.2.
    */
   readonly testShare?: number | undefined;
+  /** Folders: leave out images that cannot be decoded, and say how many, instead of refusing the folder. Default false. */
+  readonly skipBroken?: boolean | undefined;
   /** Takes what was guessed or left out, a sentence without a full stop. Default: Node's warnings, on stderr. */
   readonly warn?: ((message: string) => void) | undefined;
 }
@@ -102,7 +104,7 @@ const positive = (setting: string, value: number | undefined): void => {
 };
 
 const prepared = (options: DatasetOptions): { readonly format: Format; readonly asked: FormatOptions } => {
-  const { name, data, split, limit, seed = 0, testShare = 0.2, budget } = options;
+  const { name, data, split, limit, seed = 0, testShare = 0.2, skipBroken = false, budget } = options;
   const size = options.size === 0 ? undefined : options.size;
   const warn = options.warn ?? ((message: string) => process.emitWarning(message, "advcl"));
   const format = formats.get(name);
@@ -114,7 +116,7 @@ const prepared = (options: DatasetOptions): { readonly format: Format; readonly 
     throw new RequestError(`test share must be a number from 0 to below 1, not ${testShare}.`);
   if (name !== "shapes" && data === undefined)
     throw new RequestError(`dataset ${name} needs --data: the folder or archive that holds it`);
-  return { format, asked: { data, split, size, limit, seed, testShare, warn, budget } };
+  return { format, asked: { data, split, size, limit, seed, testShare, skipBroken, warn, budget } };
 };
 
 /**
@@ -134,29 +136,4 @@ export const loadDataset = async (options: DatasetOptions): Promise<Dataset> => 
 export const checkDataset = async (options: DatasetOptions): Promise<void> => {
   const { format, asked } = prepared(options);
   await format.check(asked);
-};
-
-/** The same dataset with only the images at `positions`, in that order, such as a validation split. */
-export const subset = (dataset: Dataset, positions: ArrayLike<number>): Dataset => {
-  const count = positions.length;
-  const length = 3 * dataset.height * dataset.width;
-  const images = allocateImages(count, dataset.height, dataset.width);
-  const digests = dataset.digests && new Uint8Array(count * digestBytes);
-  const pick = (values: Int32Array): Int32Array => Int32Array.from(positions, (p) => values[p]!);
-  for (let i = 0; i < count; i++) {
-    const p = positions[i]!;
-    if (!(Number.isInteger(p) && p >= 0 && p < dataset.count))
-      throw new RangeError(`position ${p} is outside the ${dataset.count} images of ${dataset.name}`);
-    images.set(dataset.images.subarray(p * length, (p + 1) * length), i * length);
-    digests?.set(dataset.digests!.subarray(p * digestBytes, (p + 1) * digestBytes), i * digestBytes);
-  }
-  return {
-    ...dataset,
-    count,
-    images,
-    index: pick(dataset.index),
-    ...(dataset.labels && { labels: pick(dataset.labels) }),
-    ...(dataset.coarseLabels && { coarseLabels: pick(dataset.coarseLabels) }),
-    ...(digests && { digests }),
-  };
 };

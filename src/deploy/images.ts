@@ -25,7 +25,9 @@ export const loadImagesOf =
     try {
       const { seed } = settings;
       const testShare = typeof trained.testShare === "number" ? trained.testShare : undefined;
-      return await loadDataset({ name, data, split, size: source.network.size, limit, seed, testShare, warn });
+      const skipBroken = trained.skipBroken === true;
+      const size = source.network.size;
+      return await loadDataset({ name, data, split, size, limit, seed, testShare, skipBroken, warn });
     } catch (error) {
       if (demanded || settings.dataset !== undefined) throw error;
       warn(`accuracy is not measured: ${(error as Error).message}`);

@@ -26,6 +26,7 @@ export const evaluateSettings = {
   dataset: setting(datasetSettings.dataset, "which images", data),
   data: setting(path().optional(), "folder or archive of the dataset", { ...data, path: true }),
   testShare: datasetSettings.testShare,
+  skipBroken: datasetSettings.skipBroken,
   split: setting(z.enum(splits).default("test"), "which part of it", data),
   ...matchSetting,
   limit: setting(z.int().min(1).optional(), "only so many images, a sample of every class by --seed", data),

@@ -77,11 +77,21 @@ const checkRequest = (
 
 /** The images, with labels that number the model's classes. */
 const loadImages = async (
-  { dataset: name, data, split, limit, seed, testShare, matchClasses }: Settings,
+  { dataset: name, data, split, limit, seed, testShare, skipBroken, matchClasses }: Settings,
   opened: OpenedClassifier,
   { warn }: Pick<VerbContext, "warn">,
 ): Promise<Fitted> => {
-  const dataset = await loadDataset({ name, data, split, limit, size: opened.image[1], seed, testShare, warn });
+  const dataset = await loadDataset({
+    name,
+    data,
+    split,
+    limit,
+    size: opened.image[1],
+    seed,
+    testShare,
+    skipBroken,
+    warn,
+  });
   return fitDataset(opened, dataset, { matchClasses, warn });
 };
 

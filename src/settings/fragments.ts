@@ -45,6 +45,11 @@ export const datasetSettings = {
     "of a folder without a test split: share of each class that is held out to test on",
     { group: "Data" },
   ),
+  skipBroken: setting(
+    z.boolean().default(false),
+    "leave out images of a folder that cannot be decoded, and say how many, instead of stopping",
+    { group: "Data" },
+  ),
 };
 
 /** The part of a dataset that is trained on. */

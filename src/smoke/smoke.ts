@@ -34,6 +34,7 @@ const usual = ["loss.best<first", "knnAccuracy>0.2", "accuracy>0.25", "robustAcc
 export const smokeSettings = {
   dataset: setting(datasetSettings.dataset.unwrap().default("shapes"), "images", data),
   data: datasetSettings.data,
+  skipBroken: datasetSettings.skipBroken,
   size: setting(z.int().min(8).max(512).default(16), "side of the images", data),
   limit: setting(z.int().min(32).default(512), "images to train on", budget),
   testLimit: setting(z.int().min(1).default(200), "test images", budget),
@@ -79,13 +80,13 @@ export interface SmokeResult {
 
 /** Pretrains, finetunes, attacks and exports. */
 const train = async (settings: Settings, out: string, context: VerbContext): Promise<Figures> => {
-  const { dataset, data: place, size, seed, threads, provider, engine, precision, workers } = settings;
+  const { dataset, data: place, skipBroken, size, seed, threads, provider, engine, precision, workers } = settings;
   const { limit, testLimit, width, batch, epochs, finetuneEpochs, attackSteps, eps } = settings;
   const ball = { eps, stepSize: eps / 2, attackSteps };
   const options = { reporter: indentedReporter(context), signal: context.signal };
   const plain = { seed, threads, provider, engine };
   const computing = { ...plain, precision };
-  const images = { ...computing, dataset, data: place, workers, limit };
+  const images = { ...computing, dataset, data: place, skipBroken, workers, limit };
   const at = (name: string): string => join(out, name);
   context.log("pretraining by AdvCL, without clusters");
   const pretrained = await pretrain(
@@ -113,7 +114,7 @@ const train = async (settings: Settings, out: string, context: VerbContext): Pro
   );
   const { attacks } = await evaluate(
     {
-      ...{ ...computing, dataset, data: place, limit: testLimit, model, eps, stepSize: eps / 4 },
+      ...{ ...computing, dataset, data: place, skipBroken, limit: testLimit, model, eps, stepSize: eps / 4 },
       ...{ attacks: ["clean", "pgd20", "apgd-ce"], iterations: 10, out: at("attacks") },
     },
     options,

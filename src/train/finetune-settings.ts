@@ -91,6 +91,7 @@ const imageSettings = {
   dataset: setting(datasetSettings.dataset, "labelled images", data),
   data: datasetSettings.data,
   testShare: datasetSettings.testShare,
+  skipBroken: datasetSettings.skipBroken,
   limit: setting(
     z.int().min(0).default(0),
     "use N training images, a sample of every class by --seed; 0 for all",

@@ -37,12 +37,13 @@ export interface PretrainResult extends Partial<Extremes>, Judged {
 
 /** The dataset that is asked for, without its part. */
 const imagesOf = (
-  { dataset, data, size, seed, testShare }: Settings,
+  { dataset, data, size, seed, testShare, skipBroken }: Settings,
   { warn }: VerbContext,
 ): Omit<DatasetOptions, "split"> => ({
   name: dataset,
   seed,
   testShare,
+  skipBroken,
   warn,
   ...(data !== undefined && { data }),
   ...(size > 0 && { size }),

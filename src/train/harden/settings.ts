@@ -25,6 +25,7 @@ export const hardenSettings = {
   dataset: setting(z.enum(datasetNames).default("folder"), "labelled images", data),
   data: setting(path().optional(), "folder or archive of the dataset", { ...data, path: true }),
   testShare: datasetSettings.testShare,
+  skipBroken: datasetSettings.skipBroken,
   limit: setting(
     z.int().min(0).default(0),
     "use N training images, a sample of every class by --seed; 0 for all",
