@@ -38,6 +38,7 @@ export { type EvaluateResult, evaluate } from "./evaluate/evaluate.ts";
 export { readSafetensors, writeSafetensors } from "./files/safetensors.ts";
 export { type ClassifierOptions, type LoadedClassifier, loadClassifier } from "./models/classifier.ts";
 export { type ReportResult, report } from "./report/verb.ts";
+export { type SmokeResult, smoke } from "./smoke/smoke.ts";
 export { type FinetuneResult, finetune } from "./train/finetune.ts";
 export { type HardenResult, harden } from "./train/harden.ts";
 export { type PretrainResult, pretrain } from "./train/pretrain.ts";

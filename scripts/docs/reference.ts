@@ -12,6 +12,7 @@ import { report } from "../../src/report/verb.ts";
 import { serve } from "../../src/serve/serve.ts";
 import { kebabCase, printSetting, type SettingValue } from "../../src/settings/name.ts";
 import { expectation, type SettingRow } from "../../src/settings/schema.ts";
+import { smoke } from "../../src/smoke/smoke.ts";
 import { finetune } from "../../src/train/finetune.ts";
 import { harden } from "../../src/train/harden.ts";
 import { pretrain } from "../../src/train/pretrain.ts";
@@ -20,7 +21,7 @@ import { step } from "../../src/train/step.ts";
 /** Every verb in the order of the list of commands. */
 const verbs = [
   ...[demo, pretrain, cluster, finetune, evaluate, compare, report, exportModel, importWeights],
-  ...[harden, serve, doctor, step, bench],
+  ...[harden, serve, smoke, doctor, step, bench],
 ];
 
 /** Settings whose default is what this machine has. */

@@ -2,9 +2,11 @@
 import { z } from "zod";
 import { launched } from "../distributed/launcher.ts";
 import { readConfigFile } from "../settings/config-file.ts";
-import type { SettingValue } from "../settings/name.ts";
+import { kebabCase, type SettingValue } from "../settings/name.ts";
 import { type GivenSettings, pickSetting } from "../settings/resolve.ts";
 import { path, rowsOf, type SettingRows, setting } from "../settings/schema.ts";
+import { printSources } from "../settings/sources.ts";
+import { conditionExitCode, unmet } from "../verbs/conditions.ts";
 import { quietReporter, type Reporter } from "../verbs/reporter.ts";
 import { Interrupted, type Verb } from "../verbs/verb.ts";
 import { readFlags } from "./flags.ts";
@@ -16,8 +18,14 @@ const common = { group: "Common settings" };
 
 /** Settings of every command that are no verb's. */
 const [before, after] = [
-  { config: setting(path().optional(), "YAML file with settings; flags win over it", { ...common, path: true }) },
   {
+    config: setting(path().optional(), "YAML file with settings, or the name of a recipe; flags win over it", {
+      ...common,
+      path: true,
+    }),
+  },
+  {
+    showConfig: setting(z.boolean().default(false), "print all settings with their sources, and do nothing", common),
     json: setting(z.boolean().default(false), "make the last line of stdout one JSON object with the results", common),
     quiet: setting(z.boolean().default(false), "no progress on stderr", common),
     debug: setting(z.boolean().default(false), "show the stack of an error", common),
@@ -30,16 +38,22 @@ export interface Streams {
   readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean };
 }
 
+export interface Configuration {
+  readonly settings: Readonly<Record<string, SettingValue>>;
+  readonly text: string;
+}
+
 /** A command as the command line uses it. */
 export interface Command {
   readonly name: string;
   readonly summary: string;
   /** Text of --help, `width` columns wide. */
   help(width: number): string;
-  /** What `advcl config` prints of flags: the verb's settings, without those that a configuration file does not hold. */
-  configure(
-    args: readonly string[],
-  ): Promise<{ readonly settings: Readonly<Record<string, SettingValue>>; readonly json: boolean }>;
+  /**
+   * What `advcl config` prints of flags: the verb's settings, without those that a configuration file does not hold; as a text they
+   * are a file, each with its source.
+   */
+  configure(args: readonly string[]): Promise<Configuration>;
   /** Runs it. Returns the exit code; throws what went wrong. */
   execute(args: readonly string[], streams: Streams): Promise<number>;
 }
@@ -96,8 +110,20 @@ export const defineCommand = <const Own extends Readonly<Record<string, z.ZodTyp
     const { config: _, ...others } = rows;
     return [flags, await readConfigFile(name, others, file)];
   };
+  const configurationOf = async (sources: readonly GivenSettings[]): Promise<Configuration> => {
+    const { preset: _, ...settings } = (await spec.resolve(sources, false)) as Readonly<Record<string, SettingValue>>;
+    const text =
+      pickSetting(rows, "json", sources) === true
+        ? `${JSON.stringify(Object.fromEntries(Object.entries(settings).map(([key, value]) => [kebabCase(key), value ?? null])))}\n`
+        : printSources(settings, await spec.gather(sources));
+    return { settings, text };
+  };
   const execute: Command["execute"] = async (args, streams) => {
     const sources = await readSources(args);
+    if (pickSetting(rows, "showConfig", sources) === true) {
+      streams.stdout.write((await configurationOf(sources)).text);
+      return 0;
+    }
     // Of several ranks the first speaks.
     const silent = (launched()?.rank ?? 0) > 0;
     const json = pickSetting(rows, "json", sources) === true;
@@ -117,7 +143,9 @@ export const defineCommand = <const Own extends Readonly<Record<string, z.ZodTyp
       });
       if (print !== undefined) reporter.print(print(result));
       if (json && !silent) streams.stdout.write(`${JSON.stringify(result)}\n`);
-      return 0;
+      const failed = unmet(result);
+      for (const sentence of failed) streams.stderr.write(`failed: ${sentence}\n`);
+      return failed.length === 0 ? 0 : conditionExitCode;
     } catch (error) {
       if (!(error instanceof Interrupted) || watch === undefined) throw error;
       if (error.message !== "") reporter.log(error.message);
@@ -130,11 +158,7 @@ export const defineCommand = <const Own extends Readonly<Record<string, z.ZodTyp
     name,
     summary,
     help: (width) => printHelp({ name, summary, description, rows, presets }, width),
-    configure: async (args) => {
-      const sources = await readSources(args);
-      const { preset: _, ...settings } = (await spec.resolve(sources, false)) as Readonly<Record<string, SettingValue>>;
-      return { settings, json: pickSetting(rows, "json", sources) === true };
-    },
+    configure: async (args) => configurationOf(await readSources(args)),
     execute,
   };
 };

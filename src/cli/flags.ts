@@ -50,7 +50,9 @@ export const readFlags = (command: string, rows: SettingRows, args: readonly str
   parser.configureOutput({ writeErr: () => {} }).showSuggestionAfterError(false);
   const take = (name: string, { key, row, negated }: Flag, value: unknown): void => {
     const label = `--${name}`;
+    const before = row.repeatable ? given.get(key)?.value : undefined;
     if (negated) given.set(key, { value: row.type === "boolean" ? false : [], label });
+    else if (typeof before === "string") given.set(key, { value: `${before},${value}`, label });
     else given.set(key, { value: row.type === "boolean" ? (value ?? true) : value, label });
   };
   for (const [name, flag] of flags) {

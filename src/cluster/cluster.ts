@@ -78,7 +78,7 @@ interface Features {
 
 /** The teacher's features of all images. */
 const readFeatures = async (settings: Settings, engine: Engine, context: VerbContext): Promise<Features> => {
-  const { dataset: name, data, split, limit, seed, clusters, testShare } = settings;
+  const { dataset: name, data, split, limit, seed, clusters, testShare, skipBroken } = settings;
   const asked = { ...settings, size: settings.teacherSize, batch: settings.featureBatch };
   const teacher = await openTeacher(asked, engine, context.warn);
   context.log(`teacher ${teacher.description}`);
@@ -91,6 +91,7 @@ const readFeatures = async (settings: Settings, engine: Engine, context: VerbCon
     limit: limit > 0 ? limit : undefined,
     seed,
     testShare,
+    skipBroken,
     warn: context.warn,
   });
   const largest = Math.max(...clusters);

@@ -12,6 +12,7 @@ import { datasetSettings, networkSettings, targetSetting, workersSetting } from 
 import { readObject } from "../settings/resolve.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Given, Resolved } from "../settings/spec.ts";
+import { checkOptions } from "../train/feeds.ts";
 import { finetune } from "../train/finetune.ts";
 import type { SchemeName } from "../train/finetune-settings.ts";
 import { pretrain } from "../train/pretrain.ts";
@@ -41,6 +42,7 @@ export const compareSettings = {
   autoattack: setting(z.boolean().default(false), "also accuracy under AutoAttack", what),
   dataset: setting(datasetSettings.dataset, "to pretrain on", data),
   data: setting(datasetSettings.data, "folder that holds all datasets", { ...data, path: true }),
+  skipBroken: datasetSettings.skipBroken,
   limit: setting(z.int().min(0).default(0), "N images, a sample of every class; 0 for all", data),
   testLimit: setting(z.int().min(0).default(0), "N test images, a sample of every class; 0 for all", data),
   size: setting(z.int().min(0).max(512).default(0), "resize images; 0 leaves them", data),
@@ -90,7 +92,7 @@ const named = <Name extends string>(setting: string, text: string, known: readon
 };
 
 /** Settings of every part. */
-const commonOf = ({ provider, threads, data }: Settings) => ({ provider, threads, data });
+const commonOf = ({ provider, threads, data, skipBroken }: Settings) => ({ provider, threads, data, skipBroken });
 
 /** A paper's rates at the comparison's batch and epochs. */
 const scaledRates = ({ method }: Variant, { batch, epochs, scaleRates }: Settings) => {
@@ -186,7 +188,7 @@ const perform = async (settings: Settings, context: VerbContext): Promise<Compar
   // What a variant asks of pretraining is looked at before anything is trained.
   const { spec } = pretrain;
   for (const { method, settings: own } of variants)
-    await spec.resolve([sourceOf(own), readObject(spec.name, spec.rows, { method }, "")], false);
+    checkOptions(await spec.resolve([sourceOf(own), readObject(spec.name, spec.rows, { method }, "")], false));
   const schemes = settings.schemes.map((scheme) => named("schemes", scheme, schemeNames));
   const asked = settings.datasets.length > 0 ? settings.datasets : [settings.dataset];
   const datasets = asked.map((dataset) => named("datasets", dataset, datasetNames));

@@ -1,10 +1,8 @@
 import { RequestError } from "../errors.ts";
 import type { ReadOptions } from "../files/budget.ts";
 import { checkCifar10, checkCifar100, cifar10, cifar100 } from "./cifar.ts";
-import { digestBytes } from "./digest.ts";
 import { checkFolder, folder, folderPhotographs, type Photograph } from "./folder.ts";
 import { checkGeneratedSplit, type Drawing, generated } from "./generated.ts";
-import { allocateImages } from "./memory.ts";
 import { shapes } from "./shapes.ts";
 import { checkStl10, stl10 } from "./stl10.ts";
 import { textures } from "./textures.ts";
@@ -50,6 +48,8 @@ export interface FormatOptions extends ReadOptions {
   readonly seed: number;
   /** Of each class, for folders without splits. */
   readonly testShare: number;
+  /** Leave out images of a folder that cannot be decoded, instead of refusing the folder. */
+  readonly skipBroken: boolean;
   /** Takes what was guessed or left out, a sentence without a full stop. */
   readonly warn: (message: string) => void;
 }
@@ -62,6 +62,8 @@ interface Format {
 
 /** Datasets that are drawn, and so take no folder. */
 const generatedDatasets: readonly Drawing[] = [textures, shapes];
+
+const isGenerated = (name: DatasetName): boolean => generatedDatasets.some((drawing) => drawing.name === name);
 
 const formats: ReadonlyMap<string, Format> = new Map<string, Format>([
   ["cifar10", { load: cifar10, check: checkCifar10 }],
@@ -99,6 +101,8 @@ export interface DatasetOptions extends ReadOptions {
    * are depends on their names alone, not on the seed. Default 0.2.
    */
   readonly testShare?: number | undefined;
+  /** Folders: leave out images that cannot be decoded, and say how many, instead of refusing the folder. Default false. */
+  readonly skipBroken?: boolean | undefined;
   /** Takes what was guessed or left out, a sentence without a full stop. Default: Node's warnings, on stderr. */
   readonly warn?: ((message: string) => void) | undefined;
 }
@@ -109,7 +113,7 @@ const positive = (setting: string, value: number | undefined): void => {
 };
 
 const prepared = (options: DatasetOptions): { readonly format: Format; readonly asked: FormatOptions } => {
-  const { name, data, split, limit, seed = 0, testShare = 0.2, budget } = options;
+  const { name, data, split, limit, seed = 0, testShare = 0.2, skipBroken = false, budget } = options;
   const size = options.size === 0 ? undefined : options.size;
   const warn = options.warn ?? ((message: string) => process.emitWarning(message, "advcl"));
   const format = formats.get(name);
@@ -119,9 +123,9 @@ const prepared = (options: DatasetOptions): { readonly format: Format; readonly 
   positive("limit", limit);
   if (!(testShare >= 0 && testShare < 1))
     throw new RequestError(`test share must be a number from 0 to below 1, not ${testShare}.`);
-  if (data === undefined && !generatedDatasets.some((drawing) => drawing.name === name))
+  if (data === undefined && !isGenerated(name))
     throw new RequestError(`dataset ${name} needs --data: the folder or archive that holds it`);
-  return { format, asked: { data, split, size, limit, seed, testShare, warn, budget } };
+  return { format, asked: { data, split, size, limit, seed, testShare, skipBroken, warn, budget } };
 };
 
 /**
@@ -145,7 +149,7 @@ export const checkDataset = async (options: DatasetOptions): Promise<void> => {
 
 /**
  * The labelled images of a split at their own sizes, as a camera or a file gives them: what a model is given that resizes by
- * itself. Those of `shapes`, which are painted at any size, are of the size that is asked for.
+ * itself. Those of generated datasets, which are drawn at any size, are of the size that is asked for.
  * @throws RequestError as `loadDataset` does
  */
 export async function* photographs(options: DatasetOptions): AsyncGenerator<Photograph> {
@@ -154,7 +158,7 @@ export async function* photographs(options: DatasetOptions): AsyncGenerator<Phot
     yield* folderPhotographs(asked);
     return;
   }
-  const size = options.name === "shapes" ? asked.size : undefined;
+  const size = isGenerated(options.name) ? asked.size : undefined;
   const { images, labels, count, height, width } = await format.load({ ...asked, size });
   const plane = height * width;
   for (let i = 0; i < count && labels !== undefined; i++) {
@@ -164,28 +168,3 @@ export async function* photographs(options: DatasetOptions): AsyncGenerator<Phot
     yield { height, width, bytes, label: labels[i]! };
   }
 }
-
-/** The same dataset with only the images at `positions`, in that order, such as a validation split. */
-export const subset = (dataset: Dataset, positions: ArrayLike<number>): Dataset => {
-  const count = positions.length;
-  const length = 3 * dataset.height * dataset.width;
-  const images = allocateImages(count, dataset.height, dataset.width);
-  const digests = dataset.digests && new Uint8Array(count * digestBytes);
-  const pick = (values: Int32Array): Int32Array => Int32Array.from(positions, (p) => values[p]!);
-  for (let i = 0; i < count; i++) {
-    const p = positions[i]!;
-    if (!(Number.isInteger(p) && p >= 0 && p < dataset.count))
-      throw new RangeError(`position ${p} is outside the ${dataset.count} images of ${dataset.name}`);
-    images.set(dataset.images.subarray(p * length, (p + 1) * length), i * length);
-    digests?.set(dataset.digests!.subarray(p * digestBytes, (p + 1) * digestBytes), i * digestBytes);
-  }
-  return {
-    ...dataset,
-    count,
-    images,
-    index: pick(dataset.index),
-    ...(dataset.labels && { labels: pick(dataset.labels) }),
-    ...(dataset.coarseLabels && { coarseLabels: pick(dataset.coarseLabels) }),
-    ...(digests && { digests }),
-  };
-};

@@ -8,6 +8,7 @@ import { findImages } from "./folder-splits.ts";
 import { openImage, readImageBytes } from "./image-file.ts";
 import { allocateImages } from "./memory.ts";
 import { samplePlaces } from "./sample.ts";
+import { subset } from "./subset.ts";
 
 /** Runs at most so much at once that the costs together stay within a bound; what costs more runs alone. */
 const createGate = (bound: number): (<T>(cost: number, run: () => Promise<T>) => Promise<T>) => {
@@ -42,18 +43,54 @@ const forEach = async (count: number, use: (i: number) => Promise<void>): Promis
   if (failed !== undefined) throw failed.reason;
 };
 
+/** Images that cannot be read, by their place, with what is wrong: left out where that is asked for, else the end. */
+class BrokenImages {
+  readonly #faults = new Map<number, RequestError>();
+  readonly #skip: boolean;
+  constructor({ skipBroken }: FormatOptions) {
+    this.#skip = skipBroken;
+  }
+
+  /** Reads the image at a place, unless it is known to be broken. */
+  async try(place: number, read: () => Promise<void>): Promise<void> {
+    if (this.#faults.has(place)) return;
+    try {
+      await read();
+    } catch (error) {
+      if (!this.#skip || !(error instanceof RequestError)) throw error;
+      this.#faults.set(place, error);
+    }
+  }
+
+  /** The places of `count` that are whole; says how many are not. */
+  whole(count: number, { data, warn }: FormatOptions): readonly number[] {
+    const [first] = [...this.#faults].sort(([a], [b]) => a - b);
+    if (first === undefined) return Array.from({ length: count }, (_, i) => i);
+    const [, fault] = first;
+    const left = this.#faults.size;
+    if (left === count) throw fault;
+    const named = fault.message.replace(/^data: /, "").replace(/; [^;]*$/, "");
+    warn(
+      `${left} of ${count} images of ${data} ${left === 1 ? "is" : "are"} left out as broken: ${named}${left === 1 ? "" : ", …"}`,
+    );
+    return Array.from({ length: count }, (_, i) => i).filter((i) => !this.#faults.has(i));
+  }
+}
+
 /** The one size of all images, which are refused where they have several. */
 const commonSize = async (
   paths: readonly string[],
   options: FormatOptions,
+  broken: BrokenImages,
 ): Promise<{ width: number; height: number }> => {
   const sizes = new Map<string, { width: number; height: number }>();
-  await forEach(paths.length, async (i) => {
-    const path = paths[i]!;
+  const measure = async (path: string) => {
     const { width, height } = await openImage(path, await readImageBytes(path, options), options);
     sizes.set(`${width}×${height}`, { width, height });
-  });
+  };
+  await forEach(paths.length, (i) => broken.try(i, () => measure(paths[i]!)));
   const [first] = sizes.values();
+  if (first === undefined) broken.whole(paths.length, options); // all are broken
   if (sizes.size !== 1 || first === undefined) {
     const smallest = [...sizes].sort(([, a], [, b]) => a.width * a.height - b.width * b.height).map(([name]) => name);
     throw new RequestError(
@@ -111,19 +148,23 @@ export const folder = async (options: FormatOptions): Promise<Dataset> => {
   const chosen = samplePlaces({ count: names.length, limit, labels, seed, stream: `folder:${split}` });
   const count = chosen.length;
   const paths = Array.from(chosen, (i) => join(root, names[i]!));
-  const { width, height } = size === undefined ? await commonSize(paths, options) : { width: size, height: size };
+  const broken = new BrokenImages(options);
+  const { width, height } =
+    size === undefined ? await commonSize(paths, options, broken) : { width: size, height: size };
   const length = 3 * height * width;
   const images = allocateImages(count, height, width);
   const digests = new Uint8Array(count * digestBytes);
   const gate = createGate(budget);
-  await forEach(count, async (i) => {
+  const read = async (i: number) => {
     const path = paths[i]!;
     const bytes = await readImageBytes(path, options);
     digests.set(imageDigest(names[chosen[i]!]!, bytes), i * digestBytes);
     const image = await openImage(path, bytes, options);
     await gate(image.cost, () => image.decode(size, images.subarray(i * length, (i + 1) * length)));
-  });
-  return {
+  };
+  await forEach(count, (i) => broken.try(i, () => read(i)));
+  const whole = broken.whole(count, options);
+  const dataset: Dataset = {
     name: "folder",
     split,
     count,
@@ -136,4 +177,5 @@ export const folder = async (options: FormatOptions): Promise<Dataset> => {
     officialCount: total,
     digests,
   };
+  return whole.length === count ? dataset : subset(dataset, whole);
 };

@@ -48,7 +48,10 @@ export interface ImageFile {
 }
 
 const refusal = (path: string, reason: string, cause?: unknown): RequestError =>
-  new RequestError(`data: ${path} cannot be decoded (${reason}); replace or remove it.`, { cause });
+  new RequestError(
+    `data: ${path} cannot be decoded (${reason}); replace or remove it, or leave such images out with --skip-broken.`,
+    { cause },
+  );
 
 /** Bytes of a file, of which only regular ones within the budget are read. */
 export const readImageBytes = async (path: string, { budget = defaultBudget }: ReadOptions): Promise<Buffer> => {

@@ -26,7 +26,8 @@ export const imagesOf = (
   if (name === undefined) return undefined;
   const testShare = typeof trained.testShare === "number" ? trained.testShare : undefined;
   const place = data ?? (dataset === undefined ? (trained.data as string | undefined) : undefined);
-  return { name, data: place, split, size: source.network.size, limit, seed, testShare, warn };
+  const skipBroken = trained.skipBroken === true;
+  return { name, data: place, split, size: source.network.size, limit, seed, testShare, skipBroken, warn };
 };
 
 /** Loads images for a source; none where it is not known which. */

@@ -1,6 +1,12 @@
 import { z } from "zod";
 import { datasetNames, splits } from "../data/dataset.ts";
-import { matchSetting, modelSettings, targetSetting } from "../settings/fragments.ts";
+import {
+  conditionSettings,
+  datasetSettings,
+  matchSetting,
+  modelSettings,
+  targetSetting,
+} from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 
@@ -28,6 +34,7 @@ export const evaluateSettings = {
     "of a folder without a test split: share of each class that is held out to test on (default: the run's, else 0.2)",
     data,
   ),
+  skipBroken: datasetSettings.skipBroken,
   split: setting(z.enum(splits).default("test"), "which part of it", data),
   ...matchSetting,
   limit: setting(z.int().min(1).optional(), "only so many images, a sample of every class by --seed", data),
@@ -52,6 +59,7 @@ export const evaluateSettings = {
   saveAdversarial: setting(z.boolean().default(false), "keep all adversarial images (--out)", results),
   grid: setting(z.int().min(0).max(100).default(12), "images in the picture of attacks (--out)", results),
   resume: setting(z.boolean().default(false), "go on with the evaluation in --out", results),
+  ...conditionSettings,
 };
 
 export type Settings = Resolved<typeof evaluateSettings>;

@@ -8,6 +8,14 @@ import { type Fitted, fitDataset } from "../models/fit.ts";
 import { imageAt } from "../models/images.ts";
 import { warnOfRadius } from "../models/units.ts";
 import { writeReport } from "../report/write.ts";
+import {
+  type Condition,
+  checkConditions,
+  type Judged,
+  judged,
+  lastFigures,
+  parseConditions,
+} from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { type AttackSpec, checkClasses, parseAttacks } from "./attack-list.ts";
 import { asIsOracle } from "./attacks/as-is-oracle.ts";
@@ -30,7 +38,7 @@ import {
 } from "./results.ts";
 import type { EvaluationLog, EvaluationProgress } from "./types.ts";
 
-export interface EvaluateResult {
+export interface EvaluateResult extends Judged {
   /** The file or run folder. */
   readonly model: string;
   /** SHA-256 of it. */
@@ -77,7 +85,9 @@ const datasetOf = (
 };
 
 /** What is asked for, checked as far as it can be before anything is read. */
-const checkRequest = (settings: Settings): { attacks: readonly AttackSpec[]; corruptions: string | undefined } => {
+const checkRequest = (
+  settings: Settings,
+): { attacks: readonly AttackSpec[]; corruptions: string | undefined; conditions: readonly Condition[] } => {
   const { corruptionsData, std, saveAdversarial, resume, out } = settings;
   if (settings.attacks.includes("corruptions") && corruptionsData === undefined)
     throw new RequestError("corruptions needs --corruptions-data, the folder of CIFAR-10-C's .npy files");
@@ -87,7 +97,10 @@ const checkRequest = (settings: Settings): { attacks: readonly AttackSpec[]; cor
     throw new RequestError("--save-adversarial needs --out, the folder to write to");
   if (resume && out === undefined)
     throw new RequestError("--resume needs --out, the folder of the evaluation to go on with");
-  return { attacks, corruptions: corruptionsData };
+  const conditions = parseConditions(settings);
+  const names = attacks.map(({ name }) => name);
+  checkConditions(conditions, { final: [...names, ...(corruptionsData === undefined ? [] : ["corruptions"])] });
+  return { attacks, corruptions: corruptionsData, conditions };
 };
 
 /** The images, with labels that number the model's classes. */
@@ -96,10 +109,10 @@ const loadImages = async (
   opened: OpenedClassifier,
   context: Pick<VerbContext, "warn" | "log">,
 ): Promise<Fitted> => {
-  const { split, limit, seed, matchClasses } = settings;
+  const { split, limit, seed, skipBroken, matchClasses } = settings;
   const { warn } = context;
   const chosen = datasetOf(settings, opened, context);
-  const dataset = await loadDataset({ ...chosen, split, limit, size: opened.image[1], seed, warn });
+  const dataset = await loadDataset({ ...chosen, split, limit, size: opened.image[1], seed, skipBroken, warn });
   return fitDataset(opened, dataset, { matchClasses, warn });
 };
 
@@ -257,7 +270,9 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
       await writePictures({ out, grid, saveAdversarial }, classifier, images, evaluated.result, disk);
       await writeReport(out);
     }
-    return summary;
+    const accuracies = Object.entries(summary.attacks).map(([attack, { accuracy }]) => [attack, accuracy]);
+    const figures = { ...Object.fromEntries(accuracies), corruptions: summary.corruptions?.accuracy };
+    return { ...summary, ...judged(request.conditions, lastFigures(figures)) };
   } finally {
     await oracle.release();
     for (const thread of threads) await thread.close();

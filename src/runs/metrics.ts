@@ -93,3 +93,22 @@ export const readMetrics = async (path: string): Promise<MetricsLine[]> => {
       return value;
     });
 };
+
+/** A figure over a run: the first value, and the lowest and highest that it ever had. */
+export interface Course {
+  readonly first: number;
+  readonly lowest: number;
+  readonly highest: number;
+}
+
+/** The courses of the figures of a run's metrics.jsonl by name; values that are not finite are left out. */
+export const coursesOf = (lines: readonly MetricsLine[]): ReadonlyMap<string, Course> => {
+  const courses = new Map<string, Course>();
+  for (const { step: _, epoch: __, ...figures } of lines)
+    for (const [name, value] of Object.entries(figures)) {
+      if (value === null) continue;
+      const { first = value, lowest = value, highest = value } = courses.get(name) ?? {};
+      courses.set(name, { first, lowest: Math.min(lowest, value), highest: Math.max(highest, value) });
+    }
+  return courses;
+};

@@ -151,6 +151,7 @@ export const pageFiles = async (request: PageRequest, warn: (message: string) =>
       size,
       limit: Math.max(400, request.samples),
       seed: request.seed,
+      skipBroken: true, // a few to try are wanted, whichever
     });
     samples = spread(loaded, request.samples);
   } catch (error) {

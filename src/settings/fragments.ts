@@ -45,6 +45,11 @@ export const datasetSettings = {
     "of a folder without a test split: share of each class that is held out to test on",
     { group: "Data" },
   ),
+  skipBroken: setting(
+    z.boolean().default(false),
+    "leave out images of a folder that cannot be decoded, and say how many, instead of stopping",
+    { group: "Data" },
+  ),
 };
 
 /** The part of a dataset that is trained on. */
@@ -151,6 +156,18 @@ export const distributedSettings = {
     "contrast with a rank's images, or with those of all",
     ranks,
   ),
+};
+
+const conditions = { group: "Conditions", changeable: true, repeatable: true };
+
+/** Of verbs that measure: what must hold in the end, or must not (src/verbs/conditions.ts reads them). */
+export const conditionSettings = {
+  require: setting(
+    z.array(z.string()).default([]),
+    "conditions on figures, such as knnAccuracy>0.3; exit code 3 where one does not hold; may be given several times",
+    conditions,
+  ),
+  failIf: setting(z.array(z.string()).default([]), "the same for what must not be, such as loss>=first", conditions),
 };
 
 /** Of verbs that train into a run folder. */

@@ -11,6 +11,8 @@ export interface SettingMeta {
   readonly aliases?: readonly string[];
   /** May differ when a run is resumed. */
   readonly changeable?: boolean;
+  /** Given several times as a flag, the lists are put together. */
+  readonly repeatable?: boolean;
   /** It names a file or folder. */
   readonly path?: boolean;
   /** How the names of an enum are made up, for help and messages, where they are many. */

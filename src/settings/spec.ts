@@ -44,7 +44,12 @@ export interface Spec<Own extends Shape = Shape> {
    * @throws RequestError naming the setting, the value given and what is expected
    */
   resolve(sources: readonly GivenSettings[], demand?: boolean): Promise<Resolved<Own>>;
+  /** All sources in the order in which they count, those that `resolve` adds to the given ones included. */
+  gather(sources: readonly GivenSettings[]): Promise<readonly GivenSettings[]>;
 }
+
+/** Where defaults that depend on other settings stand, for messages. */
+export const followingDefaults = "the defaults that follow";
 
 /** The settings of the run in a folder, where it is one of this verb. */
 const readRun = async (name: string, rows: SettingRows, folder: string): Promise<GivenSettings | undefined> => {
@@ -68,7 +73,7 @@ export const defineSpec = <const Own extends Shape>(definition: SpecDefinition<O
     ...(definition.writesNothing ? {} : outSetting),
     ...definition.settings,
   });
-  const resolve: Spec<Own>["resolve"] = async (given, demand = true) => {
+  const gather: Spec<Own>["gather"] = async (given) => {
     const sources = [...given];
     const chosen = pickSetting(rows, "preset", sources);
     if (typeof chosen === "string") sources.push(readObject(name, rows, presets[chosen] ?? {}, `preset ${chosen}`));
@@ -79,9 +84,11 @@ export const defineSpec = <const Own extends Shape>(definition: SpecDefinition<O
     }
     if (complete !== undefined) {
       const settings = resolveRows(rows, sources, false) as Partial<Resolved<Own>>;
-      sources.push(readObject(name, rows, complete(settings), "the defaults that follow"));
+      sources.push(readObject(name, rows, complete(settings), followingDefaults));
     }
-    return resolveRows(rows, sources, demand) as Resolved<Own>;
+    return sources;
   };
-  return { name, rows, presets, runFolder, resolve };
+  const resolve: Spec<Own>["resolve"] = async (given, demand = true) =>
+    resolveRows(rows, await gather(given), demand) as Resolved<Own>;
+  return { name, rows, presets, runFolder, resolve, gather };
 };

@@ -4,6 +4,9 @@ import { TEACHER } from "../../graphs/methods/deacl.ts";
 import { type MethodName, methodNames, methods } from "../../graphs/methods/index.ts";
 import type { Method, TrainingSettings } from "../../graphs/methods/method.ts";
 import type { LoaderInputs } from "../data/loader.ts";
+import { RequestError } from "../errors.ts";
+import { kebabCase } from "../settings/name.ts";
+import { methodOptions } from "./pretrain-settings.ts";
 import { cosineRate, warmCosineRate } from "./schedule.ts";
 
 /** Settings of pretraining that say how images are fed and rates change. */
@@ -35,14 +38,15 @@ export interface Feed {
   scalars?(settings: FeedSettings, epoch: number, progress: number): Readonly<Record<string, number>>;
 }
 
-/** The settings of a method's paper that differ from AdvCL's, without those that no setting of pretrain has. */
+/** The settings of a method's paper that differ from AdvCL's, and its options that AdvCL has not. */
 const changes = (method: Method): PaperSettings => {
   const ours: Readonly<Record<string, unknown>> = { ...methods.advcl.paper };
-  const differing = Object.entries(method.paper).filter(([name, value]) => name in ours && ours[name] !== value);
+  const differing = Object.entries(method.paper).filter(([name, value]) =>
+    name in ours ? ours[name] !== value : Object.hasOwn(methodOptions, name),
+  );
   return { ...Object.fromEntries(differing), ...(!method.options.includes("clusters") && { clusters: [] }) };
 };
 
-/** A method's own options that are no settings of pretrain are as in its paper. */
 const feedOf = (name: MethodName): Feed => {
   const method = methods[name];
   return {
@@ -52,6 +56,21 @@ const feedOf = (name: MethodName): Feed => {
       scalars: (settings, epoch, progress) => method.scalars?.({ ...method.paper, ...settings }, epoch, progress) ?? {},
     }),
   };
+};
+
+/**
+ * Refuses an option of other methods.
+ * @throws RequestError naming the methods that have it
+ */
+export const checkOptions = ({ method, ...settings }: { readonly method: MethodName }): void => {
+  for (const name of Object.keys(methodOptions)) {
+    const given = (settings as Readonly<Record<string, unknown>>)[name] !== undefined;
+    if (!given || methods[method].options.includes(name)) continue;
+    const owners = methodNames.filter((owner) => methods[owner].options.includes(name));
+    throw new RequestError(
+      `--${kebabCase(name)} is an option of ${owners.join(", ")}, and the method is ${method}; leave it out or give --method ${owners[0]}`,
+    );
+  }
 };
 
 export const feeds = Object.fromEntries(methodNames.map((name) => [name, feedOf(name)])) as Readonly<

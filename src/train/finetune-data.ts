@@ -1,7 +1,8 @@
 /** The images of finetuning: those to train on, to hold out and to test on. */
-import { type Dataset, loadDataset, subset } from "../data/dataset.ts";
+import { type Dataset, loadDataset } from "../data/dataset.ts";
 import { checkPseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
 import { random } from "../data/random.ts";
+import { subset } from "../data/subset.ts";
 import { RequestError } from "../errors.ts";
 import type { Finetuning } from "./finetune-settings.ts";
 
@@ -72,8 +73,8 @@ export const loadFinetuningImages = async (
   size: number | undefined,
   warn: (message: string) => void,
 ): Promise<FinetuningImages> => {
-  const { dataset: name, data, seed, split, limit, testLimit, batch, testShare } = settings;
-  const images = { name, data, size, seed, testShare, warn };
+  const { dataset: name, data, seed, split, limit, testLimit, batch, testShare, skipBroken } = settings;
+  const images = { name, data, size, seed, testShare, skipBroken, warn };
   const loaded = await loadDataset({ ...images, split, limit: limit || undefined });
   const all = await relabelled(loaded, settings, warn);
   const { training, validation } = holdOut(all, settings.validation, seed);

@@ -3,6 +3,7 @@ import { z } from "zod";
 import type { Objective } from "../../graphs/steps/finetune.ts";
 import {
   ballSettings,
+  conditionSettings,
   datasetSettings,
   distributedSettings,
   momentumSetting,
@@ -90,6 +91,7 @@ const imageSettings = {
   dataset: setting(datasetSettings.dataset, "labelled images", data),
   data: datasetSettings.data,
   testShare: datasetSettings.testShare,
+  skipBroken: datasetSettings.skipBroken,
   limit: setting(
     z.int().min(0).default(0),
     "use N training images, a sample of every class by --seed; 0 for all",
@@ -147,6 +149,7 @@ export const finetuneSettings = {
   ...targetSetting,
   ...distributedSettings,
   ...runSettings,
+  ...conditionSettings,
 };
 
 export type GivenFinetuning = Resolved<typeof finetuneSettings>;

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { finetuneStep } from "../../graphs/steps/finetune.ts";
+import type { Step } from "../../graphs/steps/step.ts";
 import { createLoader } from "../data/loader.ts";
 import { normalStart, uniformStart, weakView } from "../data/view.ts";
 import type { Collective } from "../distributed/collective.ts";
@@ -13,8 +14,19 @@ import { writeFileAtomic } from "../files/atomic.ts";
 import { resultsFile, writeReport } from "../report/write.ts";
 import { chosenWeightsOf, type Network, networkRecord, stemOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
+import {
+  type Condition,
+  checkConditions,
+  type FigureNames,
+  type Figures,
+  type Judged,
+  judged,
+  lastFigures,
+  parseConditions,
+} from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { originOf, startOf } from "./encoder.ts";
+import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { type FinetuningImages, loadFinetuningImages } from "./finetune-data.ts";
 import {
   completeFinetuning,
@@ -30,7 +42,7 @@ import { type Trained, train } from "./loop.ts";
 import { stepRate } from "./schedule.ts";
 
 /** What a finetuning ends with. */
-export interface FinetuneResult {
+export interface FinetuneResult extends Partial<Extremes>, Judged {
   /** The run folder. */
   readonly out: string;
   readonly scheme: SchemeName;
@@ -152,8 +164,35 @@ const commonResult = (run: RunFolder, { scheme, epochs }: Finetuning, trained: T
   return { out: run.path, scheme, steps, epochs, epoch, metrics, waitSeconds };
 };
 
+/** A training figure as conditions name it: `accuracy` and `robustAccuracy` are those of the test images there. */
+const ofTraining = (name: string): string =>
+  name === "accuracy" || name === "robustAccuracy" ? `train${name[0]?.toUpperCase()}${name.slice(1)}` : name;
+
+/** Figures that a finetuning will have, for conditions to be checked by. */
+const figureNames = (step: Step, { evaluate, validationSteps }: Finetuning, images: FinetuningImages): FigureNames => ({
+  followed: [
+    ...measuredBy(step).map(ofTraining),
+    ...(images.validation === undefined ? [] : ["validation", ...(validationSteps > 0 ? ["robustValidation"] : [])]),
+  ],
+  final: images.test === undefined ? [] : ["accuracy", ...(evaluate ? ["robustAccuracy"] : [])],
+});
+
+/** With first and best values, and how conditions came out. */
+const withConditions = async (
+  conditions: readonly Condition[],
+  result: FinetuneResult | Common,
+): Promise<FinetuneResult> => {
+  const { out, metrics } = result;
+  const { accuracy, robustAccuracy }: Partial<FinetuneResult> = result;
+  const extremes = await readExtremes(out, metrics);
+  const followed = Object.entries(figuresOf(metrics, extremes)).map(([name, figure]) => [ofTraining(name), figure]);
+  const figures: Figures = { ...Object.fromEntries(followed), ...lastFigures({ accuracy, robustAccuracy }) };
+  return { ...result, ...extremes, ...judged(conditions, figures) };
+};
+
 const run = async (given: GivenFinetuning, context: VerbContext): Promise<FinetuneResult> => {
   checkValidation(given);
+  const conditions = parseConditions(given);
   const settings = wholeFinetuning(given);
   const { scheme, seed, batch, epochs, eps, stepSize, saveEvery } = settings;
   const { objective, headOnly } = schemes[scheme];
@@ -165,9 +204,10 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const engine = await chooseEngine({ ...settings, device: collective.localRank });
   const classes = images.classes.length;
   const start = origin && startOf(origin, headOnly, classes);
-  const folder = await context.openRun({ collective });
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
   const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective) });
+  checkConditions(conditions, figureNames(step, settings, images));
+  const folder = await context.openRun({ collective });
   const loader = loaderOf(settings, images, collective);
   const measured = { ...model, eps, stepSize, seed };
   const validation = await createValidation(engine, measured, settings, images);
@@ -189,7 +229,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
     if (trained.interrupted) throw new Interrupted(`stopped after step ${trained.steps}; go on with --resume`);
     const common = commonResult(folder, settings, trained);
     if (collective.rank > 0) return common;
-    return await finish(settings, images, engine, measured, trained, common, context);
+    return await withConditions(conditions, await finish(settings, images, engine, measured, trained, common, context));
   } finally {
     await validation?.release();
     await loader.close();

@@ -14,6 +14,7 @@ import { type ClassifierModel, type LoadedClassifier, openClassifier } from "../
 import { warnOfProbabilities } from "../models/probabilities.ts";
 import { warnOfRadius } from "../models/units.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
+import { checkConditions, type Figures, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
 import type { Reporter } from "../verbs/reporter.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { version } from "../version.ts";
@@ -25,7 +26,7 @@ import { type HardenSettings, hardenSettings } from "./harden/settings.ts";
 import { type Trained, train } from "./loop.ts";
 
 /** What a hardening ends with. */
-export interface HardenResult {
+export interface HardenResult extends Judged {
   /** The ONNX file. */
   readonly out: string;
   /** Steps in all, those before a resume included. */
@@ -123,8 +124,19 @@ const judge = (
     );
 };
 
+/** Both accuracies, of which the first value is that before the training. */
+const figuresOf = (before: Measured, after: Measured): Figures => {
+  const figure = (name: keyof Measured) => {
+    const [first, last] = [before[name], after[name]];
+    return { first, last, best: Math.max(first, last) };
+  };
+  return { accuracy: figure("accuracy"), robustAccuracy: figure("robustAccuracy") };
+};
+
 const run = async (settings: HardenSettings, context: VerbContext): Promise<HardenResult> => {
   const { from, out, eps, objective, dataset } = settings;
+  const conditions = parseConditions(settings);
+  checkConditions(conditions, { followed: ["accuracy", "robustAccuracy"] });
   const prepared = await prepare(settings, context);
   const { original, training, test, batch } = prepared;
   const engine = await chooseEngine(settings);
@@ -155,7 +167,8 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   context.print(`after:  ${describe(after)}`);
   judge(settings, before, after, chanceOf(test.labels), context);
   context.print(`${out}: ${from} hardened by ${objective}, ${steps} steps`);
-  return { out, steps, weights: model.weights.size, before, after };
+  const result = { out, steps, weights: model.weights.size, before, after };
+  return { ...result, ...judged(conditions, figuresOf(before, after)) };
 };
 
 /**

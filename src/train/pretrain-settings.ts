@@ -1,11 +1,14 @@
 /** Settings of pretraining. The defaults are AdvCL's (its sections 3 to 5 and its code); other methods' papers give theirs. */
 import { z } from "zod";
+import { aInfoNce, aInfoNceHn, aInfoNceIp } from "../../graphs/methods/a-infonce.ts";
 import { advcl } from "../../graphs/methods/advcl.ts";
+import { aclAir } from "../../graphs/methods/air.ts";
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
 import { methodNames } from "../../graphs/methods/index.ts";
 import { optimizerNames } from "../../graphs/optim/optimizer.ts";
 import {
   ballSettings,
+  conditionSettings,
   datasetSettings,
   distributedSettings,
   momentumSetting,
@@ -24,6 +27,46 @@ const method = { group: "Method" };
 const data = { group: "Data" };
 const optimisation = { group: "Optimisation" };
 const run = { group: "Run" };
+
+const { paper: air } = aclAir;
+const { paper: asymmetric } = aInfoNce;
+
+/**
+ * Options that some methods have alone. Left out, they are as in the method's paper; given to another method they are refused
+ * (`feeds.ts`).
+ */
+export const methodOptions = {
+  standardWeight: setting(
+    z.number().min(0).optional(),
+    `of acl-air and dynacl-air: weight of the regulariser of clean views (${air.standardWeight})`,
+    method,
+  ),
+  adversarialWeight: setting(
+    z.number().min(0).optional(),
+    `of acl-air and dynacl-air: weight of the regulariser of attacked views (${air.adversarialWeight})`,
+    method,
+  ),
+  divergence: setting(
+    z.enum(["paper", "code"]).optional(),
+    `of acl-air and dynacl-air: KL as in the paper, or what its authors' code computes (${air.divergence})`,
+    method,
+  ),
+  inferiorWeight: setting(
+    z.number().min(0).optional(),
+    `of a-infonce, -ip and -hn: weight of the pair with the adversarial view; 0: an ordinary pair (${asymmetric.inferiorWeight}; ${aInfoNceIp.paper.inferiorWeight}; 0)`,
+    method,
+  ),
+  hardNegatives: setting(
+    z.boolean().optional(),
+    "of a-infonce, -ip and -hn: near negatives weigh more (yes; no; yes)",
+    method,
+  ),
+  tau: setting(
+    z.number().min(0).max(0.99).optional(),
+    `of a-infonce, -ip and -hn: share of the negatives that are taken for positives (${asymmetric.tau}; ${aInfoNceIp.paper.tau}; ${aInfoNceHn.paper.tau})`,
+    method,
+  ),
+};
 
 const methodSettings = {
   method: setting(z.enum(methodNames).default("advcl"), "how it is trained", method),
@@ -50,6 +93,7 @@ const methodSettings = {
     `of ap-dpe: ${apDpeTasks.join(", ")}`,
     method,
   ),
+  ...methodOptions,
 };
 
 const imageSettings = {
@@ -104,6 +148,7 @@ export const pretrainSettings = {
   knnEvery: setting(z.int().min(0).default(10), "epochs between kNN accuracies on frozen features; 0: never", run),
   ...distributedSettings,
   ...runSettings,
+  ...conditionSettings,
 };
 
 export const pretrainPresets = {

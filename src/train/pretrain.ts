@@ -13,15 +13,17 @@ import { createExtractor, knnAccuracy } from "../evaluate/knn.ts";
 import { writeReport } from "../report/write.ts";
 import { loadRun, type Network, networkRecord, stemOf } from "../runs/network.ts";
 import type { Resolved } from "../settings/spec.ts";
+import { checkConditions, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
-import { feeds, rateOf, teacherState } from "./feeds.ts";
+import { checkOptions, feeds, rateOf, teacherState } from "./feeds.ts";
+import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { train } from "./loop.ts";
 import { pretrainPresets, pretrainSettings } from "./pretrain-settings.ts";
 
 type Settings = Resolved<typeof pretrainSettings>;
 
 /** What a pretraining ends with. */
-export interface PretrainResult {
+export interface PretrainResult extends Partial<Extremes>, Judged {
   /** The run folder. */
   readonly out: string;
   /** Steps in all, those before a resume included. */
@@ -35,12 +37,13 @@ export interface PretrainResult {
 
 /** The dataset that is asked for, without its part. */
 const imagesOf = (
-  { dataset, data, size, seed, testShare }: Settings,
+  { dataset, data, size, seed, testShare, skipBroken }: Settings,
   { warn }: VerbContext,
 ): Omit<DatasetOptions, "split"> => ({
   name: dataset,
   seed,
   testShare,
+  skipBroken,
   warn,
   ...(data !== undefined && { data }),
   ...(size > 0 && { size }),
@@ -140,12 +143,16 @@ const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context:
 
 const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
   const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
+  const conditions = parseConditions(settings);
+  checkOptions(settings);
   const dataset = await loadTraining(settings, context);
   const pseudoLabels = await labelsFor(settings, dataset, context);
   const collective = await joinRanks(settings);
   const engine = await chooseEngine({ ...settings, device: collective.localRank });
   const network = networkOf(settings, dataset.height);
   const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network);
+  const knnNames = knnEvery > 0 && dataset.labels !== undefined ? ["knnAccuracy"] : [];
+  checkConditions(conditions, { followed: [...measuredBy(step), ...knnNames] });
   const initial = await teacherFor(settings, network, context);
   const loader = createLoader({
     dataset,
@@ -180,7 +187,9 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     if (collective.rank === 0) await writeReport(folder.path);
     printEnd(result, context);
     if (collective.size > 1) context.log(`${collective.seconds.toFixed(1)} s of communication in all`);
-    return result;
+    if (collective.rank > 0) return result;
+    const extremes = await readExtremes(folder.path, metrics);
+    return { ...result, ...extremes, ...judged(conditions, figuresOf(metrics, extremes)) };
   } finally {
     await knn.release();
     await loader.close();

@@ -39,6 +39,7 @@ const shape = {
   data: setting(pathSchema().optional(), "folder of the images", { path: true }),
   label: setting(z.string().optional(), "a name"),
   resume: setting(z.boolean().default(false), "go on with the run in --out"),
+  require: setting(z.array(z.string()).default([]), "conditions", { repeatable: true }),
 };
 
 type Settings = Resolved<typeof shape>;
@@ -87,6 +88,7 @@ describe("settings", () => {
       data: undefined,
       label: undefined,
       resume: false,
+      require: [],
     });
     // The types follow from the schemas: the compiler checks this part.
     const dataset: "cifar10" | "cifar100" | "stl10" = settings.dataset;
@@ -108,6 +110,8 @@ describe("settings", () => {
     [["--clusters", "none"], { clusters: [] }],
     [["--weights", "-1/2,1e-3"], { weights: [-0.5, 0.001] }],
     [["--attacks", "clean"], { attacks: ["clean"] }],
+    [["--require", "a<1", "--require", "b<2,c>3"], { require: ["a<1", "b<2", "c>3"] }],
+    [["--require", "a<1", "--no-require"], { require: [] }],
     [["--no-tensorboard"], { tensorboard: false }],
     [["--tensorboard=false"], { tensorboard: false }],
     [["--label", "-7"], { label: "-7" }],
@@ -129,6 +133,41 @@ describe("settings", () => {
     });
     expect(await resolve("--config", await yaml("b.yaml", "preset: paper"))).toMatchObject({ lr: 0.25 });
     expect(await resolve("--config", await yaml("empty.yaml", "# nothing\n"))).toMatchObject({ lr: 0.5 });
+  });
+
+  test("--show-config prints each value with its source, as a file that resolves to the same, and does nothing", async () => {
+    const path = await yaml("sources.yaml", "pretrain:\n  preset: paper\n  weights: [1, 2]\nfinetune:\n  lr: 3\n");
+    const run = () => {
+      throw new Error("it runs");
+    };
+    const { code, stdout } = await execute(run, "--config", path, "--seed", "5", "--show-config");
+    expect(code).toBe(0);
+    expect(stdout.replace(/threads: \d+/, "threads: N").split("\n")).toEqual([
+      "seed: 5 # --seed",
+      "threads: N # default",
+      "provider: auto # default",
+      "engine: auto # default",
+      "precision: auto # default",
+      "out: null # default",
+      "lr: 0.25 # preset paper",
+      "eps: 8/255 # default",
+      "attack-steps: 7 # preset paper",
+      "clusters: [2, 10] # default",
+      `weights: [1, 2] # ${path}`,
+      "attacks: [clean, pgd20] # default",
+      "dataset: cifar10 # default",
+      "tensorboard: true # default",
+      "data: null # default",
+      "label: null # default",
+      "resume: false # default",
+      "require: [] # default",
+      "",
+    ]);
+    const again = await resolve("--config", await yaml("shown.yaml", stdout));
+    expect(again).toEqual(await resolve("--config", path, "--seed", "5"));
+    await expect(resolve("--config", await yaml("other.yaml", "finetune:\n  lr: 1\n"))).rejects.toThrow(
+      "has settings of finetune, not of pretrain; give another file",
+    );
   });
 
   test("the config.yaml of a run serves as a file, and as the base of its resumption", async () => {
@@ -246,6 +285,16 @@ describe("running", () => {
     expect(await execute(run, "--quiet")).toEqual({ code: 0, stdout: "accuracy 0.5\n", stderr: "warning: careful\n" });
   });
 
+  test("conditions that do not hold end with exit code 3, after the results", async () => {
+    const watched = (met: boolean) => () => ({
+      conditions: [{ condition: "loss<first", flag: "require", left: 2, right: 1, met }],
+    });
+    const { code, stdout, stderr } = await execute(watched(false), "--json");
+    expect([code, stderr]).toEqual([3, 'failed: --require "loss<first" does not hold: 2 against 1\n']);
+    expect(JSON.parse(stdout).conditions).toHaveLength(1);
+    expect(await execute(watched(true))).toEqual({ code: 0, stdout: "", stderr: "" });
+  });
+
   test("a run folder holds the settings and is closed with the command", async () => {
     const out = join(folder, "recorded");
     const run = async (_: Settings, context: VerbContext) => (await context.openRun()).config.settings;
@@ -264,6 +313,7 @@ describe("running", () => {
       attacks: ["clean", "pgd20"],
       dataset: "cifar10",
       tensorboard: true,
+      require: [],
     });
     await execute(run, "--out", out, "--resume", "--threads", "2");
     await expect(execute(run, "--out", out, "--resume", "--lr", "3")).rejects.toThrow(
@@ -298,12 +348,13 @@ Settings:
   --data PATH                   folder of the images
   --label TEXT                  a name
   --resume                      go on with the run in --out
+  --require NAME,…              conditions (default none)
 
 Attack:
   --attack-steps N              steps of the attack (default 5; also --pgd-steps)
 
 Common settings:
-  --config PATH                 YAML file with settings; flags win over it
+  --config PATH                 YAML file with settings, or the name of a recipe; flags win over it
   --seed N                      seed of all random numbers (default 0)
   --threads N                   threads to compute with (default CORES)
   --provider auto|cpu|cuda|webgpu
@@ -313,6 +364,7 @@ Common settings:
   --precision auto|float32|tf32|float16
                                 what products compute in; auto: float32, on CUDA tf32 (default auto)
   --out PATH                    folder to write to
+  --show-config                 print all settings with their sources, and do nothing
   --json                        make the last line of stdout one JSON object with the results
   --quiet                       no progress on stderr
   --debug                       show the stack of an error

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import sharp from "sharp";
 import { create } from "tar";
-import { type DatasetOptions, loadDataset, subset } from "../../src/data/dataset.ts";
+import { type DatasetOptions, loadDataset } from "../../src/data/dataset.ts";
+import { subset } from "../../src/data/subset.ts";
 import { RequestError } from "../../src/errors.ts";
 import { available } from "../needs.ts";
 

@@ -41,6 +41,39 @@ const load = (options: Partial<DatasetOptions> = {}): Promise<Dataset> =>
 const reds = ({ images, count, height, width }: Dataset): number[] =>
   Array.from({ length: count }, (_, i) => images[3 * i * height * width]!);
 
+describe("an image that cannot be decoded", () => {
+  const spoil = (path: string) => writeFile(join(root, path), "this is no image");
+
+  test("ends the run, or is left out and counted", async () => {
+    await classes("train", ["cat", "dog"], 4);
+    await spoil("train/cat/2.png");
+    await expect(load()).rejects.toThrow(/train\/cat\/2\.png/);
+    const whole = await load({ skipBroken: true });
+    expect([whole.count, reds(whole)]).toEqual([7, [0, 1, 3, 10, 11, 12, 13]]);
+    // Places stay those of the folder's files, which pseudo-labels and random numbers go by.
+    expect([[...whole.index], [...whole.labels!], whole.officialCount]).toEqual([
+      [0, 1, 3, 4, 5, 6, 7],
+      [0, 0, 0, 1, 1, 1, 1],
+      8,
+    ]);
+    expect(warnings).toEqual([expect.stringMatching(/^1 of 8 images of .* is left out as broken: .*cat\/2\.png/)]);
+    warnings = [];
+    await spoil("train/dog/0.png");
+    expect(reds(await load({ skipBroken: true, size: undefined }))).toEqual([0, 1, 3, 11, 12, 13]);
+    expect(warnings).toEqual([
+      expect.stringMatching(/^2 of 8 images of .* are left out as broken: .*cat\/2\.png.*, …$/),
+    ]);
+  });
+
+  test("is the end where there is no other", async () => {
+    await classes("train", ["cat", "dog"], 1);
+    await spoil("train/cat/0.png");
+    await spoil("train/dog/0.png");
+    for (const size of [8, undefined])
+      await expect(load({ skipBroken: true, size })).rejects.toThrow(/train\/cat\/0\.png/);
+  });
+});
+
 describe("a folder without splits", () => {
   test("has a share of each class held out for testing, always the same, and says so", async () => {
     await classes(".", ["cat", "dog"], 10);

@@ -11,8 +11,11 @@ import { float32 } from "../../graphs/onnx/tensor.ts";
 import { type Cell, printTable, rowsOf } from "../../src/compare/table.ts";
 import { parseVariant, slug, wantsClusters } from "../../src/compare/variant.ts";
 import { weightsOf } from "../../src/runs/network.ts";
-import { feeds, rateOf } from "../../src/train/feeds.ts";
+import { kebabCase } from "../../src/settings/name.ts";
+import { checkOptions, feeds, rateOf } from "../../src/train/feeds.ts";
 import { initialState } from "../../src/train/loop.ts";
+import { pretrain } from "../../src/train/pretrain.ts";
+import { methodOptions } from "../../src/train/pretrain-settings.ts";
 import { warmCosineRate } from "../../src/train/schedule.ts";
 import { built } from "../built.ts";
 
@@ -49,6 +52,48 @@ const settings = {
   clusters: [2],
   tasks: apDpeTasks,
 } as const;
+
+describe("options of methods", () => {
+  test("each is a setting; left out it is as in the paper, null for methods without it, and refused by them", async () => {
+    const known = Object.keys(pretrain.spec.rows);
+    for (const name of methodNames) {
+      const method = methods[name];
+      for (const option of method.options) expect(known).toContain(option);
+      const resolved = (await pretrain.spec.resolve([
+        new Map([["method", { value: name, label: "--method" }]]),
+      ])) as Readonly<Record<string, unknown>>;
+      const paper: Readonly<Record<string, unknown>> = { ...method.paper };
+      for (const option of Object.keys(methodOptions)) {
+        expect([name, option, resolved[option]]).toEqual([name, option, paper[option]]);
+        const given = () => checkOptions({ method: name, [option]: 0.5 });
+        if (method.options.includes(option)) expect(given).not.toThrow();
+        else
+          expect(given).toThrow(new RegExp(`^--${kebabCase(option)} is an option of .*, and the method is ${name};`));
+      }
+    }
+  });
+
+  test("reach the step", () => {
+    const folder = mkdtempSync(join(tmpdir(), "options-"));
+    const tiny =
+      "pretrain --dataset shapes --method acl-air --limit 8 --size 16 --width 2 --batch 8 --attack-steps 0 --epochs 1 --knn-every 0 --workers 0 --threads 1 --json";
+    const measured = (...args: string[]): Readonly<Record<string, number>> => {
+      const given = [...tiny.split(" "), "--out", join(folder, args.join("")), ...args];
+      const { stdout } = spawnSync("node", [built("src/cli/main.js"), ...given], { encoding: "utf8" });
+      return JSON.parse(stdout.trim().split("\n").at(-1) as string).metrics;
+    };
+    const [paper, code] = [
+      measured("--standard-weight", "0"),
+      measured("--divergence", "code", "--standard-weight", "0"),
+    ];
+    // KL of two distributions is not negative; what the code computes is about minus the entropy of one.
+    expect(paper.standardInvariance).toBeGreaterThanOrEqual(0);
+    expect(code.standardInvariance).toBeLessThan(-1);
+    const acl = (code.clean! + code.adversarial!) / 2;
+    expect(code.loss).toBeCloseTo(acl + 0.5 * code.adversarialInvariance!, 4);
+    rmSync(folder, { recursive: true });
+  });
+});
 
 describe("every method", () => {
   test.each(methodNames)("%s is fed exactly what its step reads", (name) => {

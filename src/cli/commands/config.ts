@@ -1,6 +1,4 @@
-import { stringify } from "yaml";
 import { RequestError } from "../../errors.ts";
-import { kebabCase } from "../../settings/name.ts";
 import { nearestName } from "../../settings/resolve.ts";
 import type { Command, CommandEntry } from "../command.ts";
 import { asksHelp } from "../flags.ts";
@@ -26,14 +24,12 @@ export const configCommand = (commands: Readonly<Record<string, CommandEntry>>):
   name: "config",
   summary: "print all settings of a command as YAML",
   help: () =>
-    `advcl config: print all settings of a command as YAML\n\nUsage: advcl config COMMAND [--setting value …]\n\nTakes the settings of COMMAND, from flags, --config and --preset, and prints what they resolve to: a file for\n--config. With --json it prints one line of JSON.\n`,
-  configure: async () => ({ settings: {}, json: false }),
+    `advcl config: print all settings of a command as YAML\n\nUsage: advcl config COMMAND [--setting value …]\n\nTakes the settings of COMMAND, from flags, --config and --preset, and prints what they resolve to: a file for\n--config, each value with its source (default, preset, file, flag). With --json it prints one line of JSON.\n`,
+  configure: async () => ({ settings: {}, text: "" }),
   execute: async ([target, ...args], { stdout }) => {
     if (target === undefined && asksHelp(args)) return 0;
     const command = await loadTarget(commands, target);
-    const { settings, json } = await command.configure(args);
-    const named = Object.fromEntries(Object.entries(settings).map(([key, value]) => [kebabCase(key), value ?? null]));
-    stdout.write(json ? `${JSON.stringify(named)}\n` : stringify(named));
+    stdout.write((await command.configure(args)).text);
     return 0;
   },
 });

@@ -46,6 +46,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "open a trained classifier in the browser, attack it and teach it",
     load: async () => (await import("./serve.ts")).serveCommand,
   },
+  smoke: {
+    summary: "a whole training in under a minute, for continuous integration",
+    load: async () => (await import("./smoke.ts")).smokeCommand,
+  },
   doctor: {
     summary: "what this machine can compute on, and how to mend what is missing",
     load: async () => (await import("./doctor.ts")).doctorCommand,

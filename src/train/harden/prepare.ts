@@ -34,9 +34,9 @@ export interface Prepared {
 
 /** @throws RequestError where model, images and `out` do not go together */
 export const prepare = async (settings: HardenSettings, { warn }: Pick<Reporter, "warn">): Promise<Prepared> => {
-  const { from, dataset: name, data, limit, testLimit, seed, testShare, matchClasses } = settings;
+  const { from, dataset: name, data, limit, testLimit, seed, testShare, skipBroken, matchClasses } = settings;
   const opened = await openOriginal(settings, warn);
-  const images = { name, data, size: opened.image[1], seed, testShare, warn };
+  const images = { name, data, size: opened.image[1], seed, testShare, skipBroken, warn };
   const loaded = await loadDataset({ ...images, split: "train", limit: limit || undefined });
   const { classifier: original, dataset: training } = fitDataset(opened, loaded, { matchClasses, warn });
   const tested = await loadDataset({ ...images, split: "test", limit: testLimit });

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { datasetNames } from "../../data/dataset.ts";
 import {
   ballSettings,
+  conditionSettings,
   datasetSettings,
   matchSetting,
   modelSettings,
@@ -24,6 +25,7 @@ export const hardenSettings = {
   dataset: setting(z.enum(datasetNames).default("folder"), "labelled images", data),
   data: setting(path().optional(), "folder or archive of the dataset", { ...data, path: true }),
   testShare: datasetSettings.testShare,
+  skipBroken: datasetSettings.skipBroken,
   limit: setting(
     z.int().min(0).default(0),
     "use N training images, a sample of every class by --seed; 0 for all",
@@ -55,6 +57,7 @@ export const hardenSettings = {
   weightDecay: setting(z.number().min(0).default(2e-4), "on every weight that moves", optimisation),
   ...runSettings,
   resume: setting(z.boolean().default(false), "go on with the run in OUT.run", { group: "Run" }),
+  ...conditionSettings,
 };
 
 /** Settings of hardening, each checked and with its default. */

@@ -57,7 +57,15 @@ const beforeNorm: Partial<Record<MethodName, readonly string[]>> = {
   "a-infonce-hn": ["head_proj.0.bias"],
 };
 
-const cases: readonly { name: MethodName; on: keyof typeof targets }[] = [
+/** A step of a method; its fixture and its options where they are not the method's own. */
+interface Case {
+  readonly name: MethodName;
+  readonly on: keyof typeof targets;
+  readonly fixture?: string;
+  readonly own?: Readonly<Record<string, unknown>>;
+}
+
+const cases: readonly Case[] = [
   ...(
     [
       "simclr",
@@ -75,17 +83,19 @@ const cases: readonly { name: MethodName; on: keyof typeof targets }[] = [
     ] as const
   ).map((name) => ({ name, on: "portable" }) as const),
   { name: "acl", on: "cpu" },
+  { name: "acl-air", on: "portable", fixture: "acl-air-code", own: { divergence: "code" } },
 ];
 
 test.each(cases)(
-  "$name, target $on",
-  async ({ name, on }) => {
+  "$name $own, target $on",
+  async ({ name, on, fixture = name, own = {} }) => {
     const { target, tolerance } = targets[on];
-    const path = fileURLToPath(new URL(`../../fixtures/methods/${name}.safetensors`, import.meta.url));
+    const path = fileURLToPath(new URL(`../../fixtures/methods/${fixture}.safetensors`, import.meta.url));
     const { tensors: given, metadata } = await readSafetensors(path);
     const step = methods[name].build({
       ...methods[name].paper,
       ...options,
+      ...own,
       optimizer: metadata.optimizer as "sgd",
       weightDecay: Number(metadata.weightDecay),
     });
