@@ -1,22 +1,21 @@
 /** The training loop: feeds a step model with batches and its own outputs, logs, checkpoints, resumes. */
 
-import { join } from "node:path";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
-import { feedName, metricsOf, ofKind, paramName, stateName } from "../../graphs/steps/names.ts";
+import { feedName, metricsOf, paramName, stateName } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import type { Batch, Loader } from "../data/loader.ts";
 import { alone, type Collective } from "../distributed/collective.ts";
 import type { Engine } from "../engine/engine.ts";
 import { createRunner, type Runner } from "../engine/runner.ts";
 import { RequestError, RunError } from "../errors.ts";
-import { writeSafetensors } from "../files/safetensors.ts";
 import type { Json } from "../runs/checkpoint.ts";
 import { MetricsWriter } from "../runs/metrics.ts";
 import { chosenName, weightsOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import type { ProgressLine, Reporter } from "../verbs/reporter.ts";
 import { createParallelRunner } from "./data-parallel.ts";
+import { allFinite, diverged } from "./diverged.ts";
 import { initialTensor } from "./initialize.ts";
 
 export interface Training {
@@ -29,6 +28,8 @@ export interface Training {
   readonly signal: AbortSignal;
   /** Processes that train together, each with its share of the loader's batches (default: this one alone). */
   readonly collective?: Collective;
+  /** Loads the step with what it starts from (default: by the engine). */
+  readonly openRunner?: (initial: ReadonlyMap<string, Tensor>) => Promise<Runner>;
   readonly seed: number;
   readonly epochs: number;
   /** Images a step, over all processes. */
@@ -118,6 +119,19 @@ const inputsOf = ({ rate, scalars }: Training, epoch: number, data: Batch): Reco
   return inputs;
 };
 
+/** What the steps of a group read, and the rates that they take. */
+interface Prepared {
+  readonly epoch: number;
+  readonly inputs: readonly Readonly<Record<string, Tensor>>[];
+  readonly rates: readonly number[];
+}
+
+/** What a step measured, and the rate that it took. */
+interface Taken {
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly lr: number;
+}
+
 /** A training under way. */
 class TrainingState {
   /** Steps done. */
@@ -145,6 +159,11 @@ class TrainingState {
     this.#figures = (run.resumed?.state.metrics ?? {}) as Record<string, number>;
     this.#best = run.resumed?.state.best as Best | undefined;
     this.#progress = reporter.progress({ steps: epochs * loader.stepsPerEpoch, epochs, done: this.done });
+  }
+
+  /** Whether inputs can be brought on their way to the device before their turn. */
+  get stages(): boolean {
+    return this.#runner.stage !== undefined;
   }
 
   /** Brings what the engine holds into host memory. */
@@ -179,18 +198,33 @@ class TrainingState {
         this.#tensors.set(chosenName(name), this.#tensors.get(name) as Tensor);
   }
 
-  /** Does the steps of some batches: in one run where they fill one, else one by one. */
-  async advance(epoch: number, group: readonly Batch[]): Promise<void> {
-    const { rate, stepsPerRun = 1 } = this.#training;
-    const runner = this.#runner;
+  /** What the steps of some batches read. */
+  prepare(epoch: number, group: readonly Batch[]): Prepared {
+    const { rate } = this.#training;
     const inputs = group.map((data) => inputsOf(this.#training, epoch, data));
-    const rates = group.map((data) => rate(epoch, data.step));
-    if (group.length > 1 && group.length === stepsPerRun) {
+    return { epoch, inputs, rates: group.map((data) => rate(epoch, data.step)) };
+  }
+
+  /** Whether groups fill the engine's runs of several steps. */
+  #fills({ inputs }: Prepared): boolean {
+    const { stepsPerRun = 1 } = this.#training;
+    return inputs.length > 1 && inputs.length === stepsPerRun;
+  }
+
+  /**
+   * Does the steps of a group: in one run where they fill one, else one by one. Those of the group after it are brought on
+   * their way to the device meanwhile.
+   */
+  async advance(prepared: Prepared, next: Prepared | undefined): Promise<void> {
+    const { epoch, inputs, rates } = prepared;
+    const runner = this.#runner;
+    if (next !== undefined) runner.stage?.(this.#fills(next) ? next.inputs : next.inputs[0]!);
+    if (this.#fills(prepared)) {
       const started = performance.now();
       const results = await runner.runMany(inputs);
       const taken = results.map((result, i) => ({ metrics: metricsOf(result), lr: rates[i]! }));
       if (taken.every(({ metrics }) => allFinite(metrics)))
-        return this.#accept(epoch, taken, (performance.now() - started) / 1000 / group.length);
+        return this.#accept(epoch, taken, (performance.now() - started) / 1000 / inputs.length);
       // Step by step, to find the one that is at fault.
     }
     for (const [i, given] of inputs.entries()) {
@@ -236,40 +270,56 @@ class TrainingState {
   }
 }
 
+/** The batches of an epoch that are left, as many together as a run of the engine takes; the last may be fewer. */
+async function* groupsOf({ loader, stepsPerRun = 1 }: Training, epoch: number, startStep: number) {
+  let group: Batch[] = [];
+  for await (const data of loader.epoch(epoch, { startStep })) {
+    group.push(data);
+    if (group.length < stepsPerRun && data.step < loader.stepsPerEpoch - 1) continue;
+    yield group;
+    group = [];
+  }
+}
+
 /** Does the steps of an epoch that are left. Returns whether it was interrupted within. */
 const trainEpoch = async (training: Training, state: TrainingState, epoch: number): Promise<boolean> => {
-  const { loader, signal, epochs, stepsPerRun = 1 } = training;
+  const { loader, signal, epochs } = training;
   const { stepsPerEpoch } = loader;
-  let group: Batch[] = [];
-  for await (const data of loader.epoch(epoch, { startStep: state.done % stepsPerEpoch })) {
-    group.push(data);
-    if (group.length < stepsPerRun && data.step < stepsPerEpoch - 1) continue;
-    await state.advance(epoch, group);
-    group = [];
-    if (signal.aborted && state.done < epochs * stepsPerEpoch && state.done % stepsPerEpoch !== 0) return true;
+  const groups = groupsOf(training, epoch, state.done % stepsPerEpoch);
+  const read = async (): Promise<Prepared | undefined> => {
+    const { value, done } = await groups.next();
+    return done ? undefined : state.prepare(epoch, value);
+  };
+  let [group, next] = [await read(), undefined as Prepared | undefined];
+  for (; group !== undefined; group = next ?? (await read())) {
+    next = state.stages ? await read() : undefined;
+    await state.advance(group, next);
+    const within = state.done < epochs * stepsPerEpoch && state.done % stepsPerEpoch !== 0;
+    if (!(signal.aborted && within)) continue;
+    await groups.return();
+    return true;
   }
   return false;
 };
 
 /** A training over several processes: they stop after the same step, and their runner sums gradients. */
-const overRanks = (
-  given: Training,
-): { training: Training; load?: (initial: ReadonlyMap<string, Tensor>) => Promise<Runner> } => {
+const overRanks = (given: Training): Training => {
   const { collective = alone, engine, step, signal } = given;
-  if (collective.size === 1) return { training: given };
+  if (collective.size === 1) return given;
   if ((given.stepsPerRun ?? 1) > 1)
     throw new RequestError("--steps-per-run is for one process, and there are several ranks; leave it out");
   const agreed = new AbortController();
   const stops = { stopping: () => signal.aborted, stop: () => agreed.abort() };
   return {
-    training: { ...given, signal: agreed.signal },
-    load: (initial) => createParallelRunner(engine, step, initial, collective, stops),
+    ...given,
+    signal: agreed.signal,
+    openRunner: (initial) => createParallelRunner(engine, step, initial, collective, stops),
   };
 };
 
 /** Runs a training to its end, or to the step at which its signal is seen. */
 export const train = async (given: Training): Promise<Trained> => {
-  const { training, load } = overRanks(given);
+  const training = overRanks(given);
   const { step, engine, loader, signal, epochs, saveEvery, stepsPerRun = 1 } = training;
   const beginning = beginningOf(training);
   const { parameters, states } = step.store;
@@ -278,7 +328,7 @@ export const train = async (given: Training): Promise<Trained> => {
     ...[...states.keys()].map((p) => stateName(p)),
   ]);
   const initial = new Map([...beginning.tensors].filter(([name]) => fed.has(name)));
-  const runner = await (load?.(initial) ?? createRunner(engine, step, initial, stepsPerRun));
+  const runner = await (training.openRunner?.(initial) ?? createRunner(engine, step, initial, stepsPerRun));
   const state = new TrainingState(training, runner, beginning);
   try {
     if (state.done === 0) await state.evaluate(0);
@@ -297,31 +347,4 @@ export const train = async (given: Training): Promise<Trained> => {
     state.stop();
     await runner.release();
   }
-};
-
-/** What a step measured, and the rate that it took. */
-interface Taken {
-  readonly metrics: Readonly<Record<string, number>>;
-  readonly lr: number;
-}
-
-const allFinite = (metrics: Readonly<Record<string, number>>): boolean => Object.values(metrics).every(Number.isFinite);
-
-/** Keeps what led to a loss that is not finite, of pretraining in the form that `advcl step` replays, and says so. */
-const diverged = async (
-  { run, replay, collective = alone }: Training,
-  step: number,
-  feeds: Readonly<Record<string, Tensor>>,
-  metrics: Readonly<Record<string, number>>,
-): Promise<RunError> => {
-  const weights = join(run.path, "diverged", "weights.safetensors");
-  const batch = join(run.path, "diverged", "batch.safetensors");
-  // Weights are the same on every rank, and the first writes.
-  if (collective.rank === 0) await writeSafetensors(weights, { ...ofKind("param", feeds), ...ofKind("state", feeds) });
-  if (collective.rank === 0) await writeSafetensors(batch, ofKind("input", feeds));
-  const remedy = replay ? " (replay them with advcl step)" : "";
-  const bad = Object.entries(metrics).filter(([, value]) => !Number.isFinite(value));
-  return new RunError(
-    `${bad.map(([name, value]) => `${name} is ${value}`).join(", ")} at step ${step}: the last checkpoint is kept and the step's inputs are in ${weights} and ${batch}${remedy}; lower the learning rate and resume`,
-  );
 };
