@@ -5,7 +5,7 @@
  *
  *     npm run build
  *     node dist/scripts/benchmarks/compare-pgd.js --python PYTHON [--batch 128] [--width 64] [--attack-steps 20]
- *       [--rounds 5] [--threads 2] [--target cpu] [--reference advcl_torch.py]
+ *       [--rounds 5] [--threads 2] [--target cpu] [--reference advcl_torch.py] [--provider cuda --device cuda]
  *
  * PYTHON has torch. The last line is one JSON object.
  */
@@ -33,7 +33,13 @@ import {
   torchWorker,
 } from "./side-by-side.ts";
 
-const { values } = readFlags(import.meta.url, { options: shapeFlags("128", "20") });
+const { values } = readFlags(import.meta.url, {
+  options: {
+    ...shapeFlags("128", "20"),
+    provider: { type: "string", default: "cpu" },
+    device: { type: "string", default: "cpu" },
+  },
+});
 const shape = shapeOf(values);
 const { batch, width, threads, "attack-steps": attackSteps } = shape;
 
@@ -46,7 +52,7 @@ const serve = async (): Promise<void> => {
   for (const slots of [trial.parameters, trial.states])
     for (const slot of slots.values()) weights.set(slot.path, initialTensor(slot, 1));
   const scope = new Scope(new FrozenStore((path) => weights.get(path)), { mode: "eval", branches: ["pgd"] });
-  const engine = await chooseEngine({ provider: "cpu", threads, target: values.target });
+  const engine = await chooseEngine({ provider: values.provider as "cpu" | "cuda", threads, target: values.target });
   const oracle = openOracle({
     classifier: (x) => layer(scope, x),
     image: [3, 32, 32],
@@ -72,8 +78,8 @@ const compare = async (): Promise<void> => {
   const on = machine(threads);
   const reference = existingPath("reference", values.reference);
   const contenders = [
-    ourWorker(import.meta.url, { ...shape, target: values.target }),
-    torchWorker("torch", values.python, "pgd", { ...shape, reference }),
+    ourWorker(import.meta.url, { ...shape, target: values.target, provider: values.provider }),
+    torchWorker("torch", values.python, "pgd", { ...shape, reference, device: values.device }),
   ];
   const rows = summarize(await takeTurns(contenders, { rounds: Number(values.rounds) }));
   console.log(`PGD-${attackSteps}, ResNet-18 width ${width}, batch ${batch} on ${on}, medians of ${values.rounds}`);

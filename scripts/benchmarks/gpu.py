@@ -174,6 +174,14 @@ def train(m):
     return {"steps": len(rows), "imagesPerSecondMedian": rates[len(rates) // 2]} if rates else {"error": f"only {len(rows)} steps: {error}"}
 
 
+def pgd(m):
+    """PGD-20 on a classifier, the whole attack in one run, beside PyTorch's with TF32: seconds of a batch, in turn."""
+    a = m.a
+    got = m.json([str(ROOT / "dist/scripts/benchmarks/compare-pgd.js"), "--python", sys.executable, "--reference", str(a.reference), "--provider", a.provider, "--device", a.device,
+                  "--batch", str(a.batch), "--width", str(a.width), "--rounds", str(a.reps), "--attack-steps", "2" if a.dry else "20"], 90)
+    return {row["name"]: {"secondsMedian": row["wall"]} for row in got["contenders"]} if "contenders" in got else got
+
+
 def gpu_machine(m):
     out, error = m.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"], 20) if not m.a.dry else ("none (dry)", None)
     return {"gpu": out.strip() or error, "cores": os.cpu_count(), "doctor": m.advcl("doctor", limit=60)}
@@ -206,6 +214,7 @@ def measure(a):
               "golden": lambda: m.script("golden-step", "--attack-steps", "0" if a.dry else "0,1,5", "--engine", "native", *exact),
               "ops": lambda: m.script("check-ops", "--engine", "native", *exact),
               "torch": lambda: each(m, report, "torch", TORCH, lambda flags: torch_bench(m, flags)),
+              "pgd": lambda: pgd(m),
               "training": lambda: train(m),
               "kernels": lambda: m.advcl("bench", "--provider", a.provider, "--engine", "binding", "--batch", str(a.batch), "--width", str(a.width), "--reps", "1", "--shares")}
     for name, stage in stages.items():
@@ -217,9 +226,9 @@ def measure(a):
         report(name, value)
         print(f"{name}: {'failed' if 'error' in value else 'done'} in {time.monotonic() - start:.0f} s, {m.left():.0f} s left", flush=True)
     report("goals", goals(values, a.dry))
-    for stage in ("steps", "torch"):
+    for stage, unit in (("steps", "step"), ("torch", "step"), ("pgd", "batch of PGD-20")):
         for name, got in values[stage].items():
-            print(f"{name:42} {got['secondsMedian']:9.4f} s a step" if "secondsMedian" in got else f"{name:42} {got['error'][:70]}")
+            print(f"{name:42} {got['secondsMedian']:9.4f} s a {unit}" if "secondsMedian" in got else f"{name:42} {str(got['error'] if isinstance(got, dict) else got)[:70]}")
     for name in ("training", "golden", "ops"):
         print(f"{name:42} {json.dumps(values[name])[:76]}")
     for name, row in values["goals"].items():

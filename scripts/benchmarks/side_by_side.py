@@ -59,12 +59,15 @@ def finetune(ref, a):
 
 
 def pgd(ref, a):
-    model = ref.Classifier(ref.AdvCLNet(a.width)).eval().to(**LAST)
+    if a.device != "cpu":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    model = ref.Classifier(ref.AdvCLNet(a.width)).eval().to(a.device, **LAST)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    clean = torch.rand(a.batch, 3, a.size, a.size).contiguous(**LAST)
+    clean = torch.rand(a.batch, 3, a.size, a.size).to(a.device).contiguous(**LAST)
     start = torch.empty_like(clean).uniform_(-ref.EPS, ref.EPS)
-    labels = torch.arange(a.batch) % 10
+    labels = torch.arange(a.batch, device=a.device) % 10
 
     def turn():
         x = ref.pgd(model, clean, start, labels, a.attack_steps)
@@ -83,6 +86,7 @@ def main():
     p.add_argument("--size", type=int, default=32)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--attack-steps", type=int, default=5)
+    p.add_argument("--device", default="cpu", help="of pgd, which takes TF32 on a GPU")
     p.add_argument("--mode", choices=["authors", "hoisted", "bf16"], default="hoisted", help="of pretraining")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
