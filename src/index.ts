@@ -1,3 +1,4 @@
+/// <reference types="long" preserve="true" />
 /**
  * The library: what the commands do, as functions; and the parts that graphs are made of. Only what is here is kept from one
  * version to the next.
