@@ -13,6 +13,7 @@ import { bakedSizes } from "../models/baked.ts";
 import { readModelFile } from "../models/file.ts";
 import { imageBatch } from "../models/images.ts";
 import { type ImageInput, imageInputOf } from "../models/input.ts";
+import { warnOfNormalisation } from "../models/units.ts";
 import { loadRun } from "../runs/network.ts";
 
 /** What a user may say of a teacher; what is left out is guessed from the model. */
@@ -79,6 +80,7 @@ const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine,
 
 const ofModel = async (request: TeacherRequest, engine: Engine, warn: (message: string) => void): Promise<Teacher> => {
   const { teacher } = request;
+  warnOfNormalisation(request, warn);
   const model = await readModelFile(teacher, warn);
   const { file } = model;
   const guess = guessTeacher(file, teacher, request);

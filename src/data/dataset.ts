@@ -148,8 +148,8 @@ export const checkDataset = async (options: DatasetOptions): Promise<void> => {
 };
 
 /**
- * The labelled images of a split at their own sizes, as a camera or a file gives them: what a model is given that resizes by
- * itself. Those of generated datasets, which are drawn at any size, are of the size that is asked for.
+ * The images of a split at their own sizes, in the order of `loadDataset`, as a camera or a file gives them: what a model is
+ * given that resizes by itself. Those of generated datasets, which are drawn at any size, are of the size that is asked for.
  * @throws RequestError as `loadDataset` does
  */
 export async function* photographs(options: DatasetOptions): AsyncGenerator<Photograph> {
@@ -159,12 +159,12 @@ export async function* photographs(options: DatasetOptions): AsyncGenerator<Phot
     return;
   }
   const size = isGenerated(options.name) ? asked.size : undefined;
-  const { images, labels, count, height, width } = await format.load({ ...asked, size });
+  const { images, count, height, width } = await format.load({ ...asked, size });
   const plane = height * width;
-  for (let i = 0; i < count && labels !== undefined; i++) {
+  for (let i = 0; i < count; i++) {
     const own = images.subarray(3 * i * plane, 3 * (i + 1) * plane);
     const bytes = new Uint8Array(3 * plane);
     for (let p = 0; p < plane; p++) for (let c = 0; c < 3; c++) bytes[3 * p + c] = own[c * plane + p]!;
-    yield { height, width, bytes, label: labels[i]! };
+    yield { height, width, bytes };
   }
 }

@@ -110,18 +110,16 @@ export const checkFolder = async (options: FormatOptions): Promise<void> => {
   await findImages({ ...requestOf(options), warn: () => {} });
 };
 
-/** A labelled image as it is: rows of RGB [height, width, 3]. */
+/** An image as it is: rows of RGB [height, width, 3]. */
 export interface Photograph {
   readonly height: number;
   readonly width: number;
   readonly bytes: Uint8Array;
-  readonly label: number;
 }
 
-/** The labelled images that `folder` would read, one after the other, at their own sizes. */
+/** The images that `folder` would read, one after the other, at their own sizes. */
 export async function* folderPhotographs(options: FormatOptions): AsyncGenerator<Photograph> {
   const { root, names, labels, places } = await findImages(requestOf(options));
-  if (labels === undefined) return;
   const { split, limit = Infinity, seed } = options;
   const chosen = samplePlaces({ count: places.length, limit, labels, seed, stream: `folder:${split}` });
   for (const i of chosen) {
@@ -132,7 +130,7 @@ export async function* folderPhotographs(options: FormatOptions): AsyncGenerator
     const rgb = new Uint8Array(3 * height * width);
     for (let p = 0; p < height * width; p++)
       for (let c = 0; c < 3; c++) rgb[3 * p + c] = bytes[p * channels + (channels >= 3 ? c : 0)]!;
-    yield { height, width, bytes: rgb, label: labels[i]! };
+    yield { height, width, bytes: rgb };
   }
 }
 

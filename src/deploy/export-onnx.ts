@@ -10,6 +10,8 @@ import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { createSession } from "../engine/session.ts";
 import { percent } from "../evaluate/accuracy.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { chanceOf } from "../models/chance.ts";
+import { fitLabels } from "../models/fit.ts";
 import { predictionsOf } from "../models/prediction.ts";
 import type { Reporter } from "../verbs/reporter.ts";
 import { accuracyOf, attackImages, cleanImages, pgd20 } from "./accuracy.ts";
@@ -73,19 +75,38 @@ const measureAccuracies = async (
   return accuracies;
 };
 
-/** Accuracy of the file itself on photographs as they are, which it resizes inside. */
+/** The test images with labels that number the run's classes; refused where they are of others. */
+const fittedTo = (source: Source, test: Dataset, { matchClasses }: ExportSettings, { warn }: Reporter): Dataset => {
+  if (test.labels === undefined) {
+    warn(`accuracy is not measured: the test images of ${test.name} have no labels`);
+    return test;
+  }
+  const [classes, classNames] = [source.classes ?? 0, namesOfClasses(source) ?? []];
+  return fitLabels({ source: source.folder, classes, classNames }, test, { matchClasses, warn });
+};
+
+/** Says where a classifier is no better than one that sees nothing. */
+const warnOfChance = (accuracy: number, { labels, name }: Dataset, source: Source, { warn }: Reporter): void => {
+  const chance = chanceOf(labels as Int32Array);
+  if (accuracy <= chance && chance < 1)
+    warn(
+      `${source.folder} is no better than chance on the test images of ${name} (${percent(accuracy)}; chance gives up to ${percent(chance)}): train it longer, or give its own --dataset`,
+    );
+};
+
+/** Accuracy of the file itself on photographs as they are, which it resizes inside; their labels are in the same order. */
 const throughFile = async (
   { bytes }: Model,
   options: DatasetOptions,
+  labels: Int32Array,
   engine: Engine,
 ): Promise<{ readonly accuracy: number; readonly count: number }> => {
   const session = await createSession(bytes, engine.options);
   try {
     let [right, count] = [0, 0];
-    for await (const { height, width, bytes: photo, label } of photographs(options)) {
+    for await (const { height, width, bytes: photo } of photographs(options)) {
       const { logits } = await session.run({ image: tensor("uint8", [1, height, width, 3], photo) }, ["logits"]);
-      if (predictionsOf(logits as Tensor)[0] === label) right++;
-      count++;
+      if (predictionsOf(logits as Tensor)[0] === labels[count++]) right++;
     }
     return { accuracy: right / Math.max(count, 1), count };
   } finally {
@@ -105,7 +126,8 @@ export const exportOnnx = async (
   const engine = await chooseEngine({ ...settings, precision: undefined });
   const load = loadImagesOf(source, settings, reporter);
   const calibration = precision === "int8" ? await load("train", settings.calibrationImages, true) : undefined;
-  const test = what === "classifier" && settings.limit > 0 ? await load("test", settings.limit, false) : undefined;
+  const loaded = what === "classifier" && settings.limit > 0 ? await load("test", settings.limit, false) : undefined;
+  const test = loaded && fittedTo(source, loaded, settings, reporter);
   const build: Build = (chosen) =>
     buildExport(
       { ...options, precision, io, preprocess, metadata: {}, ...chosen },
@@ -114,11 +136,12 @@ export const exportOnnx = async (
       calibration,
       engine.options,
     );
-  const accuracies =
+  const accuracies: Record<string, number> =
     test?.labels === undefined ? {} : await measureAccuracies(source, settings, build, test, engine, reporter);
+  if (test?.labels !== undefined) warnOfChance(accuracies["clean fp32"] ?? 0, test, source, reporter);
   const photos = imagesOf(source, settings, "test", settings.limit, () => {});
   if (preprocess && test?.labels !== undefined && photos !== undefined) {
-    const { accuracy, count } = await throughFile(await build({}), photos, engine);
+    const { accuracy, count } = await throughFile(await build({}), photos, test.labels, engine);
     accuracies[`photographs ${precision}`] = accuracy;
     reporter.print(`through the file: accuracy ${percent(accuracy)} (${count} test images at their own size)`);
   }

@@ -90,7 +90,7 @@ export const fitDataset = (opened: OpenedClassifier, dataset: Dataset, options: 
 
 /** The same for further images of a model that has been fitted. */
 export const fitLabels = (
-  classifier: LoadedClassifier,
+  classifier: Pick<LoadedClassifier, "source" | "classes" | "classNames">,
   dataset: Dataset,
   options: FitOptions,
 ): Dataset & { readonly labels: Int32Array } => {

@@ -1,5 +1,6 @@
 /** Which network a run trains, and its weights as PyTorch names them. */
 
+import { stat } from "node:fs/promises";
 import { z } from "zod";
 import { type Depth, featureSize, resnet, type Stem } from "../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
@@ -8,6 +9,7 @@ import { AVERAGE } from "../../graphs/optim/ema.ts";
 import { kindOf, pathOf, stateName } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import { RequestError } from "../errors.ts";
+import { type FileKind, misfit, sniffFile } from "../files/sniff.ts";
 import { checkFinite } from "../models/finite.ts";
 import type { Checkpoint, Json } from "./checkpoint.ts";
 import { type RunConfig, readRun } from "./run-folder.ts";
@@ -84,8 +86,27 @@ const networkSchema = z.object({
 /** A network as a checkpoint's state keeps it. */
 export const networkRecord = ({ branches, ...network }: Network): Json => ({ ...network, branches: branches ?? null });
 
+/** What makes a run folder of a file of such a kind. */
+const runsFrom: Partial<Record<FileKind, string>> = {
+  onnx: "give the folder that it was exported from; evaluate, harden, cluster and serve take the file",
+  safetensors: "make a run of it with advcl import",
+  torch: "make a run of it with advcl import",
+  "legacy-torch": "make a run of it with advcl import",
+};
+
+/** Says what a file is where a run folder is asked for. */
+const refuseFile = async (path: string): Promise<void> => {
+  const entry = await stat(path).catch(() => undefined);
+  if (!entry?.isFile()) return;
+  const { kind } = await sniffFile(path);
+  const remedy = runsFrom[kind];
+  if (remedy !== undefined) throw misfit(path, kind, "a run folder", remedy);
+  throw new RequestError(`${path} is a file, not a run folder; give the --out folder of pretrain, finetune or import`);
+};
+
 /** Reads a run folder for commands that start from it. Throws a RequestError where it holds no encoder, or weights that are not finite. */
 export const loadRun = async (folder: string, warn: (message: string) => void): Promise<LoadedRun> => {
+  await refuseFile(folder);
   const { config, checkpoint } = await readRun(folder, warn);
   const { success, data } = networkSchema.safeParse(checkpoint.state.network);
   if (!success)

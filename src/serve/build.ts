@@ -5,15 +5,14 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { cutClassifier, padded, pageAttack, pageHead, unusedBias } from "../../graphs/deploy/page.ts";
 import { bind } from "../../graphs/deploy/rewrite.ts";
-import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
-import { float32 } from "../../graphs/onnx/tensor.ts";
+import { input, type Value } from "../../graphs/onnx/graph.ts";
 import { buildModel } from "../../graphs/onnx/write.ts";
-import { div, sub } from "../../graphs/ops/index.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { RequestError } from "../errors.ts";
 import { photoBatch } from "../models/images.ts";
+import { normalised } from "../models/input.ts";
 import { packageRoot } from "../version.ts";
 import type { PageDescription } from "./page-description.ts";
 
@@ -76,14 +75,10 @@ const checkClassifier = ({ image, logits }: PageClassifier): void => {
 };
 
 /** The classifier cut before its head: features of pixels in [0, 1], normalised as the model wants them. */
-const cutFeatures = ({ image, logits }: PageClassifier, { mean = [0, 0, 0], std = [1, 1, 1] }: PageOptions) => {
+const cutFeatures = ({ image, logits }: PageClassifier, normalisation: PageOptions) => {
   const cut = cutClassifier(logits);
-  const alongChannels = (values: readonly number[]) => constant(float32([1, 3, 1, 1], values));
-  const plain = [...mean, ...std].join() === "0,0,0,1,1,1";
-  const features = (x: Value): Value => {
-    const normal = plain ? x : div(sub(x, alongChannels(mean)), alongChannels(std));
-    return bind({ features: cut.features }, new Map([[image, normal]])).features;
-  };
+  const features = (x: Value): Value =>
+    bind({ features: cut.features }, new Map([[image, normalised(x, normalisation)]])).features;
   return { cut, features };
 };
 

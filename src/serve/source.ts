@@ -10,6 +10,7 @@ import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { openClassifier } from "../models/classifier.ts";
 import type { Layout } from "../models/input.ts";
+import { warnOfNormalisation } from "../models/units.ts";
 import { buildPage, type PageClassifier, type PageFiles, type PageOptions } from "./build.ts";
 
 export interface PageRequest {
@@ -137,6 +138,7 @@ const spread = (images: Dataset, count: number): Dataset => {
 
 /** Files of the page for a run folder or an ONNX file. */
 export const pageFiles = async (request: PageRequest, warn: (message: string) => void): Promise<PageFiles> => {
+  warnOfNormalisation(request, warn);
   const shown = (await isFolder(request.from)) ? await ofRun(request, warn) : await ofFile(request, warn);
   const count = shown.logits.dim(1);
   const name = request.dataset ?? shown.dataset ?? "shapes";

@@ -11,6 +11,7 @@ import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createJudge, percent } from "../evaluate/accuracy.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { warnOfRadius } from "../models/units.ts";
 import { resultsFile, writeReport } from "../report/write.ts";
 import { chosenWeightsOf, type Network, networkRecord, stemOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
@@ -196,6 +197,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const settings = wholeFinetuning(given);
   const { scheme, seed, batch, epochs, eps, stepSize, saveEvery } = settings;
   const { objective, headOnly } = schemes[scheme];
+  warnOfRadius(eps, "linf", context.warn);
   const origin = await originOf(given, context);
   const images = await loadFinetuningImages(settings, origin?.network.size ?? given.size, context.warn);
   const network = origin?.network ?? freshNetwork(settings, images.side);

@@ -135,13 +135,13 @@ const figuresOf = (before: Measured, after: Measured): Figures => {
 
 const run = async (settings: HardenSettings, context: VerbContext): Promise<HardenResult> => {
   const { from, out, eps, objective, dataset } = settings;
+  warnOfRadius(eps, "linf", context.warn);
   const conditions = parseConditions(settings);
   checkConditions(conditions, { followed: ["accuracy", "robustAccuracy"] });
   const prepared = await prepare(settings, context);
   const { original, training, test, batch } = prepared;
   const engine = await chooseEngine(settings);
   await warnOfProbabilities(original, test, engine, context.warn);
-  warnOfRadius(eps, "linf", context.warn);
   const model = trainable(original, batch);
   const { bytes } = original.model as ClassifierModel;
   // What cannot be written back is refused before anything is trained.

@@ -10,6 +10,7 @@ import { joinRanks, ranksText, shareOf } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createExtractor, knnAccuracy } from "../evaluate/knn.ts";
+import { warnOfRadius } from "../models/units.ts";
 import { writeReport } from "../report/write.ts";
 import { loadRun, type Network, networkRecord, stemOf } from "../runs/network.ts";
 import type { Resolved } from "../settings/spec.ts";
@@ -143,6 +144,7 @@ const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context:
 
 const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
   const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
+  warnOfRadius(settings.eps, "linf", context.warn);
   const conditions = parseConditions(settings);
   checkOptions(settings);
   const dataset = await loadTraining(settings, context);
