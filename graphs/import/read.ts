@@ -195,7 +195,11 @@ const read = (node: FileNode, inputs: readonly Value[], opset: number): readonly
   if (node.domain !== "")
     throw new GraphError(
       "unsupported",
-      `the domain ${node.domain} is not supported; export with standard ops only`,
+      `the domain ${node.domain} is not supported; ${
+        /^Q[A-Z]|Quant|Integer/.test(node.op)
+          ? "quantise in QDQ form (QuantFormat.QDQ)"
+          : "export with standard ops only"
+      }`,
       where,
     );
   const context = { opset, outputs: node.outputs.length };

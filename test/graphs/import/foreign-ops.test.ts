@@ -284,6 +284,15 @@ describe("what is refused", () => {
     );
   });
 
+  test("an operator of integers that only one runtime has: the form that is read is named", () => {
+    const bytes = fileOf([{ op: "QGemm", in: ["x"], out: ["y"] }], [], 17);
+    const model = onnx.ModelProto.decode(bytes);
+    Object.assign(model.graph?.node?.[0] ?? {}, { domain: "com.microsoft" });
+    expect(() => readModel(onnx.ModelProto.encode(model).finish())).toThrow(
+      /^QGemm at y: the domain com\.microsoft is not supported; quantise in QDQ form \(QuantFormat\.QDQ\)/,
+    );
+  });
+
   test("scales by blocks, and types of four bits", () => {
     const scales = [
       held("s", "float32", [2, 3], numbers(6, 0.01, 0.02)),
