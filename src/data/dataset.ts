@@ -159,12 +159,12 @@ export async function* photographs(options: DatasetOptions): AsyncGenerator<Phot
     return;
   }
   const size = isGenerated(options.name) ? asked.size : undefined;
-  const { images, count, height, width } = await format.load({ ...asked, size });
+  const { images, count, height, width, index } = await format.load({ ...asked, size });
   const plane = height * width;
   for (let i = 0; i < count; i++) {
     const own = images.subarray(3 * i * plane, 3 * (i + 1) * plane);
     const bytes = new Uint8Array(3 * plane);
     for (let p = 0; p < plane; p++) for (let c = 0; c < 3; c++) bytes[3 * p + c] = own[c * plane + p]!;
-    yield { height, width, bytes };
+    yield { height, width, bytes, index: index[i]! };
   }
 }

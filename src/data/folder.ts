@@ -115,22 +115,30 @@ export interface Photograph {
   readonly height: number;
   readonly width: number;
   readonly bytes: Uint8Array;
+  /** Its place in the full split. */
+  readonly index: number;
 }
 
 /** The images that `folder` would read, one after the other, at their own sizes. */
 export async function* folderPhotographs(options: FormatOptions): AsyncGenerator<Photograph> {
   const { root, names, labels, places } = await findImages(requestOf(options));
-  const { split, limit = Infinity, seed } = options;
-  const chosen = samplePlaces({ count: places.length, limit, labels, seed, stream: `folder:${split}` });
-  for (const i of chosen) {
-    const path = join(root, names[i]!);
+  const { split, limit = Infinity, seed, skipBroken } = options;
+  const chosen = samplePlaces({ count: names.length, limit, labels, seed, stream: `folder:${split}` });
+  const read = async (path: string) => {
     const image = await openImage(path, await readImageBytes(path, options), options);
-    const { bytes, channels } = await image.pixels();
-    const { height, width } = image;
+    return { ...image, ...(await image.pixels()) };
+  };
+  for (const i of chosen) {
+    const image = await read(join(root, names[i]!)).catch((error: unknown) => {
+      if (skipBroken && error instanceof RequestError) return undefined;
+      throw error;
+    });
+    if (image === undefined) continue;
+    const { height, width, bytes, channels } = image;
     const rgb = new Uint8Array(3 * height * width);
     for (let p = 0; p < height * width; p++)
       for (let c = 0; c < 3; c++) rgb[3 * p + c] = bytes[p * channels + (channels >= 3 ? c : 0)]!;
-    yield { height, width, bytes: rgb };
+    yield { height, width, bytes: rgb, index: places[i]! };
   }
 }
 

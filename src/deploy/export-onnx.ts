@@ -94,19 +94,21 @@ const warnOfChance = (accuracy: number, { labels, name }: Dataset, source: Sourc
     );
 };
 
-/** Accuracy of the file itself on photographs as they are, which it resizes inside; their labels are in the same order. */
+/** Accuracy of the file itself on photographs as they are, which it resizes inside; the dataset has their labels. */
 const throughFile = async (
   { bytes }: Model,
   options: DatasetOptions,
-  labels: Int32Array,
+  { labels, index }: Dataset,
   engine: Engine,
 ): Promise<{ readonly accuracy: number; readonly count: number }> => {
+  const labelAt = new Map(Array.from(index, (place, i) => [place, labels?.[i]]));
   const session = await createSession(bytes, engine.options);
   try {
     let [right, count] = [0, 0];
-    for await (const { height, width, bytes: photo } of photographs(options)) {
+    for await (const { height, width, bytes: photo, index: place } of photographs(options)) {
       const { logits } = await session.run({ image: tensor("uint8", [1, height, width, 3], photo) }, ["logits"]);
-      if (predictionsOf(logits as Tensor)[0] === labels[count++]) right++;
+      if (predictionsOf(logits as Tensor)[0] === labelAt.get(place)) right++;
+      count++;
     }
     return { accuracy: right / Math.max(count, 1), count };
   } finally {
@@ -141,7 +143,7 @@ export const exportOnnx = async (
   if (test?.labels !== undefined) warnOfChance(accuracies["clean fp32"] ?? 0, test, source, reporter);
   const photos = imagesOf(source, settings, "test", settings.limit, () => {});
   if (preprocess && test?.labels !== undefined && photos !== undefined) {
-    const { accuracy, count } = await throughFile(await build({}), photos, test.labels, engine);
+    const { accuracy, count } = await throughFile(await build({}), photos, test, engine);
     accuracies[`photographs ${precision}`] = accuracy;
     reporter.print(`through the file: accuracy ${percent(accuracy)} (${count} test images at their own size)`);
   }

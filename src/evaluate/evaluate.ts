@@ -1,5 +1,5 @@
 /** Accuracy of a classifier on clean, attacked and corrupted images. */
-import { type Dataset, type DatasetName, loadDataset } from "../data/dataset.ts";
+import { type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
 import { chooseEngine, type Engine, type EngineThread } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { chanceWarning } from "../models/chance.ts";
@@ -70,17 +70,20 @@ const largestRadius = (settings: Settings): number => radiiOf(settings).at(-1)!;
 
 /** The dataset of the evaluation: as asked for, or the one that the model was trained on. */
 const datasetOf = (
-  { dataset, data, testShare }: Settings,
+  { dataset, data, testShare, skipBroken }: Settings,
   { source, trainedOn }: OpenedClassifier,
   { log }: Pick<VerbContext, "log">,
-): { readonly name: DatasetName; readonly data: string | undefined; readonly testShare: number | undefined } => {
-  if (dataset !== undefined) return { name: dataset, data, testShare: testShare ?? trainedOn?.testShare };
-  if (trainedOn === undefined) return { name: "cifar10", data, testShare };
+): Pick<DatasetOptions, "name" | "data" | "testShare" | "skipBroken"> => {
+  // What was held out of a folder in training is what is tested on, whoever names the folder.
+  const share = testShare ?? trainedOn?.testShare;
+  if (dataset !== undefined || trainedOn === undefined)
+    return { name: dataset ?? "cifar10", data, testShare: share, skipBroken };
   log(`images of ${trainedOn.dataset}, which ${source} was trained on; --dataset takes others`);
   return {
     name: trainedOn.dataset,
     data: data ?? trainedOn.data,
-    testShare: testShare ?? trainedOn.testShare,
+    testShare: share,
+    skipBroken: skipBroken || trainedOn.skipBroken,
   };
 };
 
@@ -109,10 +112,10 @@ const loadImages = async (
   opened: OpenedClassifier,
   context: Pick<VerbContext, "warn" | "log">,
 ): Promise<Fitted> => {
-  const { split, limit, seed, skipBroken, matchClasses } = settings;
+  const { split, limit, seed, matchClasses } = settings;
   const { warn } = context;
   const chosen = datasetOf(settings, opened, context);
-  const dataset = await loadDataset({ ...chosen, split, limit, size: opened.image[1], seed, skipBroken, warn });
+  const dataset = await loadDataset({ ...chosen, split, limit, size: opened.image[1], seed, warn });
   return fitDataset(opened, dataset, { matchClasses, warn });
 };
 

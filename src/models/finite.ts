@@ -1,6 +1,6 @@
 /** Weights that are no numbers: what a training leaves that failed. */
 import { isFloat } from "../../graphs/onnx/dtype.ts";
-import type { FileModel } from "../../graphs/onnx/parse.ts";
+import type { FileBody, FileModel, FileNode } from "../../graphs/onnx/parse.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { RequestError } from "../errors.ts";
 
@@ -54,11 +54,23 @@ export const checkFinite = (path: string, weights: ReadonlyMap<string, Tensor>):
     oddWeights(weights, () => true),
   );
 
+/** The graphs within nodes, and those within them. */
+function* bodiesOf(nodes: readonly FileNode[]): Generator<FileBody> {
+  for (const { attributes } of nodes)
+    for (const given of attributes.values())
+      if (given.kind === "graph") {
+        yield given.value;
+        yield* bodiesOf(given.value.nodes);
+      }
+}
+
 /**
  * The same of a file, where an infinity is refused only in what is multiplied.
  * @throws RequestError naming the first of them
  */
-export const checkFiniteFile = (path: string, { initializers, nodes }: FileModel): void => {
+export const checkFiniteFile = (path: string, file: FileModel): void => {
+  const bodies = [...bodiesOf(file.nodes)];
+  const nodes = [file, ...bodies].flatMap((graph) => graph.nodes);
   const multiplied = new Set(nodes.flatMap(({ op, inputs }) => (multiplying.has(op) ? inputs : [])));
   const constants = nodes.flatMap(({ op, outputs, attributes }): (readonly [string, Tensor])[] => {
     const value = op === "Constant" ? attributes.get("value") : undefined;
@@ -66,6 +78,8 @@ export const checkFiniteFile = (path: string, { initializers, nodes }: FileModel
   });
   refuseOdd(
     path,
-    oddWeights([...initializers, ...constants], (name) => multiplied.has(name)),
+    oddWeights([...file.initializers, ...bodies.flatMap((body) => [...body.initializers]), ...constants], (name) =>
+      multiplied.has(name),
+    ),
   );
 };

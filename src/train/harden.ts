@@ -144,6 +144,8 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   await warnOfProbabilities(original, test, engine, context.warn);
   const model = trainable(original, batch);
   const { bytes } = original.model as ClassifierModel;
+  if (original.model?.file.nodes.some(({ op }) => op === "If"))
+    context.warn(`${from} chooses between branches (If): weights that only a branch reads stay as they are`);
   // What cannot be written back is refused before anything is trained.
   patchWeights(bytes, model.weights, {});
   const count = Array.from(model.weights.values()).reduce((n, { data }) => n + data.length, 0);

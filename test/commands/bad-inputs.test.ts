@@ -56,7 +56,11 @@ beforeAll(async () => {
   const spoilt = new Map(weights).set("conv1.weight", float32([4, 3, 3, 3], new Float32Array(108).fill(Number.NaN)));
   await writeSafetensors(at("nan.safetensors"), Object.fromEntries(spoilt));
   for (const [name, held] of Object.entries({ run: weights, nanRun: spoilt })) {
-    const run = await openRunFolder(at(name), { command: "finetune", settings: {}, warn: () => {} });
+    const run = await openRunFolder(at(name), {
+      command: "finetune",
+      settings: { dataset: "folder", data: at("five") },
+      warn: () => {},
+    });
     const tensors = [...held].map(([path, value]) => [/running/.test(path) ? `state.${path}` : `param.${path}`, value]);
     const state = { network: networkRecord(network), classes, scheme: "slf" };
     await run.save({ epoch: 1, step: 1, state, tensors: new Map(tensors as [string, Tensor][]) });
@@ -242,4 +246,14 @@ test("images without labels: an export says that it measures nothing", async () 
   const { accuracies } = (await (commands.export as Run)({ data: at("bare") })) as { accuracies: object };
   expect(accuracies).toEqual({});
   expect(warnings).toContainEqual(expect.stringMatching(/accuracy is not measured: .* no labels/));
+});
+
+test("a run is evaluated on its own images where none are asked for, and that is said", async () => {
+  const logged: string[] = [];
+  const reporter = { ...options.reporter, log: (message: string) => void logged.push(message) };
+  const own = await evaluate({ model: at("run"), attacks: ["clean"], threads: 1 }, { reporter });
+  expect(logged).toContainEqual("images of folder, which run was trained on; --dataset takes others");
+  expect([own.dataset, own.count]).toEqual(["folder", 10]);
+  const asked = await evaluate({ model: at("run"), ...images(), attacks: ["clean"], threads: 1 } as never, options);
+  expect(own.attacks).toEqual(asked.attacks);
 });

@@ -144,6 +144,17 @@ const branched = changed(plain, ({ graph }) => {
   );
 });
 
+/** … with a weight of that branch's own which is no number. */
+const spoiltBranch = changed(branched, ({ graph }) => {
+  const [taken] = graph?.node?.find(({ opType }) => opType === "If")?.attribute ?? [];
+  const [last] = taken?.g?.node ?? [];
+  if (!taken?.g || !last?.output) throw new Error("no branch");
+  const bytes = new Uint8Array(Float32Array.of(Number.NaN).buffer);
+  taken.g.initializer = [onnx.TensorProto.create({ name: "own", dims: [1], dataType: 1, rawData: bytes })];
+  last.output = ["before"];
+  taken.g.node?.push(onnx.NodeProto.create({ opType: "Add", input: ["before", "own"], output: ["inner"] }));
+});
+
 const disguises: readonly (readonly [string, () => Uint8Array, object, RegExp[]])[] = [
   ["plain", () => plain, {}, []],
   ["a batch of 2 that the file fixes", () => fileOf((x) => ({ y: scored(x) }), { dynamic: [] }), {}, []],
@@ -255,6 +266,7 @@ describe("what can't be judged is refused with a remedy", () => {
       withInput,
       /has 2 inputs \(images .*, temperature float32\[1\]\).*export it with the others as const/,
     ],
+    ["NaN within a branch", spoiltBranch, /the weight own holds NaN/],
     [
       "ops of one runtime",
       optimised,
@@ -302,6 +314,12 @@ describe("hardening the same files", () => {
     });
     await expect(train(half)).rejects.toThrow(
       /are float16, of which training loses the small steps; export the model in/,
+    );
+  });
+  test("weights within a branch stay as they are, which is said", async () => {
+    await train(branched);
+    expect(warnings).toContainEqual(
+      expect.stringMatching(/chooses between branches \(If\): weights that only a branch/),
     );
   });
   test("logits that are not finite are refused before anything is trained", async () => {
