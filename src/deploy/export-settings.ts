@@ -20,7 +20,7 @@ const onnxSettings = {
   ),
   preprocess: setting(
     z.boolean().default(false),
-    "take photographs (uint8, batch × height × width × RGB) of any size, resized and scaled inside",
+    "take photographs (uint8, batch × height × width × RGB) of any size, of which the central square is resized and scaled inside",
     onnx,
   ),
   dataset: setting(z.enum(datasetNames).optional(), "images to calibrate and measure on (default: the run's)", onnx),
