@@ -54,7 +54,8 @@ test("AdvCL trains, is finetuned, attacked and exported through the library alon
 
 test("and its types are known", () => {
   const check = (): ReturnType<typeof spawnSync> => {
-    const flags = "--noEmit --strict --skipLibCheck false --exactOptionalPropertyTypes --module nodenext --target es2023 --types node example.mts";
+    const flags =
+      "--noEmit --strict --skipLibCheck false --exactOptionalPropertyTypes --module nodenext --target es2023 --types node example.mts";
     return spawnSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), ...flags.split(" ")], {
       cwd: folder,
       encoding: "utf8",

@@ -13,7 +13,6 @@ import { bakedSizes } from "../models/baked.ts";
 import { readModelFile } from "../models/file.ts";
 import { imageBatch } from "../models/images.ts";
 import { type ImageInput, imageInputOf } from "../models/input.ts";
-import { warnOfNormalisation } from "../models/units.ts";
 import { loadRun } from "../runs/network.ts";
 
 /** What a user may say of a teacher; what is left out is guessed from the model. */
@@ -58,7 +57,13 @@ export const openTeacher = async (
   return found.isDirectory() ? ofRun(request, engine, warn) : ofModel(request, engine, warn);
 };
 
-const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine, warn: (m: string) => void) => {
+const ofRun = async (request: TeacherRequest, engine: Engine, warn: (m: string) => void) => {
+  const { teacher, branch, batch } = request;
+  for (const name of ["layout", "output", "mean", "std"] as const)
+    if (request[name] !== undefined)
+      throw new RequestError(
+        `--${name} is of an ONNX file, and ${teacher} is a run, which knows its own; leave it out${name === "mean" || name === "std" ? " (of imported weights it is given to advcl import)" : ""}`,
+      );
   const { network, tensors } = await loadRun(teacher, warn);
   const chosen = branch ?? network.evaluatedBranch;
   if (network.branches === undefined && chosen !== network.evaluatedBranch)
@@ -80,7 +85,6 @@ const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine,
 
 const ofModel = async (request: TeacherRequest, engine: Engine, warn: (message: string) => void): Promise<Teacher> => {
   const { teacher } = request;
-  warnOfNormalisation(request, warn);
   const model = await readModelFile(teacher, warn);
   const { file } = model;
   const guess = guessTeacher(file, teacher, request);

@@ -10,8 +10,8 @@ import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { createSession } from "../engine/session.ts";
 import { percent } from "../evaluate/accuracy.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
-import { chanceOf } from "../models/chance.ts";
-import { fitLabels } from "../models/fit.ts";
+import { chanceWarning } from "../models/chance.ts";
+import { type Fitted, fitLabels } from "../models/fit.ts";
 import { predictionsOf } from "../models/prediction.ts";
 import type { Reporter } from "../verbs/reporter.ts";
 import { accuracyOf, attackImages, cleanImages, pgd20 } from "./accuracy.ts";
@@ -45,12 +45,12 @@ const measureAccuracies = async (
   source: Source,
   settings: ExportSettings,
   build: Build,
-  test: Dataset,
+  test: Dataset & { readonly labels: Int32Array },
   engine: Engine,
   reporter: Reporter,
 ): Promise<Record<string, number>> => {
   const { precision, io, from, seed } = settings;
-  const labels = test.labels as Int32Array;
+  const { labels } = test;
   const names = [...new Set(["fp32", precision] as const)];
   const models = await Promise.all(
     names.map(async (name) => (await build({ precision: name, preprocess: false })).bytes),
@@ -68,30 +68,19 @@ const measureAccuracies = async (
     const onAttacked = await measure(attacked);
     accuracies[`clean ${name}`] = onClean;
     accuracies[`pgd20 ${name}`] = onAttacked;
+    const judged = {
+      source: from,
+      unnormalised: logits,
+      fixedBatch: undefined,
+      image: [3, test.height, test.width],
+    } as const;
+    const chance = name === "fp32" ? await chanceWarning(onClean, judged, test, engine) : undefined;
+    if (chance !== undefined) reporter.warn(chance);
     reporter.print(
       `${name}: accuracy ${percent(onClean)}, under ${name === "fp32" ? "PGD-20" : "the PGD-20 of fp32"} ${percent(onAttacked)} (L-inf 8/255, ${test.count} test images)`,
     );
   }
   return accuracies;
-};
-
-/** The test images with labels that number the run's classes; refused where they are of others. */
-const fittedTo = (source: Source, test: Dataset, { matchClasses }: ExportSettings, { warn }: Reporter): Dataset => {
-  if (test.labels === undefined) {
-    warn(`accuracy is not measured: the test images of ${test.name} have no labels`);
-    return test;
-  }
-  const [classes, classNames] = [source.classes ?? 0, namesOfClasses(source) ?? []];
-  return fitLabels({ source: source.folder, classes, classNames }, test, { matchClasses, warn });
-};
-
-/** Says where a classifier is no better than one that sees nothing. */
-const warnOfChance = (accuracy: number, { labels, name }: Dataset, source: Source, { warn }: Reporter): void => {
-  const chance = chanceOf(labels as Int32Array);
-  if (accuracy <= chance && chance < 1)
-    warn(
-      `${source.folder} is no better than chance on the test images of ${name} (${percent(accuracy)}; chance gives up to ${percent(chance)}): train it longer, or give its own --dataset`,
-    );
 };
 
 /** Accuracy of the file itself on photographs as they are, which it resizes inside; the dataset has their labels. */
@@ -116,6 +105,22 @@ const throughFile = async (
   }
 };
 
+/** Test images with labels that number the run's classes; none where they have no labels. */
+const labelledImages = (
+  test: Dataset | undefined,
+  source: Source,
+  { from, matchClasses }: ExportSettings,
+  { warn }: Reporter,
+): Fitted["dataset"] | undefined => {
+  if (test === undefined) return undefined;
+  if (test.labels === undefined) {
+    warn(`accuracy is not measured: the test images of ${test.name} have no labels`);
+    return undefined;
+  }
+  const known = { source: from, classes: source.classes ?? 0, classNames: namesOfClasses(source) ?? [] };
+  return fitLabels(known, test, { matchClasses, warn });
+};
+
 /** Writes one branch of a run as an ONNX file. */
 export const exportOnnx = async (
   source: Source,
@@ -129,7 +134,7 @@ export const exportOnnx = async (
   const load = loadImagesOf(source, settings, reporter);
   const calibration = precision === "int8" ? await load("train", settings.calibrationImages, true) : undefined;
   const loaded = what === "classifier" && settings.limit > 0 ? await load("test", settings.limit, false) : undefined;
-  const test = loaded && fittedTo(source, loaded, settings, reporter);
+  const test = labelledImages(loaded, source, settings, reporter);
   const build: Build = (chosen) =>
     buildExport(
       { ...options, precision, io, preprocess, metadata: {}, ...chosen },
@@ -138,16 +143,14 @@ export const exportOnnx = async (
       calibration,
       engine.options,
     );
-  const accuracies: Record<string, number> =
-    test?.labels === undefined ? {} : await measureAccuracies(source, settings, build, test, engine, reporter);
-  if (test?.labels !== undefined) warnOfChance(accuracies["clean fp32"] ?? 0, test, source, reporter);
+  const accuracies = test === undefined ? {} : await measureAccuracies(source, settings, build, test, engine, reporter);
   const photos = imagesOf(source, settings, "test", settings.limit, () => {});
-  if (preprocess && test?.labels !== undefined && photos !== undefined) {
+  if (preprocess && test !== undefined && photos !== undefined) {
     const { accuracy, count } = await throughFile(await build({}), photos, test, engine);
     accuracies[`photographs ${precision}`] = accuracy;
     reporter.print(`through the file: accuracy ${percent(accuracy)} (${count} test images at their own size)`);
   }
-  const classes = classNames(source.classes ?? 0, namesOfClasses(source) ?? test?.classes);
+  const classes = classNames(source.classes ?? 0, namesOfClasses(source) ?? fitted?.dataset.classes);
   const model = await build({ metadata: metadataOf({ source, what, precision, preprocess, classes, accuracies }) });
   await writeFileAtomic(out, model.bytes);
   const { branch } = source;

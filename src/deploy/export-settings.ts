@@ -25,7 +25,7 @@ const onnxSettings = {
   ),
   dataset: setting(z.enum(datasetNames).optional(), "images to calibrate and measure on (default: the run's)", onnx),
   data: setting(path().optional(), "folder or archive of that dataset (default: the run's)", { ...onnx, path: true }),
-  matchClasses: setting(matchSetting.matchClasses, "how the classes of the test images find the run's", onnx),
+  ...matchSetting,
   calibrationImages: setting(z.int().min(1).default(256), "training images that int8 is calibrated on", onnx),
   limit: setting(z.int().min(0).default(500), "test images to measure accuracy on; 0 measures nothing", onnx),
 };

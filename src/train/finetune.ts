@@ -11,7 +11,7 @@ import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createJudge, percent } from "../evaluate/accuracy.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
-import { warnOfRadius } from "../models/units.ts";
+import { chanceOf } from "../models/chance.ts";
 import { resultsFile, writeReport } from "../report/write.ts";
 import { chosenWeightsOf, type Network, networkRecord, stemOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
@@ -129,7 +129,7 @@ type Common = Omit<FinetuneResult, "testImages" | "accuracy" | "robustAccuracy">
 
 /** Tests the classifier, writes results and report. */
 const finish = async (
-  { evaluate }: Finetuning,
+  { evaluate, from }: Finetuning,
   { test, validation }: FinetuningImages,
   engine: Engine,
   measured: Measured,
@@ -151,6 +151,15 @@ const finish = async (
   const accuracies = { accuracy, ...(robustAccuracy !== undefined && { robustAccuracy }) };
   await writeFileAtomic(join(out, resultsFile), `${JSON.stringify(accuracies)}\n`);
   await writeReport(out);
+  const imported =
+    from === "none"
+      ? ""
+      : "; of an encoder that was imported, check that advcl import got the --mean and --std that it was trained with";
+  const chance = chanceOf(test.labels as Int32Array);
+  if (accuracy <= chance && chance < 1)
+    context.warn(
+      `${out} is no better than chance on test images (${percent(accuracy)}; chance gives up to ${percent(chance)}): train it longer (--epochs), or at another --lr${imported}`,
+    );
   const choice = validation === undefined ? "" : ` (the best on ${validation.count} held-out images)`;
   const robust = robustAccuracy === undefined ? "" : `, under PGD-20 ${percent(robustAccuracy)}`;
   context.print(
@@ -165,14 +174,10 @@ const commonResult = (run: RunFolder, { scheme, epochs }: Finetuning, trained: T
   return { out: run.path, scheme, steps, epochs, epoch, metrics, waitSeconds };
 };
 
-/** A training figure as conditions name it: `accuracy` and `robustAccuracy` are those of the test images there. */
-const ofTraining = (name: string): string =>
-  name === "accuracy" || name === "robustAccuracy" ? `train${name[0]?.toUpperCase()}${name.slice(1)}` : name;
-
 /** Figures that a finetuning will have, for conditions to be checked by. */
 const figureNames = (step: Step, { evaluate, validationSteps }: Finetuning, images: FinetuningImages): FigureNames => ({
   followed: [
-    ...measuredBy(step).map(ofTraining),
+    ...measuredBy(step),
     ...(images.validation === undefined ? [] : ["validation", ...(validationSteps > 0 ? ["robustValidation"] : [])]),
   ],
   final: images.test === undefined ? [] : ["accuracy", ...(evaluate ? ["robustAccuracy"] : [])],
@@ -186,8 +191,7 @@ const withConditions = async (
   const { out, metrics } = result;
   const { accuracy, robustAccuracy }: Partial<FinetuneResult> = result;
   const extremes = await readExtremes(out, metrics);
-  const followed = Object.entries(figuresOf(metrics, extremes)).map(([name, figure]) => [ofTraining(name), figure]);
-  const figures: Figures = { ...Object.fromEntries(followed), ...lastFigures({ accuracy, robustAccuracy }) };
+  const figures: Figures = { ...figuresOf(metrics, extremes), ...lastFigures({ accuracy, robustAccuracy }) };
   return { ...result, ...extremes, ...judged(conditions, figures) };
 };
 
@@ -197,7 +201,6 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const settings = wholeFinetuning(given);
   const { scheme, seed, batch, epochs, eps, stepSize, saveEvery } = settings;
   const { objective, headOnly } = schemes[scheme];
-  warnOfRadius(eps, "linf", context.warn);
   const origin = await originOf(given, context);
   const images = await loadFinetuningImages(settings, origin?.network.size ?? given.size, context.warn);
   const network = origin?.network ?? freshNetwork(settings, images.side);
@@ -205,7 +208,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const collective = await joinRanks(given);
   const engine = await chooseEngine({ ...settings, device: collective.localRank });
   const classes = images.classes.length;
-  const start = origin && startOf(origin, headOnly, classes);
+  const start = origin && startOf(origin, headOnly, images.classes);
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
   const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective) });
   checkConditions(conditions, figureNames(step, settings, images));

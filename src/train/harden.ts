@@ -12,7 +12,6 @@ import { writeFileAtomic } from "../files/atomic.ts";
 import { chanceOf, chanceWarning } from "../models/chance.ts";
 import { type ClassifierModel, type LoadedClassifier, openClassifier } from "../models/classifier.ts";
 import { warnOfProbabilities } from "../models/probabilities.ts";
-import { warnOfRadius } from "../models/units.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import { checkConditions, type Figures, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
 import type { Reporter } from "../verbs/reporter.ts";
@@ -135,7 +134,6 @@ const figuresOf = (before: Measured, after: Measured): Figures => {
 
 const run = async (settings: HardenSettings, context: VerbContext): Promise<HardenResult> => {
   const { from, out, eps, objective, dataset } = settings;
-  warnOfRadius(eps, "linf", context.warn);
   const conditions = parseConditions(settings);
   checkConditions(conditions, { followed: ["accuracy", "robustAccuracy"] });
   const prepared = await prepare(settings, context);
