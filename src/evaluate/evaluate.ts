@@ -149,7 +149,7 @@ const openModel = async (
 
 /** A progress line in percent, and the update that moves it. */
 const followProgress = (context: VerbContext) => {
-  const line = context.progress({ steps: 1, unit: "%" });
+  const line = context.progress({ steps: 1, unit: "%", atMost: true });
   let last = "";
   const progress = ({ stage, total, share, accuracy, images }: EvaluationProgress) => {
     if (stage !== last) context.log(`${stage}: ${total} images`);
