@@ -1,5 +1,5 @@
 /** Accuracy of a classifier on clean, attacked and corrupted images. */
-import { type Dataset, type DatasetName, loadDataset } from "../data/dataset.ts";
+import { type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
 import { chooseEngine, type Engine, type EngineThread } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { chanceWarning } from "../models/chance.ts";
@@ -70,18 +70,15 @@ const largestRadius = (settings: Settings): number => radiiOf(settings).at(-1)!;
 
 /** The dataset of the evaluation: as asked for, or the one that the model was trained on. */
 const datasetOf = (
-  { dataset, data, testShare }: Settings,
   { source, trainedOn }: OpenedClassifier,
+  { dataset, data, testShare = trainedOn?.testShare, skipBroken = trainedOn?.skipBroken }: Settings,
   { log }: Pick<VerbContext, "log">,
-): { readonly name: DatasetName; readonly data: string | undefined; readonly testShare: number | undefined } => {
-  if (dataset !== undefined) return { name: dataset, data, testShare: testShare ?? trainedOn?.testShare };
-  if (trainedOn === undefined) return { name: "cifar10", data, testShare };
+): Pick<DatasetOptions, "name" | "data" | "testShare" | "skipBroken"> => {
+  const rules = { testShare, skipBroken };
+  if (dataset !== undefined) return { name: dataset, data, ...rules };
+  if (trainedOn === undefined) return { name: "cifar10", data, ...rules };
   log(`images of ${trainedOn.dataset}, which ${source} was trained on; --dataset takes others`);
-  return {
-    name: trainedOn.dataset,
-    data: data ?? trainedOn.data,
-    testShare: testShare ?? trainedOn.testShare,
-  };
+  return { name: trainedOn.dataset, data: data ?? trainedOn.data, ...rules };
 };
 
 /** What is asked for, checked as far as it can be before anything is read. */
@@ -109,10 +106,10 @@ const loadImages = async (
   opened: OpenedClassifier,
   context: Pick<VerbContext, "warn" | "log">,
 ): Promise<Fitted> => {
-  const { split, limit, seed, skipBroken, matchClasses } = settings;
+  const { split, limit, seed, matchClasses } = settings;
   const { warn } = context;
-  const chosen = datasetOf(settings, opened, context);
-  const dataset = await loadDataset({ ...chosen, split, limit, size: opened.image[1], seed, skipBroken, warn });
+  const chosen = datasetOf(opened, settings, context);
+  const dataset = await loadDataset({ ...chosen, split, limit, size: opened.image[1], seed, warn });
   return fitDataset(opened, dataset, { matchClasses, warn });
 };
 

@@ -44,6 +44,8 @@ export interface TrainedOn {
   readonly dataset: DatasetName;
   readonly data?: string;
   readonly testShare?: number;
+  /** Whether images that cannot be decoded were left out. */
+  readonly skipBroken?: boolean;
 }
 
 export interface LoadedClassifier {
@@ -167,12 +169,13 @@ const checkName = ({ path, file }: ModelFile, output: string | undefined): void 
 const trainedOn = (told: Readonly<Record<string, unknown>>): { readonly trainedOn?: TrainedOn } => {
   const dataset = datasetNames.find((name) => name === told.dataset);
   if (dataset === undefined) return {};
-  const { data, testShare } = told;
+  const { data, testShare, skipBroken } = told;
   return {
     trainedOn: {
       dataset,
       ...(typeof data === "string" && { data }),
       ...(typeof testShare === "number" && { testShare }),
+      ...(typeof skipBroken === "boolean" && { skipBroken }),
     },
   };
 };
