@@ -13,6 +13,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
+import { apiReference } from "../scripts/docs/api.ts";
 import { built } from "./built.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -50,6 +51,13 @@ test("AdvCL trains, is finetuned, attacked and exported through the library alon
   expect([clean.count, pgd10.count, out]).toEqual([100, 100, "run/classifier.onnx"]);
   expect(pgd10.right).toBeLessThanOrEqual(clean.right);
   expect(statSync(at("run/classifier.onnx")).size).toBeGreaterThan(100_000);
+});
+
+test("docs/api.md is what the library exports (node dist/scripts/docs/api-reference.js)", () => {
+  built("src/index.d.ts");
+  const reference = apiReference();
+  expect(readFileSync(join(root, "docs/api.md"), "utf8")).toBe(reference);
+  expect(reference).toContain("const pretrain: (settings, options?: VerbOptions) => Promise<PretrainResult>;");
 });
 
 test("and its types are known", () => {

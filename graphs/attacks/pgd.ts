@@ -66,7 +66,11 @@ export const pgdSteps =
     return stopGradient(x);
   };
 
-/** The same with its nodes named `attack`. */
+/**
+ * Projected gradient descent (Madry et al. 2018): from `start`, steps of `stepSize` up the loss in the threat model's steepest
+ * direction, each projected onto the ball around `clean` and into [0, 1]. `loss` takes images and gives a scalar, or one number for
+ * each image. No gradient flows through the result; its nodes are named `attack`.
+ */
 export const pgd =
   (options: PgdOptions, loss: (x: Value) => Value) =>
   (clean: Value, start: Value): Value =>

@@ -25,7 +25,10 @@ export const maybeGrad = (y: Value, wrt: readonly Value[]): readonly (Value | un
   return vjp([y], [constant(filled(y.dtype, y.shape, 1))], wrt);
 };
 
-/** As maybeGrad, but every value must be reached. */
+/**
+ * Gradients of a scalar to each of `wrt`, in their shapes. Throws a GraphError (not-differentiable) where the scalar does not depend
+ * on one of them, or the way there leads through an op without a gradient.
+ */
 export const grad = (y: Value, wrt: readonly Value[]): readonly Value[] =>
   maybeGrad(y, wrt).map((g, i) => {
     if (g === undefined)

@@ -47,6 +47,8 @@ export interface Configuration {
 export interface Command {
   readonly name: string;
   readonly summary: string;
+  /** All settings that its flags give. */
+  readonly rows: SettingRows;
   /** Text of --help, `width` columns wide. */
   help(width: number): string;
   /**
@@ -157,6 +159,7 @@ export const defineCommand = <const Own extends Readonly<Record<string, z.ZodTyp
   return {
     name,
     summary,
+    rows,
     help: (width) => printHelp({ name, summary, description, rows, presets }, width),
     configure: async (args) => configurationOf(await readSources(args)),
     execute,

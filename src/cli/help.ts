@@ -1,6 +1,6 @@
 /** The text of --help. */
 import wrapAnsi from "wrap-ansi";
-import { kebabCase, printSetting, type SettingValue } from "../settings/name.ts";
+import { kebabCase, printFlags, printSetting, type SettingValue } from "../settings/name.ts";
 import { expectation, type SettingRow, type SettingRows, type SettingType } from "../settings/schema.ts";
 
 const printDefault = ({ required, default: value }: SettingRow): string => {
@@ -51,10 +51,8 @@ const printRow = (key: string, row: SettingRow, width: number): readonly [string
   return [flag, `${negatable ? "without: " : ""}${row.help}${notes.length === 0 ? "" : ` (${notes.join("; ")})`}`];
 };
 
-const printPreset = (values: object): string =>
-  Object.entries(values)
-    .map(([key, value]) => `${kebabCase(key)} ${printSetting(value as SettingValue)}`)
-    .join(", ") || "the defaults";
+/** A preset as the flags that one can type in its place. */
+const printPreset = (values: object): string => printFlags(values).join(" ") || "the defaults";
 
 export interface HelpText {
   readonly name: string;

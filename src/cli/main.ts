@@ -28,7 +28,8 @@ advcl COMMAND --help lists the settings of a command; advcl --version prints the
 
 /** Runs the command line. Returns the exit code; throws what went wrong. */
 const run = async ([name, ...args]: readonly string[]): Promise<number> => {
-  if (name === "--version" || name === "-V") {
+  const before = args.includes("--") ? args.slice(0, args.indexOf("--")) : args;
+  if (name === "--version" || name === "-V" || name === "-v" || before.includes("--version")) {
     stdout.write(`${version()}\n`);
     return 0;
   }

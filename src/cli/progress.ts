@@ -23,52 +23,89 @@ export const printDuration = (seconds: number): string => {
 
 const printRate = (rate: number): string => (rate >= 100 ? rate.toFixed(0) : rate.toPrecision(3));
 
-/** Share of the newest step in the running means. */
-const newest = 0.1;
+/** What is left of older updates with each new one: rates should show what is now, times left be steady. */
+const kept = { rate: 0.9, time: 0.995 };
 
-/** Running means over steps; they start at the first value. */
-class RunningMean {
-  #mean: number | undefined;
-  add(value: number): void {
-    this.#mean = this.#mean === undefined ? value : this.#mean + newest * (value - this.#mean);
+/**
+ * One sum over another, newer updates counting more. The first update, which holds loading and warming up, counts only until
+ * there is a second, where updates are of like size.
+ */
+class Ratio {
+  #above = 0;
+  #below = 0;
+  #count = 0;
+  readonly #kept: number;
+  readonly #alike: boolean;
+  constructor(share: number, alike: boolean) {
+    this.#kept = share;
+    this.#alike = alike;
+  }
+  add(above: number, below: number): void {
+    const keeping = ++this.#count === 2 && this.#alike ? 0 : this.#kept;
+    this.#above = keeping * this.#above + above;
+    this.#below = keeping * this.#below + below;
   }
   get value(): number | undefined {
-    return this.#mean;
+    return this.#below > 0 ? this.#above / this.#below : undefined;
+  }
+  /** Whether it is of more than the first update. */
+  get tells(): boolean {
+    return this.#count > 1 || !this.#alike;
   }
 }
 
+/** Columns of the bar on a terminal. */
+const barWidth = 20;
+
+/** `━━━━━━━━────────────`. */
+const printBar = (share: number): string => {
+  const done = Math.round(barWidth * Math.min(1, Math.max(0, share)));
+  return "━".repeat(done) + "─".repeat(barWidth - done);
+};
+
 /**
  * The line that shows how far a run is: epoch, step, figures, images a second, share of time spent waiting for data and
- * time left. On a terminal it is redrawn in place, elsewhere a line is written every few seconds and at the end.
+ * time left. On a terminal it is redrawn in place after a bar, elsewhere a line is written every few seconds and at the end.
  */
 export const progressLine = (
-  { steps, epochs, done = 0, unit = "step" }: ProgressOptions,
+  { steps, epochs, done = 0, unit = "step", atMost = false }: ProgressOptions,
   { stream, quiet = false, interval = 10, now = () => performance.now() }: Output,
 ): ProgressLine => {
   if (quiet) return { update: () => {}, stop: () => {} };
-  const secondsPerStep = new RunningMean();
-  const imagesPerSecond = new RunningMean();
-  const waiting = new RunningMean();
+  const alike = unit === "step";
+  const secondsPerStep = new Ratio(kept.time, alike);
+  const imagesPerSecond = new Ratio(kept.rate, alike);
+  const waiting = new Ratio(kept.rate, alike);
   const pause = 1000 * (stream.isTTY ? redrawInterval : interval);
   let line = "";
   let shown = "";
   let shownAt = Number.NEGATIVE_INFINITY;
   let step = done;
   let last = now();
+  /** Seconds since `step` moved. */
+  let still = 0;
   let running = true;
   const show = (): void => {
     shown = line;
     shownAt = last;
-    stream.write(stream.isTTY ? `\r${line.slice(0, (stream.columns ?? 80) - 1)}\u001b[K` : `${line}\n`);
+    if (!stream.isTTY) return void stream.write(`${line}\n`);
+    const columns = (stream.columns ?? 80) - 1;
+    // A narrow terminal needs its columns for the figures.
+    const bar = columns >= 3 * barWidth ? `${printBar(step / steps)} ` : "";
+    stream.write(`\r${(bar + line).slice(0, columns)}\u001b[K`);
   };
   return {
     update: (progress) => {
       const time = now();
       const seconds = (time - last) / 1000;
       const stepped = progress.step - step;
-      if (stepped > 0) secondsPerStep.add(seconds / stepped);
-      if (progress.images !== undefined && seconds > 0) imagesPerSecond.add(progress.images / seconds);
-      if (progress.dataWait !== undefined && seconds > 0) waiting.add(progress.dataWait / seconds);
+      still += seconds;
+      if (stepped > 0) {
+        secondsPerStep.add(still, stepped);
+        still = 0;
+      }
+      if (progress.images !== undefined) imagesPerSecond.add(progress.images, seconds);
+      if (progress.dataWait !== undefined) waiting.add(progress.dataWait, seconds);
       ({ step } = progress);
       last = time;
       const parts: string[] = [];
@@ -78,10 +115,12 @@ export const progressLine = (
       for (const [name, value] of Object.entries(progress.figures ?? {})) parts.push(`${name} ${value.toPrecision(4)}`);
       if (imagesPerSecond.value !== undefined) parts.push(`${printRate(imagesPerSecond.value)} images/s`);
       if (waiting.value !== undefined) parts.push(`data ${Math.round(100 * waiting.value)}%`);
-      // A share of very little says nothing of the rest: it is mostly loading.
-      const telling = unit === "%" ? step >= 0.01 * steps : true;
-      if (secondsPerStep.value !== undefined && telling && step < steps)
-        parts.push(`${printDuration(secondsPerStep.value * (steps - step))} left`);
+      // The first step, and a share of very little, say nothing of the rest: they are mostly loading.
+      const telling = secondsPerStep.tells && (unit !== "%" || step >= 0.02 * steps);
+      if (secondsPerStep.value !== undefined && telling && step < steps) {
+        const left = printDuration(secondsPerStep.value * (steps - step));
+        parts.push(atMost ? `at most ${left} left` : `${left} left`);
+      }
       line = parts.join("  ");
       if (last - shownAt >= pause) show();
     },

@@ -145,7 +145,8 @@ const clusterBy = async (
 ) => {
   const { signal } = context;
   const started = performance.now();
-  const progress = context.progress({ steps: settings.restarts * settings.maxPasses, unit: "pass" });
+  const most = settings.restarts * settings.maxPasses; // most runs end long before
+  const progress = context.progress({ steps: most, unit: "pass", atMost: true });
   let passes = 0;
   const onPass = ({ inertia }: { readonly inertia: number }) =>
     progress.update({ step: ++passes, figures: { inertia } });

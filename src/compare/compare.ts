@@ -9,7 +9,7 @@ import { evaluate } from "../evaluate/evaluate.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { writeReport } from "../report/write.ts";
 import { datasetSettings, networkSettings, targetSetting, workersSetting } from "../settings/fragments.ts";
-import { readObject } from "../settings/resolve.ts";
+import { nearestName, readObject } from "../settings/resolve.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Given, Resolved } from "../settings/spec.ts";
 import { checkOptions } from "../train/feeds.ts";
@@ -87,7 +87,12 @@ const growing = ["methods", "seeds", "schemes", "datasets", "autoattack", "seed"
 /** The one of `known` that a text names. */
 const named = <Name extends string>(setting: string, text: string, known: readonly Name[]): Name => {
   const name = known.find((candidate) => candidate === text);
-  if (name === undefined) throw new RequestError(`${setting} ${text}: choose among ${known.join(", ")}`);
+  if (name === undefined) {
+    const nearest = nearestName(text, known);
+    throw new RequestError(
+      `${setting} ${text}: choose among ${known.join(", ")}${nearest === undefined ? "" : `; did you mean ${nearest}?`}`,
+    );
+  }
   return name;
 };
 

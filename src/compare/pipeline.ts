@@ -7,25 +7,15 @@ import { RequestError } from "../errors.ts";
 import { makeFolder, writeFileAtomic } from "../files/atomic.ts";
 import { fileError } from "../files/file-error.ts";
 import { configFile } from "../runs/run-folder.ts";
-import { kebabCase } from "../settings/name.ts";
+import { kebabCase, printFlags } from "../settings/name.ts";
 import type { Given } from "../settings/spec.ts";
 import { indentedReporter } from "../verbs/reporter.ts";
 import { Interrupted, type Verb, type VerbContext } from "../verbs/verb.ts";
 
 type Shape = Readonly<Record<string, z.ZodType>>;
 
-/** Settings as flags that a user can type; what is undefined is left out. */
-const flagsOf = (settings: object): string[] =>
-  Object.entries(settings).flatMap(([key, value]) => {
-    const name = kebabCase(key);
-    if (value === undefined) return [];
-    if (value === true) return [`--${name}`];
-    if (value === false || (Array.isArray(value) && value.length === 0)) return [`--no-${name}`];
-    return [`--${name}`, Array.isArray(value) ? value.join(",") : String(value)];
-  });
-
 /** The command that does what a verb does with settings. */
-export const commandOf = (name: string, settings: object): string => ["advcl", name, ...flagsOf(settings)].join(" ");
+export const commandOf = (name: string, settings: object): string => ["advcl", name, ...printFlags(settings)].join(" ");
 
 /** The setting that goes on with the run in a folder, where there is one. */
 export const resuming = (folder: string): { readonly resume?: true } =>

@@ -150,7 +150,7 @@ export const exportOnnx = async (
     accuracies[`photographs ${precision}`] = accuracy;
     reporter.print(`through the file: accuracy ${percent(accuracy)} (${count} test images at their own size)`);
   }
-  const classes = classNames(source.classes ?? 0, namesOfClasses(source) ?? fitted?.dataset.classes);
+  const classes = classNames(source.classes ?? 0, namesOfClasses(source) ?? test?.classes);
   const model = await build({ metadata: metadataOf({ source, what, precision, preprocess, classes, accuracies }) });
   await writeFileAtomic(out, model.bytes);
   const { branch } = source;

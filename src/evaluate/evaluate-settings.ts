@@ -1,12 +1,6 @@
 import { z } from "zod";
 import { datasetNames, splits } from "../data/dataset.ts";
-import {
-  conditionSettings,
-  datasetSettings,
-  matchSetting,
-  modelSettings,
-  targetSetting,
-} from "../settings/fragments.ts";
+import { conditionSettings, matchSetting, modelSettings, targetSetting } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 
@@ -34,7 +28,11 @@ export const evaluateSettings = {
     "of a folder without a test split: share of each class that is held out to test on (default: the run's, else 0.2)",
     data,
   ),
-  skipBroken: datasetSettings.skipBroken,
+  skipBroken: setting(
+    z.boolean().optional(),
+    "leave out images of a folder that cannot be decoded, and say how many (default: as the run did, else stop)",
+    data,
+  ),
   split: setting(z.enum(splits).default("test"), "which part of it", data),
   ...matchSetting,
   limit: setting(z.int().min(1).optional(), "only so many images, a sample of every class by --seed", data),

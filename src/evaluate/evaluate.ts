@@ -75,21 +75,15 @@ const largestRadius = (settings: Settings): number => radiiOf(settings).at(-1)!;
 
 /** The dataset of the evaluation: as asked for, or the one that the model was trained on. */
 const datasetOf = (
-  { dataset, data, testShare, skipBroken }: Settings,
   { source, trainedOn }: OpenedClassifier,
+  { dataset, data, testShare = trainedOn?.testShare, skipBroken = trainedOn?.skipBroken }: Settings,
   { log }: Pick<VerbContext, "log">,
 ): Pick<DatasetOptions, "name" | "data" | "testShare" | "skipBroken"> => {
-  // What was held out of a folder in training is what is tested on, whoever names the folder.
-  const share = testShare ?? trainedOn?.testShare;
-  if (dataset !== undefined || trainedOn === undefined)
-    return { name: dataset ?? "cifar10", data, testShare: share, skipBroken };
+  const rules = { testShare, skipBroken };
+  if (dataset !== undefined) return { name: dataset, data, ...rules };
+  if (trainedOn === undefined) return { name: "cifar10", data, ...rules };
   log(`images of ${trainedOn.dataset}, which ${source} was trained on; --dataset takes others`);
-  return {
-    name: trainedOn.dataset,
-    data: data ?? trainedOn.data,
-    testShare: share,
-    skipBroken: skipBroken || trainedOn.skipBroken,
-  };
+  return { name: trainedOn.dataset, data: data ?? trainedOn.data, ...rules };
 };
 
 /** What is asked for, checked as far as it can be before anything is read. */
@@ -119,7 +113,7 @@ const loadImages = async (
 ): Promise<Fitted> => {
   const { split, limit, seed, matchClasses } = settings;
   const { warn } = context;
-  const chosen = datasetOf(settings, opened, context);
+  const chosen = datasetOf(opened, settings, context);
   const dataset = await loadDataset({ ...chosen, split, limit, size: opened.image[1], seed, warn });
   return fitDataset(opened, dataset, { matchClasses, warn });
 };
@@ -157,7 +151,7 @@ const openModel = async (
 
 /** A progress line in percent, and the update that moves it. */
 const followProgress = (context: VerbContext) => {
-  const line = context.progress({ steps: 1, unit: "%" });
+  const line = context.progress({ steps: 1, unit: "%", atMost: true });
   let last = "";
   const progress = ({ stage, total, share, accuracy, images }: EvaluationProgress) => {
     if (stage !== last) context.log(`${stage}: ${total} images`);

@@ -43,6 +43,7 @@ export interface TrainedOn {
   readonly dataset: DatasetName;
   readonly data?: string;
   readonly testShare?: number;
+  /** Whether images that cannot be decoded were left out. */
   readonly skipBroken?: boolean;
 }
 
@@ -172,7 +173,7 @@ const trainedOn = (told: Readonly<Record<string, unknown>>): { readonly trainedO
       dataset,
       ...(typeof data === "string" && { data }),
       ...(typeof testShare === "number" && { testShare }),
-      ...(skipBroken === true && { skipBroken }),
+      ...(typeof skipBroken === "boolean" && { skipBroken }),
     },
   };
 };

@@ -23,3 +23,13 @@ export const printSetting = (value: SettingValue): string => {
   if (typeof value === "object") return value.length === 0 ? "none" : value.map(printSetting).join(",");
   return value === "" ? '""' : String(value);
 };
+
+/** Settings as flags that a user can type; what is undefined is left out. */
+export const printFlags = (settings: object): string[] =>
+  Object.entries(settings).flatMap(([key, value]) => {
+    const name = kebabCase(key);
+    if (value === undefined) return [];
+    if (value === true) return [`--${name}`];
+    if (value === false || (Array.isArray(value) && value.length === 0)) return [`--no-${name}`];
+    return [`--${name}`, Array.isArray(value) ? value.join(",") : String(value)];
+  });

@@ -28,11 +28,11 @@ const budget = { group: "Budget" };
 const data = { group: "Data" };
 const attack = { group: "Attack" };
 
-/** What must hold where nothing else is asked for: below the 0.27, 0.38 and 0.18 that the worst of seeds 0 to 3 reaches. */
-const usual = ["loss.best<first", "knnAccuracy>0.2", "accuracy>0.25", "robustAccuracy>0.13"];
+/** What must hold where nothing else is asked for: some way below the 0.54, 0.59 and 0.45 that the worst of seeds 0 to 3 reaches. */
+const usual = ["loss.best<first", "knnAccuracy>0.4", "accuracy>0.45", "robustAccuracy>0.3"];
 
 export const smokeSettings = {
-  dataset: setting(datasetSettings.dataset.unwrap().default("shapes"), "images", data),
+  dataset: setting(datasetSettings.dataset.unwrap().default("textures"), "images", data),
   data: datasetSettings.data,
   skipBroken: datasetSettings.skipBroken,
   size: setting(z.int().min(8).max(512).default(16), "side of the images", data),

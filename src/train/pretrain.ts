@@ -14,6 +14,7 @@ import { createExtractor, knnAccuracy } from "../evaluate/knn.ts";
 import { chanceOf } from "../models/chance.ts";
 import { writeReport } from "../report/write.ts";
 import { loadRun, type Network, networkRecord, stemOf } from "../runs/network.ts";
+import { nearestName } from "../settings/resolve.ts";
 import type { Resolved } from "../settings/spec.ts";
 import { checkConditions, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
@@ -68,8 +69,12 @@ const networkOf = ({ method: name, depth, width, stem }: Settings, size: number)
 
 const stepOf = (settings: Settings, network: Network): Step => {
   const tasks = apDpeTasks.filter((task) => settings.tasks.includes(task));
-  if (tasks.length === 0 || tasks.length < settings.tasks.length)
-    throw new RequestError(`tasks ${settings.tasks.join(", ")}: give some of ${apDpeTasks.join(", ")}`);
+  if (tasks.length === 0 || tasks.length < settings.tasks.length) {
+    const [unknown = ""] = settings.tasks.filter((name) => !apDpeTasks.some((task) => task === name));
+    const nearest = nearestName(unknown, apDpeTasks);
+    const remedy = nearest === undefined ? "" : `; did you mean ${nearest}?`;
+    throw new RequestError(`tasks ${settings.tasks.join(", ")}: give some of ${apDpeTasks.join(", ")}${remedy}`);
+  }
   const radius = settings.highFrequency ? settings.radius : 0;
   const method = methods[settings.method];
   // Options of a method that are no settings are as in its paper.

@@ -19,6 +19,8 @@ export interface ProgressOptions {
   readonly epochs?: number;
   /** Steps done before, by the run that is resumed. */
   readonly done?: number;
+  /** Whether there may be fewer steps than that: the time left is then one at most. */
+  readonly atMost?: boolean;
   /** What is counted (default `step`); `%` shows the share of the steps that are done instead of their number. */
   readonly unit?: string;
 }

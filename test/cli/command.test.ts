@@ -371,8 +371,8 @@ Common settings:
   --debug                       show the stack of an error
 
 Presets:
-  paper                         lr 0.25, attack-steps 7
-  small                         clusters none
+  paper                         --lr 0.25 --attack-steps 7
+  small                         --no-clusters
 "
 `);
 });

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { describe, expect, test } from "@jest/globals";
+import { beforeAll, describe, expect, test } from "@jest/globals";
 import { built } from "../built.ts";
 
 /** Runs a program and gives back what it wrote and how it ended; `act` is called with its first output. */
@@ -53,6 +53,62 @@ test("--help, --version and no command at all", async () => {
   };
   expect(await advcl("--version")).toMatchObject({ code: 0, stdout: `${version}\n` });
   expect((await advcl("config", "--help")).stdout).toContain("Usage: advcl config COMMAND");
+});
+
+test("--version after any command, and -v", async () => {
+  const version = await advcl("--version");
+  expect(await advcl("-v")).toEqual(version);
+  expect(await advcl("pretrain", "--version")).toEqual(version);
+  expect(await advcl("doctor", "--label", "--", "--version")).toMatchObject({ code: 2 });
+});
+
+describe("completion", () => {
+  let script = "";
+  beforeAll(async () => {
+    ({ stdout: script } = await advcl("completion", "bash"));
+  });
+  const complete = async (...words: string[]): Promise<string[]> => {
+    const asked = words.map((word) => `'${word}'`).join(" ");
+    const program = `${script}\nCOMP_WORDS=(advcl ${asked}); COMP_CWORD=${words.length}; _advcl; printf '%s\\n' "\${COMPREPLY[@]}"`;
+    const child = spawn("bash", ["-c", program], { stdio: ["ignore", "pipe", "inherit"] });
+    let text = "";
+    child.stdout.on("data", (part) => {
+      text += part;
+    });
+    await once(child, "close");
+    return text.split("\n").filter((line) => line !== "");
+  };
+
+  test.each([
+    [["pre"], ["pretrain"]],
+    [["config", "fine"], ["finetune"]],
+    [["pretrain", "--attack-s"], ["--attack-steps"]],
+    [
+      ["pretrain", "--method", "acl"],
+      ["acl", "acl-air"],
+    ],
+    [["pretrain", "--method", "simclr", "--no-clu"], ["--no-clusters"]],
+    [
+      ["config", "evaluate", "--no"],
+      ["--norm", "--no-mean", "--no-std", "--no-attacks", "--no-require", "--no-fail-if"],
+    ],
+    [["compare", "--config", "two-"], ["two-cores"]],
+    [["evaluate", "--eps", ""], []],
+  ])("of %j in bash", async (words, expected) => {
+    expect((await complete(...words)).sort()).toEqual([...expected].sort());
+  });
+
+  test("is there for zsh and fish, and refused for others", async () => {
+    expect((await advcl("completion", "zsh")).stdout).toContain("bashcompinit");
+    const { stdout } = await advcl("completion", "fish");
+    expect(stdout).toMatch(
+      /^complete -c advcl -n '__fish_seen_subcommand_from pretrain' -l method .* -x -a 'advcl simclr /m,
+    );
+    expect(await advcl("completion", "tcsh")).toMatchObject({
+      code: 2,
+      stderr: "error: advcl completion needs the name of a shell: write advcl completion bash|zsh|fish\n",
+    });
+  });
 });
 
 describe("signals", () => {

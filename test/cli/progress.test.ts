@@ -32,13 +32,36 @@ describe("a progress line", () => {
   test("shows a share, and the time left once that share says something", () => {
     const stream = new Terminal();
     let time = 0;
-    const line = progressLine({ steps: 1, unit: "%" }, { stream, interval: 0, now: () => time });
+    const line = progressLine({ steps: 1, unit: "%", atMost: true }, { stream, interval: 0, now: () => time });
     for (const step of [0.005, 0.255, 1]) {
       time += 10_000;
       line.update({ step });
     }
     expect(stream.text.split("\n")[0]).toBe("0 %");
-    expect(stream.text).toMatch(/\n25 % {2}.* left\n100 %\n$/);
+    expect(stream.text).toBe("0 %\n25 %  at most 58s left\n100 %\n");
+  });
+
+  test("does not take the first step's loading, nor a share that hardly moves, for what is to come", () => {
+    const stream = new Terminal();
+    let time = 0;
+    const timed = (line: ReturnType<typeof progressLine>, seconds: number, step: number) => {
+      time += 1000 * seconds;
+      line.update({ step });
+    };
+    const steps = progressLine({ steps: 100 }, { stream, interval: 0, now: () => time });
+    timed(steps, 60, 1);
+    timed(steps, 1, 2);
+    timed(steps, 1, 3);
+    expect(stream.text).toBe("step 1/100\nstep 2/100  1m 38s left\nstep 3/100  1m 37s left\n");
+    stream.text = "";
+    const share = progressLine({ steps: 1, unit: "%", atMost: true }, { stream, interval: 0, now: () => time });
+    timed(share, 10, 0.1);
+    timed(share, 1, 0.1001); // an image that no attack breaks
+    timed(share, 9, 0.5);
+    timed(share, 0, 0.5); // nothing moves the share
+    expect(stream.text).toMatch(
+      /^10 % .*\n10 % {2}at most 1m 39s left\n50 % {2}at most 20s left\n50 % {2}at most 20s left\n$/,
+    );
   });
 
   test("elsewhere than on a terminal is written every ten seconds and at the end", () => {
@@ -48,7 +71,7 @@ describe("a progress line", () => {
       [11, 16, 20]
         .map(
           (n, i) =>
-            `epoch 1/4  step ${n}/100  loss 0.3333  256 images/s  data 10%  ${["2m 58s", "2m 48s", "2m 40s"][i]} left\n`,
+            `epoch 1/4  step ${n}/100  loss 0.3333  256 images/s  data 10%${["", "  2m 48s left", "  2m 40s left"][i]}\n`,
         )
         .join(""),
     );
@@ -61,6 +84,15 @@ describe("a progress line", () => {
     steps(stream);
     expect(stream.text.split("\r")).toHaveLength(11);
     expect(stream.text.endsWith("\repoch 1/4  step 20/100  loss 0.3333  25\u001b[K\n")).toBe(true);
+  });
+
+  test("begins with a bar where there is room for one", () => {
+    const stream = new Terminal();
+    stream.isTTY = true;
+    steps(stream);
+    expect(stream.text.split("\r").at(-1)).toBe(
+      "━━━━──────────────── epoch 1/4  step 20/100  loss 0.3333  256 images/s  data 10%  2m 40s left\u001b[K\n",
+    );
   });
 
   test("is silent when quiet", () => {

@@ -23,6 +23,7 @@ const loadTarget = async (
 export const configCommand = (commands: Readonly<Record<string, CommandEntry>>): Command => ({
   name: "config",
   summary: "print all settings of a command as YAML",
+  rows: {},
   help: () =>
     `advcl config: print all settings of a command as YAML\n\nUsage: advcl config COMMAND [--setting value …]\n\nTakes the settings of COMMAND, from flags, --config and --preset, and prints what they resolve to: a file for\n--config, each value with its source (default, preset, file, flag). With --json it prints one line of JSON.\n`,
   configure: async () => ({ settings: {}, text: "" }),

@@ -66,4 +66,8 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     summary: "print all settings of a command as YAML",
     load: async () => (await import("./config.ts")).configCommand(commands),
   },
+  completion: {
+    summary: "print what completes commands and flags in bash, zsh or fish",
+    load: async () => (await import("./completion.ts")).completionCommand(commands),
+  },
 };

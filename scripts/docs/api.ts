@@ -1,0 +1,112 @@
+/** The reference of what the library exports, as Markdown, from its declarations (dist/src/index.d.ts and what that names). */
+import { readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import * as ops from "../../graphs/ops/public.ts";
+import { packageRoot } from "../../src/version.ts";
+
+/** A declaration with the comment before it. */
+interface Declaration {
+  readonly about: string;
+  readonly text: string;
+}
+
+/** Lines of a comment as a text: paragraphs, and what it says of parameters and errors as a list. */
+const commentText = (lines: readonly string[]): string => {
+  const text = lines.map((line) => line.replace(/^\s*\/?\*{1,2}\/? ?/, "").replace(/ ?\*\/$/, "")).join("\n");
+  return text
+    .trim()
+    .replace(/^\s*@param (\w+) /gm, "\n- `$1`: ")
+    .replace(/^\s*@throws /gm, "\n- throws ")
+    .replace(/^\s*@returns /gm, "\n- returns ")
+    .replace(/\n{3,}/g, "\n\n");
+};
+
+const depthOf = (line: string): number => (line.match(/[{([]/g)?.length ?? 0) - (line.match(/[})\]]/g)?.length ?? 0);
+
+/** The exported declarations of a file by name. */
+const declarationsIn = (file: string): ReadonlyMap<string, Declaration> => {
+  const found = new Map<string, Declaration>();
+  const lines = readFileSync(file, "utf8").split("\n");
+  let comment: string[] = [];
+  for (let i = 0; i < lines.length; i++) {
+    const line = lines[i]!;
+    if (line.startsWith("/**")) {
+      const end = lines.findIndex((other, j) => j >= i && other.includes("*/"));
+      comment = lines.slice(i, end + 1);
+      i = end;
+      continue;
+    }
+    const [, name] =
+      /^export (?:declare )?(?:abstract )?(?:const|function|interface|type|class) (\w+)/.exec(line) ?? [];
+    const statement: string[] = [];
+    for (let depth = 0; i < lines.length; i++) {
+      statement.push(lines[i]!);
+      depth += depthOf(lines[i]!);
+      if (depth <= 0 && /[;}]\s*$/.test(lines[i]!)) break;
+    }
+    if (name !== undefined) found.set(name, { about: commentText(comment), text: statement.join("\n") });
+    comment = [];
+  }
+  return found;
+};
+
+/** The declaration of a name that a file exports, there or where it has it from. */
+const declarationOf = (name: string, file: string): Declaration => {
+  const own = declarationsIn(file).get(name);
+  if (own !== undefined) return own;
+  for (const [, names = "", from = ""] of readFileSync(file, "utf8").matchAll(
+    /export (?:type )?\{([^}]*)\} from "(.*)\.ts"/g,
+  ))
+    if (new RegExp(`\\b${name}\\b`).test(names)) return declarationOf(name, join(dirname(file), `${from}.d.ts`));
+  throw new Error(`${file} declares no ${name}`);
+};
+
+/** A declaration as the reference shows it; of a verb, whose settings are a page of their own, what it takes and gives. */
+const printDeclaration = (name: string, { about, text }: Declaration): string => {
+  const [, result] = /\.Verb<[\s\S]*, (\w+)>;$/.exec(text) ?? /: Verb<[\s\S]*, (\w+)>;$/.exec(text) ?? [];
+  const shown =
+    result === undefined
+      ? text
+          .replace(/^( +)/gm, (spaces) => spaces.slice(spaces.length / 2))
+          .replace(/^export (declare )?/, "")
+          .replace(/import\("[^"]*"\)\./g, "")
+      : `const ${name}: (settings, options?: VerbOptions) => Promise<${result}>;`;
+  const settings =
+    result === undefined ? [] : [`Settings: those of the command in [settings.md](settings.md), in camelCase.`];
+  return [`### ${name}`, ...(about === "" ? [] : [about]), ...settings, `\`\`\`ts\n${shown}\n\`\`\``].join("\n\n");
+};
+
+/** Everything that src/index.ts exports, in its order and under its headings. */
+export const apiReference = (): string => {
+  const index = readFileSync(join(packageRoot, "src", "index.ts"), "utf8").replace(/^\/\*\*[\s\S]*?\*\/\n/, "");
+  const sections: string[] = [];
+  for (const [statement] of index.matchAll(/^\/\/ .*$|^export [\s\S]*?;$/gm)) {
+    if (statement.startsWith("//")) {
+      sections.push(`## ${statement.slice(3).replace(/\.$/, "")}`);
+      continue;
+    }
+    const [, from = ""] = /from "(.*)\.ts"/.exec(statement) ?? [];
+    if (statement.startsWith("export * as ops")) {
+      const names = Object.keys(ops).sort();
+      sections.push(
+        `### ops\n\nONNX's operators as functions of values: ${names.map((op) => `\`${op}\``).join(", ")}.`,
+      );
+      continue;
+    }
+    const file = join(dirname(join(packageRoot, "dist", "src", "index.d.ts")), `${from}.d.ts`);
+    const [, list = ""] = /\{([\s\S]*)\}/.exec(statement) ?? [];
+    const names = list
+      .split(",")
+      .map((name) => name.trim().replace(/^type /, ""))
+      .filter((name) => name !== "");
+    // What is done first, then the types that belong to it.
+    const order = (name: string) => Number(/^[A-Z]/.test(name));
+    for (const name of names.sort((a, b) => order(a) - order(b))) {
+      sections.push(printDeclaration(name, declarationOf(name, file)));
+    }
+  }
+  const head = `# Everything that the library exports
+
+[library.md](library.md) shows how it is used. Generated by \`node dist/scripts/docs/api-reference.js\`.`;
+  return `${[head, ...sections].join("\n\n")}\n`;
+};
