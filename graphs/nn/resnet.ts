@@ -2,6 +2,7 @@
 import type { Value } from "../onnx/graph.ts";
 import { maxPool, reduceMean, relu } from "../ops/index.ts";
 import { batchNorm, type ConvOptions, conv2d, type Layer, residual } from "./layer.ts";
+import { type Normalisation, normalise } from "./normalisation.ts";
 import type { Scope } from "./scope.ts";
 
 export const depths = {
@@ -20,6 +21,8 @@ export interface ResNetOptions {
   readonly stem: Stem;
   /** Batch-norm branches, in the order of bn_list; left out, an ordinary batch norm. */
   readonly branches?: readonly string[] | undefined;
+  /** What the network wants of its pixels, which come in [0, 1]; left out, nothing. */
+  readonly normalisation?: Normalisation | undefined;
   /** What stands for each convolution and the batch norm after it; an export folds the two. */
   readonly unit?: Unit | undefined;
 }
@@ -41,14 +44,14 @@ const normalised =
 export const featureSize = ({ depth, width }: Pick<ResNetOptions, "depth" | "width">): number =>
   width * 8 * (depths[depth].block === "bottleneck" ? 4 : 1);
 
-/** Images [N,3,H,W] to features [N, featureSize]. */
-export const resnet = ({ depth, width, stem, branches, unit: given }: ResNetOptions): Layer => {
+/** Images [N,3,H,W] in [0, 1] to features [N, featureSize]. */
+export const resnet = ({ depth, width, stem, branches, normalisation, unit: given }: ResNetOptions): Layer => {
   const unit = given ?? normalised(batchNorm({ branches }));
   const { block, counts } = depths[depth];
   const stage = block === "basic" ? basicBlock : bottleneck;
   return (scope, images) => {
     const first = stem === "cifar" ? { kernel: 3, padding: 1 } : { kernel: 7, stride: 2, padding: 3 };
-    let x = unit(scope, ["conv1", "bn1"], { filters: width, ...first }, images);
+    let x = unit(scope, ["conv1", "bn1"], { filters: width, ...first }, normalise(normalisation)(scope, images));
     x = scope.at("relu").run(() => relu(x));
     if (stem === "imagenet")
       x = scope.at("maxpool").run(() => maxPool(x, { kernel_shape: [3, 3], strides: [2, 2], pads: [1, 1, 1, 1] }));

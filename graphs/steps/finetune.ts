@@ -67,7 +67,7 @@ const modelOf = (
 };
 
 /**
- * Builds the step. Inputs: `clean`, `label` [B], `lr`, and where there is an attack `start`, the noise that it begins with.
+ * Builds the step. Its accuracies are those of its batch, before the update. Inputs: `clean`, `label` [B], `lr`, and where there is an attack `start`, the noise that it begins with.
  * The attack sees the classifier in evaluation mode. In training mode TRADES moves the running statistics by the clean
  * images, then by the attacked ones, as two passes would.
  */
@@ -87,13 +87,13 @@ export const finetuneStep = (options: FinetuneOptions): Step => {
     const [plain, robust] = [viewOf(both, 0, 2), viewOf(both, 1, 2)];
     measured = {
       ...trades(plain, robust, label, beta),
-      accuracy: accuracy(plain, label),
-      robustAccuracy: accuracy(robust, label),
+      batchAccuracy: accuracy(plain, label),
+      robustBatchAccuracy: accuracy(robust, label),
     };
   } else {
     if (objective === "pgd") x = attacked((at) => crossEntropy(judged(at), label, "none"));
     const logits = model("train", [branch], x);
-    const name = objective === "pgd" ? "robustAccuracy" : "accuracy";
+    const name = objective === "pgd" ? "robustBatchAccuracy" : "batchAccuracy";
     measured = { loss: crossEntropy(logits, label), [name]: accuracy(logits, label) };
   }
   const { outputs, gradients } = update(store, measured.loss, sgd(options));

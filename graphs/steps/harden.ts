@@ -46,6 +46,10 @@ export const hardenStep = (options: HardenOptions, classify: (store: Store) => (
   const measured =
     objective === "trades" ? trades(natural, attacked, label, beta) : { loss: crossEntropy(attacked, label) };
   const { outputs } = update(store, measured.loss, sgd(options), undefined, options.clip);
-  const figures = { ...measured, accuracy: accuracy(natural, label), robustAccuracy: accuracy(attacked, label) };
+  const figures = {
+    ...measured,
+    batchAccuracy: accuracy(natural, label),
+    robustBatchAccuracy: accuracy(attacked, label),
+  };
   return { store, outputs: { ...outputs, ...metrics(figures) } };
 };

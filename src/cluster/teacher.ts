@@ -57,7 +57,13 @@ export const openTeacher = async (
   return found.isDirectory() ? ofRun(request, engine, warn) : ofModel(request, engine, warn);
 };
 
-const ofRun = async ({ teacher, branch, batch }: TeacherRequest, engine: Engine, warn: (m: string) => void) => {
+const ofRun = async (request: TeacherRequest, engine: Engine, warn: (m: string) => void) => {
+  const { teacher, branch, batch } = request;
+  for (const name of ["layout", "output", "mean", "std"] as const)
+    if (request[name] !== undefined)
+      throw new RequestError(
+        `--${name} is of an ONNX file, and ${teacher} is a run, which knows its own; leave it out${name === "mean" || name === "std" ? " (of imported weights it is given to advcl import)" : ""}`,
+      );
   const { network, tensors } = await loadRun(teacher, warn);
   const chosen = branch ?? network.evaluatedBranch;
   if (network.branches === undefined && chosen !== network.evaluatedBranch)

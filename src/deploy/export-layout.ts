@@ -1,6 +1,6 @@
 /** Weights as PyTorch's networks load them with strict=True. */
-import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
-import { torchvisionName } from "./import-layout.ts";
+import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import { torchvisionName } from "./import/names.ts";
 import type { Source } from "./source.ts";
 
 export const layouts = ["authors", "torchvision"] as const;
@@ -21,13 +21,21 @@ const counters = (names: Iterable<string>, kept: ReadonlyMap<string, Tensor>, st
 export const isWhole = ({ weights, network }: Pick<Source, "weights" | "network">): boolean =>
   (network.branches ?? []).every((_, i) => weights.has(`bn1.bn_list.${i}.weight`));
 
+/** The normalisation of a network as the buffers that ACL's and DynACL's code have. */
+const normalising = ({ normalisation }: Source["network"]): [string, Tensor][] =>
+  Object.entries(normalisation ?? {}).map(([part, values]) => [`normalize.${part}`, float32([3], values)]);
+
 /**
  * All weights of a run by the names of the authors' code: every branch and head, and what was imported without use, so
  * that weights that came in go out with the same bytes.
  */
-export const authorsWeights = ({ weights, run }: Pick<Source, "weights" | "run">): Map<string, Tensor> => {
+export const authorsWeights = ({
+  weights,
+  run,
+  network,
+}: Pick<Source, "weights" | "run" | "network">): Map<string, Tensor> => {
   const { tensors, step } = run.checkpoint;
-  const all = new Map([...weights, ...counters(weights.keys(), tensors, step)]);
+  const all = new Map([...normalising(network), ...weights, ...counters(weights.keys(), tensors, step)]);
   for (const [name, value] of tensors) if (name.startsWith("extra.")) all.set(name.slice("extra.".length), value);
   return all;
 };

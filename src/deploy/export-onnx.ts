@@ -10,6 +10,8 @@ import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { createSession } from "../engine/session.ts";
 import { percent } from "../evaluate/accuracy.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { chanceWarning } from "../models/chance.ts";
+import { type Fitted, fitLabels, placesOf } from "../models/fit.ts";
 import { predictionsOf } from "../models/prediction.ts";
 import type { Reporter } from "../verbs/reporter.ts";
 import { accuracyOf, attackImages, cleanImages, pgd20 } from "./accuracy.ts";
@@ -43,12 +45,12 @@ const measureAccuracies = async (
   source: Source,
   settings: ExportSettings,
   build: Build,
-  test: Dataset,
+  test: Dataset & { readonly labels: Int32Array },
   engine: Engine,
   reporter: Reporter,
 ): Promise<Record<string, number>> => {
   const { precision, io, from, seed } = settings;
-  const labels = test.labels as Int32Array;
+  const { labels } = test;
   const names = [...new Set(["fp32", precision] as const)];
   const models = await Promise.all(
     names.map(async (name) => (await build({ precision: name, preprocess: false })).bytes),
@@ -66,6 +68,14 @@ const measureAccuracies = async (
     const onAttacked = await measure(attacked);
     accuracies[`clean ${name}`] = onClean;
     accuracies[`pgd20 ${name}`] = onAttacked;
+    const judged = {
+      source: from,
+      unnormalised: logits,
+      fixedBatch: undefined,
+      image: [3, test.height, test.width],
+    } as const;
+    const chance = name === "fp32" ? await chanceWarning(onClean, judged, test, engine) : undefined;
+    if (chance !== undefined) reporter.warn(chance);
     reporter.print(
       `${name}: accuracy ${percent(onClean)}, under ${name === "fp32" ? "PGD-20" : "the PGD-20 of fp32"} ${percent(onAttacked)} (L-inf 8/255, ${test.count} test images)`,
     );
@@ -77,6 +87,7 @@ const measureAccuracies = async (
 const throughFile = async (
   { bytes }: Model,
   options: DatasetOptions,
+  places: Int32Array | undefined,
   engine: Engine,
 ): Promise<{ readonly accuracy: number; readonly count: number }> => {
   const session = await createSession(bytes, engine.options);
@@ -84,13 +95,26 @@ const throughFile = async (
     let [right, count] = [0, 0];
     for await (const { height, width, bytes: photo, label } of photographs(options)) {
       const { logits } = await session.run({ image: tensor("uint8", [1, height, width, 3], photo) }, ["logits"]);
-      if (predictionsOf(logits as Tensor)[0] === label) right++;
+      if (predictionsOf(logits as Tensor)[0] === (places?.[label] ?? label)) right++;
       count++;
     }
     return { accuracy: right / Math.max(count, 1), count };
   } finally {
     await session.release();
   }
+};
+
+/** Test images with labels that number the run's classes; none where their classes aren't known. */
+const labelledImages = (
+  test: Dataset | undefined,
+  source: Source,
+  { from, matchClasses }: ExportSettings,
+  { warn }: Reporter,
+): (Pick<Fitted, "dataset"> & { readonly places: Int32Array | undefined }) | undefined => {
+  if (test?.labels === undefined) return undefined;
+  const known = { source: from, classes: source.classes ?? 0, classNames: namesOfClasses(source) ?? [] };
+  const places = placesOf(test, known, { matchClasses, warn: () => {} });
+  return { dataset: fitLabels(known, test, { matchClasses, warn }), places };
 };
 
 /** Writes one branch of a run as an ONNX file. */
@@ -105,7 +129,8 @@ export const exportOnnx = async (
   const engine = await chooseEngine({ ...settings, precision: undefined });
   const load = loadImagesOf(source, settings, reporter);
   const calibration = precision === "int8" ? await load("train", settings.calibrationImages, true) : undefined;
-  const test = what === "classifier" && settings.limit > 0 ? await load("test", settings.limit, false) : undefined;
+  const loaded = what === "classifier" && settings.limit > 0 ? await load("test", settings.limit, false) : undefined;
+  const fitted = labelledImages(loaded, source, settings, reporter);
   const build: Build = (chosen) =>
     buildExport(
       { ...options, precision, io, preprocess, metadata: {}, ...chosen },
@@ -115,14 +140,14 @@ export const exportOnnx = async (
       engine.options,
     );
   const accuracies =
-    test?.labels === undefined ? {} : await measureAccuracies(source, settings, build, test, engine, reporter);
+    fitted === undefined ? {} : await measureAccuracies(source, settings, build, fitted.dataset, engine, reporter);
   const photos = imagesOf(source, settings, "test", settings.limit, () => {});
-  if (preprocess && test?.labels !== undefined && photos !== undefined) {
-    const { accuracy, count } = await throughFile(await build({}), photos, engine);
+  if (preprocess && fitted !== undefined && photos !== undefined) {
+    const { accuracy, count } = await throughFile(await build({}), photos, fitted.places, engine);
     accuracies[`photographs ${precision}`] = accuracy;
     reporter.print(`through the file: accuracy ${percent(accuracy)} (${count} test images at their own size)`);
   }
-  const classes = classNames(source.classes ?? 0, namesOfClasses(source) ?? test?.classes);
+  const classes = classNames(source.classes ?? 0, namesOfClasses(source) ?? fitted?.dataset.classes);
   const model = await build({ metadata: metadataOf({ source, what, precision, preprocess, classes, accuracies }) });
   await writeFileAtomic(out, model.bytes);
   const { branch } = source;

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { networkParts } from "../../graphs/deploy/network.ts";
 import { datasetNames } from "../data/dataset.ts";
+import { matchSetting } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 import { layouts } from "./export-layout.ts";
@@ -24,6 +25,7 @@ const onnxSettings = {
   ),
   dataset: setting(z.enum(datasetNames).optional(), "images to calibrate and measure on (default: the run's)", onnx),
   data: setting(path().optional(), "folder or archive of that dataset (default: the run's)", { ...onnx, path: true }),
+  ...matchSetting,
   calibrationImages: setting(z.int().min(1).default(256), "training images that int8 is calibrated on", onnx),
   limit: setting(z.int().min(0).default(500), "test images to measure accuracy on; 0 measures nothing", onnx),
 };

@@ -19,14 +19,27 @@ export interface Described {
   readonly accuracies: Readonly<Record<string, number>>;
 }
 
+/** What runs of version 0.1.0 called the accuracies of their last batch. */
+const formerNames: Readonly<Record<string, string>> = {
+  accuracy: "batchAccuracy",
+  robustAccuracy: "robustBatchAccuracy",
+};
+
+/** The last figures of a training, under names that say what they are of. */
+const honest = (figures: Readonly<Record<string, unknown>>): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(figures).map(([name, value]) => [formerNames[name] ?? name, value]));
+
 /** metadata_props of an exported file. */
 export const metadataOf = (described: Described): Record<string, string> => {
   const { source, what, precision, preprocess, classes, accuracies } = described;
   const { config, checkpoint } = source.run;
   const { settings } = config;
   const text = (value: unknown): string[] => (value === undefined ? [] : [String(value)]);
-  const preprocessing = preprocessingOf(preprocess, source.network.size);
-  const trained = (checkpoint.state.metrics ?? {}) as Record<string, unknown>;
+  const { size, normalisation } = source.network;
+  const preprocessing = preprocessingOf(preprocess, size);
+  // The network's own normalisation is a part of the file: images come as pixels in [0, 1].
+  const inside = normalisation === undefined ? {} : { normalisation: { inside: "(x - mean) / std", ...normalisation } };
+  const trained = honest((checkpoint.state.metrics ?? {}) as Record<string, unknown>);
   const entries: [string, readonly string[]][] = [
     ["what", [what]],
     ["method", text(settings.method ?? settings.scheme)],
@@ -35,7 +48,7 @@ export const metadataOf = (described: Described): Record<string, string> => {
     ["classes", what === "classifier" ? [JSON.stringify(classes)] : []],
     ["branch", text(source.branch?.name)],
     ["batch_norm", ["folded into the convolutions, products in float64, rounded once to float32"]],
-    ["preprocessing", [JSON.stringify(preprocessing)]],
+    ["preprocessing", [JSON.stringify({ ...preprocessing, ...inside })]],
     ["precision", [precision]],
     ["eps", text(settings.eps)],
     ["accuracies", Object.keys(accuracies).length > 0 ? [JSON.stringify(accuracies)] : []],

@@ -6,7 +6,6 @@ import { chanceWarning } from "../models/chance.ts";
 import { type LoadedClassifier, type OpenedClassifier, openClassifier } from "../models/classifier.ts";
 import { type Fitted, fitDataset } from "../models/fit.ts";
 import { imageAt } from "../models/images.ts";
-import { warnOfRadius } from "../models/units.ts";
 import { writeReport } from "../report/write.ts";
 import {
   type Condition,
@@ -234,7 +233,6 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
   const { mean, std, size, branch, layout, output, norm, grid, saveAdversarial, out } = settings;
   const { warn } = context;
   const corruptions = request.corruptions === undefined ? undefined : await findCorruptions(request.corruptions);
-  warnOfRadius(largestRadius(settings), norm, warn);
   const opened = await openClassifier(settings.model, { mean, std, size, branch, layout, output, warn });
   const { classifier, dataset } = await loadImages(settings, opened, context);
   checkClasses(request.attacks, classifier.classes);

@@ -17,13 +17,15 @@ import { readTorchZip, type TorchContent } from "./torch-zip.ts";
 export interface TorchOptions extends ReadOptions {
   /** The dictionary to read, by the keys that lead to it (`state_dict_ema`, `model.weights`); "" is the whole file. */
   readonly key?: string | undefined;
+  /** Whether a dictionary of such shapes by name is what is looked for; left out, the largest is. */
+  readonly fits?: ((shapes: ReadonlyMap<string, readonly number[]>) => boolean) | undefined;
 }
 
 export interface TorchCheckpoint {
   readonly tensors: Map<string, Tensor>;
   /** The keys that lead to the dictionary that was read, joined by dots; "" where it is the whole file. */
   readonly key: string;
-  /** Other dictionaries that have at least half as many tensors, such as averaged weights. */
+  /** Other dictionaries that fit, or have at least half as many tensors, such as averaged weights. */
   readonly others: readonly string[];
 }
 
@@ -65,10 +67,20 @@ const dictionariesIn = (top: unknown): Dictionary[] => {
   );
 };
 
-const choose = (top: unknown, wanted: string | undefined): { chosen: Dictionary; others: string[] } => {
+const shapesOf = ({ tensors }: Dictionary): Map<string, readonly number[]> =>
+  new Map(Array.from(tensors, ([name, tensor]) => [name, tensor instanceof TorchTensor ? tensor.shape : []]));
+
+const quoted = (dictionaries: readonly Dictionary[]): string =>
+  dictionaries.map(({ key }) => JSON.stringify(key)).join(", ");
+
+/** The dictionary that is meant, and others that might be. */
+const choose = (
+  top: unknown,
+  path: string,
+  { key: wanted, fits }: TorchOptions,
+): { chosen: Dictionary; others: string[] } => {
   const dictionaries = dictionariesIn(top);
-  const [first] = dictionaries;
-  if (first === undefined) {
+  if (dictionaries.length === 0) {
     if (isInert(top))
       throw new Error(`it holds a whole model (${top.className}), not its weights; save model.state_dict() instead`);
     throw new Error("it holds no dictionary of tensors; save the model's state_dict(), not a list or the model");
@@ -76,12 +88,21 @@ const choose = (top: unknown, wanted: string | undefined): { chosen: Dictionary;
   // An optimizer's dictionaries of two or three tensors are no weights, nor are averages of more than what was trained.
   const largest = Math.max(...dictionaries.map(({ tensors }) => tensors.size));
   const sizeable = dictionaries.filter(({ tensors }) => 2 * tensors.size >= largest);
-  const chosen = wanted === undefined ? sizeable[0]! : dictionaries.find(({ key }) => key === wanted);
-  if (chosen === undefined)
-    throw new Error(
-      `it has no dictionary of tensors under ${JSON.stringify(wanted)}; it has ${sizeable.map(({ key }) => JSON.stringify(key)).join(", ")}`,
+  const fitting = fits === undefined ? [] : dictionaries.filter((dictionary) => fits(shapesOf(dictionary)));
+  const possible = fitting.length > 0 ? fitting : sizeable;
+  const trained = possible.filter(({ key }) => !secondary.test(key));
+  const likely = trained.length > 0 ? trained : possible;
+  if (wanted === undefined && fitting.length > 0 && likely.length > 1)
+    throw new RequestError(
+      `${path} holds ${likely.length} networks, under ${quoted(likely)}; choose one, such as --key ${likely[0]!.key}`,
     );
-  return { chosen, others: sizeable.filter((other) => other !== chosen).map(({ key }) => key) };
+  const chosen = wanted === undefined ? likely[0]! : dictionaries.find(({ key }) => key === wanted);
+  if (chosen === undefined)
+    throw new RequestError(
+      `${path} has no dictionary of tensors under ${JSON.stringify(wanted)}; it has ${quoted(possible)}: choose one of these by --key`,
+    );
+  const others = [...new Set([...fitting, ...sizeable])].filter((other) => other !== chosen).map(({ key }) => key);
+  return { chosen, others };
 };
 
 const readTensors = async (
@@ -125,7 +146,7 @@ export const readTorchCheckpoint = async (path: string, options: TorchOptions = 
   });
   try {
     const content = await readContent(handle, path, options);
-    const { chosen, others } = choose(content.top, options.key);
+    const { chosen, others } = choose(content.top, path, options);
     return { tensors: await readTensors(chosen, content), key: chosen.key, others };
   } catch (error) {
     if (error instanceof RequestError && error.message.startsWith(path)) throw error;

@@ -65,6 +65,12 @@ export class TorchTensor {
     this.#args = args;
   }
 
+  /** As the file says, not yet checked against its storage. */
+  get shape(): readonly number[] {
+    const shape = this.#args[2];
+    return Array.isArray(shape) && shape.length <= longestShape && shape.every(isCount) ? shape : [];
+  }
+
   /** @throws Error where a number is negative, fractional or reaches beyond the storage */
   async read(storages: Storages, budget: Budget): Promise<Tensor> {
     const [storage, offset, shape, strides] = this.#args as [StorageRef, unknown, unknown, unknown];

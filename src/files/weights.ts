@@ -1,4 +1,5 @@
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { RequestError } from "../errors.ts";
 import { readSafetensors } from "./safetensors.ts";
 import { misfit, sniffFile } from "./sniff.ts";
 import { readTorchCheckpoint, type TorchOptions } from "./torch-file.ts";
@@ -36,6 +37,8 @@ export const readWeights = async (path: string, options: TorchOptions = {}): Pro
       "a file of weights",
       "give safetensors, or a PyTorch checkpoint as torch.save(model.state_dict(), file) writes it",
     );
+  if (options.key !== undefined)
+    throw new RequestError(`--key is of a PyTorch checkpoint, and ${path} is safetensors; leave it out`);
   const { tensors, metadata } = await readSafetensors(path);
   return { tensors, description: "safetensors", metadata, others: [] };
 };

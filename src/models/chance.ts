@@ -33,9 +33,10 @@ const usual: readonly { readonly flags: string; readonly of: (build: Classifier)
 /** Images that a guess is tried on. */
 const TRIED = 200;
 
-const accuracyOf = async (
+/** Share of the first images that a classifier is right for. */
+export const shareRight = async (
   build: Classifier,
-  { fixedBatch, image }: LoadedClassifier,
+  { fixedBatch, image }: Pick<LoadedClassifier, "fixedBatch" | "image">,
   dataset: Dataset & { readonly labels: Int32Array },
   engine: Pick<Engine, "loadEvaluation">,
 ): Promise<number> => {
@@ -56,29 +57,49 @@ const accuracyOf = async (
   }
 };
 
+/** A model that was found to be no better than chance. */
+export interface Judged extends Pick<LoadedClassifier, "source" | "unnormalised" | "fixedBatch" | "image"> {
+  /** The file behind it; undefined of a run. */
+  readonly model?: unknown;
+}
+
+/** The way of normalising pixels that the model is best with; undefined where none gets beyond chance. */
+const bestWay = async (
+  judged: Judged,
+  dataset: Dataset & { readonly labels: Int32Array },
+  engine: Pick<Engine, "loadEvaluation">,
+  chance: number,
+): Promise<{ readonly flags: string; readonly accuracy: number } | undefined> => {
+  let best: { flags: string; accuracy: number } | undefined;
+  for (const { flags, of } of usual) {
+    const accuracy = await shareRight(of(judged.unnormalised), judged, dataset, engine);
+    if (accuracy > (best?.accuracy ?? chance)) best = { accuracy, flags };
+  }
+  return best;
+};
+
 /**
- * What to say of a file's model that is no better than chance on its clean images; undefined where it is better. The ways in
- * which models usually want their pixels are tried, and the one that helps is named. Of a run all of that is known.
+ * What to say of a model that is no better than chance on its clean images; undefined where it is better. The ways in which
+ * models usually want their pixels are tried, and the one that helps is named.
  */
 export const chanceWarning = async (
   accuracy: number,
-  classifier: LoadedClassifier,
+  judged: Judged,
   dataset: Dataset & { readonly labels: Int32Array },
   engine: Pick<Engine, "loadEvaluation">,
 ): Promise<string | undefined> => {
   const chance = chanceOf(dataset.labels);
   // One class alone is no chance to beat.
   if (accuracy > chance || chance >= 1) return undefined;
-  const { source, unnormalised } = classifier;
-  if (unnormalised === undefined) return undefined;
-  let best = { accuracy: chance, flags: "" };
-  for (const { flags, of } of usual) {
-    const tried = await accuracyOf(of(unnormalised), classifier, dataset, engine);
-    if (tried > best.accuracy) best = { accuracy: tried, flags };
-  }
+  const best = await bestWay(judged, dataset, engine, chance);
+  const ofRun = judged.model === undefined;
+  const forGood = ofRun ? "; give advcl import the same, if the weights were imported" : "";
+  const checks = ofRun
+    ? `train it longer or at another rate, check --branch, and of imported weights --mean, --std and that the classes of ${dataset.name} are in their order`
+    : `check --mean and --std, --layout and --output, and that the classes of ${dataset.name} are in the model's order`;
   const remedy =
-    best.flags === ""
-      ? `check --mean and --std, --layout and --output, and that the classes of ${dataset.name} are in the model's order`
-      : `with ${best.flags} it is right for ${(100 * best.accuracy).toFixed(1)} % of ${Math.min(TRIED, dataset.count)} images`;
-  return `${source} is no better than chance on clean images (${(100 * accuracy).toFixed(2)} %; chance gives up to ${(100 * chance).toFixed(2)} %): ${remedy}`;
+    best === undefined
+      ? checks
+      : `with ${best.flags} it is right for ${(100 * best.accuracy).toFixed(1)} % of ${Math.min(TRIED, dataset.count)} images${forGood}`;
+  return `${judged.source} is no better than chance on clean images (${(100 * accuracy).toFixed(2)} %; chance gives up to ${(100 * chance).toFixed(2)} %): ${remedy}`;
 };

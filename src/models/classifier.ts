@@ -29,7 +29,6 @@ import {
   normalised,
 } from "./input.ts";
 import { chooseOutput, classesOf, lookAtOutputs, type Outputs, type RowOutput, readLogits } from "./output.ts";
-import { warnOfNormalisation } from "./units.ts";
 
 export interface ClassifierOptions extends Normalisation, InputRequest {
   /** Name of the logits: an output or any inner value of a file. */
@@ -63,8 +62,8 @@ export interface LoadedClassifier {
   readonly build: Classifier;
   /** Of a file. */
   readonly model?: ClassifierModel;
-  /** The same of a file without `mean` and `std`, to try others. */
-  readonly unnormalised?: Classifier;
+  /** The same without `mean` and `std`, to try others. */
+  readonly unnormalised: Classifier;
   /** Of a file that computes on integers: opens the file itself, of which `build` is the float32 shadow. */
   readonly asIs?: (session: SessionOptions) => Promise<AsIsClassifier>;
 }
@@ -89,7 +88,6 @@ export interface OpenedClassifier
 export const openClassifier = async (path: string, options: ClassifierOptions): Promise<OpenedClassifier> => {
   try {
     const entry = await stat(path);
-    warnOfNormalisation(options, options.warn);
     if (entry.isDirectory()) return await ofRun(path, options);
     if (options.branch !== undefined)
       throw new RequestError(`--branch is of a run, and ${path} is a file; leave it out`);
@@ -253,6 +251,7 @@ const ofRun = async (path: string, options: ClassifierOptions): Promise<OpenedCl
     fixedBatch: undefined,
     ...trainedOn(config.settings),
     build: (x) => layer(scope, normalised(x, options)),
+    unnormalised: (x) => layer(scope, x),
   };
   return { ...loaded, classifier: () => loaded };
 };

@@ -24,9 +24,9 @@ const some = (names: readonly string[]): string =>
 const byPosition = "give --match-classes position to take them in order";
 
 /** For each class of the dataset the model's; undefined where they are in one order. */
-const placesOf = (
+export const placesOf = (
   dataset: Pick<Dataset, "name" | "classes">,
-  { source, classes, classNames }: Pick<LoadedClassifier, "source" | "classes" | "classNames">,
+  { source, classes, classNames }: Labelled,
   { matchClasses, warn }: FitOptions,
 ): Int32Array | undefined => {
   const given = dataset.classes;
@@ -88,9 +88,16 @@ export const fitDataset = (opened: OpenedClassifier, dataset: Dataset, options: 
   return { classifier, dataset: fitted };
 };
 
+/** Whether two lists of classes are the same in one order, as far as they have names. */
+export const sameClasses = (one: readonly string[], other: readonly string[]): boolean =>
+  !areNames(one) || !areNames(other) || one.map(spelled).join() === other.map(spelled).join();
+
+/** What of a classifier its labels are matched by. */
+export type Labelled = Pick<LoadedClassifier, "source" | "classes" | "classNames">;
+
 /** The same for further images of a model that has been fitted. */
 export const fitLabels = (
-  classifier: LoadedClassifier,
+  classifier: Labelled,
   dataset: Dataset,
   options: FitOptions,
 ): Dataset & { readonly labels: Int32Array } => {

@@ -1,6 +1,7 @@
 /** Which network a run trains, and its weights as PyTorch names them. */
 
 import { z } from "zod";
+import type { Normalisation } from "../../graphs/nn/normalisation.ts";
 import { type Depth, featureSize, resnet, type Stem } from "../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
@@ -22,6 +23,8 @@ export interface Network {
   readonly branches: readonly string[] | undefined;
   /** The branch that finetuning and evaluation take. */
   readonly evaluatedBranch: string;
+  /** What it wants of its pixels, which come in [0, 1]; of imported networks. */
+  readonly normalisation?: Normalisation | undefined;
 }
 
 export const depthNames = ["18", "34", "50"] as const;
@@ -72,6 +75,8 @@ export const chosenWeightsOf = (tensors: ReadonlyMap<string, Tensor>): Map<strin
   return weightsOf(new Map([...tensors, ...best]));
 };
 
+const channels = z.array(z.number()).length(3);
+
 const networkSchema = z.object({
   depth: z.union([z.literal(18), z.literal(34), z.literal(50)]),
   width: z.int().positive(),
@@ -79,10 +84,15 @@ const networkSchema = z.object({
   size: z.int().positive(),
   branches: z.array(z.string()).nullable(),
   evaluatedBranch: z.string(),
+  normalisation: z.object({ mean: channels, std: channels }).optional(),
 });
 
 /** A network as a checkpoint's state keeps it. */
-export const networkRecord = ({ branches, ...network }: Network): Json => ({ ...network, branches: branches ?? null });
+export const networkRecord = ({ branches, normalisation, ...network }: Network): Json => ({
+  ...network,
+  branches: branches ?? null,
+  ...(normalisation && { normalisation: { mean: [...normalisation.mean], std: [...normalisation.std] } }),
+});
 
 /** Reads a run folder for commands that start from it. Throws a RequestError where it holds no encoder, or weights that are not finite. */
 export const loadRun = async (folder: string, warn: (message: string) => void): Promise<LoadedRun> => {

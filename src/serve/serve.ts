@@ -3,6 +3,7 @@ import { copyFile, mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { z } from "zod";
 import { datasetNames } from "../data/dataset.ts";
+import { chooseEngine } from "../engine/engine.ts";
 import { makeFolder, writeFileAtomic } from "../files/atomic.ts";
 import { fileError } from "../files/file-error.ts";
 import { modelSettings } from "../settings/fragments.ts";
@@ -31,6 +32,7 @@ const serveSettings = {
       .max(32 / 255)
       .default(8 / 255),
     "strength that the slider starts at",
+    { ofPixels: true },
   ),
   port: setting(z.int().min(0).max(65535).default(8080), "0 takes a free one"),
   host: setting(z.string().default("127.0.0.1"), "address to listen at; the default is this machine only"),
@@ -65,7 +67,7 @@ const writePage = async (files: PageFiles, out: string): Promise<void> => {
 
 const run = async (settings: Settings, context: VerbContext): Promise<ServeResult> => {
   const { out, host, port } = settings;
-  const files = await pageFiles(settings, context.warn);
+  const files = await pageFiles(settings, context.warn, await chooseEngine(settings));
   if (out !== undefined) {
     await writePage(files, out);
     context.print(`${out}: ${files.size} files; serve them from any web server`);

@@ -1,15 +1,18 @@
 /** What the page shows: the classifier of a run or of an ONNX file, and images to try on it. */
 import { stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
+import { bind } from "../../graphs/deploy/rewrite.ts";
 import { input, type Value } from "../../graphs/onnx/graph.ts";
 import { type Dataset, type DatasetName, loadDataset } from "../data/dataset.ts";
 import { classNames } from "../deploy/metadata.ts";
 import { floatGraph } from "../deploy/model.ts";
 import { deployedOptions, namesOfClasses, openSource } from "../deploy/source.ts";
+import type { Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
+import { chanceWarning, type Judged, shareRight } from "../models/chance.ts";
 import { openClassifier } from "../models/classifier.ts";
-import type { Layout } from "../models/input.ts";
+import { type Layout, normalised } from "../models/input.ts";
 import { buildPage, type PageClassifier, type PageFiles, type PageOptions } from "./build.ts";
 
 export interface PageRequest {
@@ -32,7 +35,11 @@ export interface PageRequest {
   readonly output?: string | undefined;
 }
 
+/** What a model that is no better than chance is judged by. */
+type Judging = Omit<Judged, "source" | "image">;
+
 interface Shown extends PageClassifier {
+  readonly judging: Judging;
   readonly title: string;
   readonly facts: Record<string, string>;
   /** Names of the classes, where the source knows them. */
@@ -62,9 +69,12 @@ const ofRun = async ({ from, branch }: PageRequest, warn: (message: string) => v
   const { image, outputs } = floatGraph(options, source.weights, source.branch?.index);
   const { settings } = source.run.config;
   const { depth, width, size } = source.network;
+  const logits = (outputs.logits ?? outputs.features) as Value;
+  const build = (x: Value): Value => bind({ logits }, new Map([[image, x]])).logits;
   return {
     image,
-    logits: (outputs.logits ?? outputs.features) as Value,
+    logits,
+    judging: { unnormalised: build, fixedBatch: 1 },
     title: basename(resolve(from)),
     facts: facts({
       "": `ResNet-${depth}, width ${width}, ${size}×${size}`,
@@ -94,6 +104,7 @@ const ofFile = async (request: PageRequest, warn: (message: string) => void): Pr
   return {
     image,
     logits: loaded.build(image),
+    judging: loaded,
     title: basename(from),
     facts: facts({
       "": `${image.shape[2]}×${image.shape[3]}`,
@@ -135,8 +146,29 @@ const spread = (images: Dataset, count: number): Dataset => {
   };
 };
 
-/** Files of the page for a run folder or an ONNX file. */
-export const pageFiles = async (request: PageRequest, warn: (message: string) => void): Promise<PageFiles> => {
+/** Warns where the model tells the images to try apart no better than chance, as the page would show it. */
+const warnOfChance = async (
+  { judging, image }: Shown,
+  { from, mean = [], std = [] }: PageRequest,
+  samples: Dataset,
+  engine: Pick<Engine, "loadEvaluation">,
+  warn: (message: string) => void,
+): Promise<void> => {
+  const { labels } = samples;
+  if (labels === undefined || samples.count === 0) return;
+  const judged = { ...judging, source: basename(resolve(from)), image: [3, image.dim(2), image.dim(3)] as const };
+  const given = (x: Value): Value => normalised(x, { mean, std });
+  const accuracy = await shareRight((x) => judged.unnormalised(given(x)), judged, { ...samples, labels }, engine);
+  const warning = await chanceWarning(accuracy, judged, { ...samples, labels }, engine);
+  if (warning !== undefined) warn(warning);
+};
+
+/** Files of the page for a run folder or an ONNX file; with an engine the model is tried on the images. */
+export const pageFiles = async (
+  request: PageRequest,
+  warn: (message: string) => void,
+  engine?: Pick<Engine, "loadEvaluation">,
+): Promise<PageFiles> => {
   const shown = (await isFolder(request.from)) ? await ofRun(request, warn) : await ofFile(request, warn);
   const count = shown.logits.dim(1);
   const name = request.dataset ?? shown.dataset ?? "shapes";
@@ -165,6 +197,7 @@ export const pageFiles = async (request: PageRequest, warn: (message: string) =>
   const classes = classNames(count, named ?? samples.classes);
   // Labels mean something only where the classes are the dataset's.
   const same = classes.join() === samples.classes.join();
+  if (same && engine !== undefined) await warnOfChance(shown, request, samples, engine, warn);
   const options: PageOptions = {
     ...request,
     title: shown.title,

@@ -85,7 +85,7 @@ export const ballSettings = {
       .max(1)
       .default(8 / 255),
     "radius of the L-inf ball",
-    { group: "Attack" },
+    { group: "Attack", ofPixels: true },
   ),
   stepSize: setting(
     z
@@ -94,7 +94,7 @@ export const ballSettings = {
       .max(1)
       .default(2 / 255),
     "of a PGD step",
-    { group: "Attack" },
+    { group: "Attack", ofPixels: true },
   ),
 };
 

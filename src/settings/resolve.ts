@@ -85,6 +85,10 @@ const check = (row: SettingRow, value: unknown, label: string): SettingValue => 
   const converted = convert(row, value);
   const { success, data } = converted === undefined ? { success: false } : row.schema.safeParse(converted);
   if (success) return data as SettingValue;
+  if (row.ofPixels && typeof converted === "number" && converted > 1)
+    throw new RequestError(
+      `${label} is ${describe(value)} but pixels lie in [0, 1], and it must be ${expectation(row)}; did you mean ${converted}/255?`,
+    );
   const nearest = row.type === "enum" ? nearestName(String(value), row.values) : undefined;
   const remedy = nearest === undefined ? "" : `; did you mean ${nearest}?`;
   throw new RequestError(`${label} is ${describe(value)} but must be ${expectation(row)}${remedy}`);

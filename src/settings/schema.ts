@@ -15,6 +15,8 @@ export interface SettingMeta {
   readonly repeatable?: boolean;
   /** It names a file or folder. */
   readonly path?: boolean;
+  /** A distance between pixels, which lie in [0, 1]: a larger number is one of 0 to 255. */
+  readonly ofPixels?: boolean;
   /** How the names of an enum are made up, for help and messages, where they are many. */
   readonly pattern?: string;
 }

@@ -6,7 +6,8 @@ import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { paramName, pathOf } from "../../graphs/steps/names.ts";
-import { RequestError } from "../errors.ts";
+import { listed, RequestError } from "../errors.ts";
+import { sameClasses } from "../models/fit.ts";
 import { latestCheckpoint } from "../runs/checkpoint.ts";
 import { loadRun, type Network, weightFeeds } from "../runs/network.ts";
 import { readRunConfig } from "../runs/run-folder.ts";
@@ -20,13 +21,20 @@ export interface Origin {
   readonly inputs: ReadonlyMap<string, Tensor>;
   /** The linear head to begin with, by model input; a new one where it is left out. */
   readonly head: ReadonlyMap<string, Tensor> | undefined;
+  /** Names of the classes that its rows stand for; none where they are not known. */
+  readonly classNames: readonly string[];
 }
 
 /** What training starts from, and what its checkpoints hold besides. */
-export const startOf = ({ inputs, head }: Origin, headOnly: boolean, classes: number) => {
+export const startOf = ({ inputs, head, classNames }: Origin, headOnly: boolean, names: readonly string[]) => {
+  const classes = names.length;
   const rows = head?.get("param.fc.weight")?.shape[0];
   if (rows !== undefined && rows !== classes)
     throw new RequestError(`the head of --from tells ${rows} classes apart, not ${classes}; leave --keep-head out`);
+  if (head !== undefined && !sameClasses(classNames, names))
+    throw new RequestError(
+      `the head of --from tells ${listed(classNames)} apart, in this order, and the images have ${listed(names)}; leave --keep-head out, or give the images that it was trained on`,
+    );
   return headOnly
     ? { kept: inputs, ...(head && { initial: head }) }
     : { initial: new Map([...inputs, ...(head ?? [])]) };
@@ -100,5 +108,5 @@ export const originOf = async (settings: GivenFinetuning, context: VerbContext):
   const tensors = new Map([...inputs].map(([name, value]) => [pathOf(name), value]));
   context.log(`${inputs.size} tensors of the encoder from ${source}`);
   const head = settings.keepHead ? headOf(loaded.tensors, source) : undefined;
-  return { network, tensors, inputs, head };
+  return { network, tensors, inputs, head, classNames: loaded.classes };
 };

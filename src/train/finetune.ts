@@ -11,6 +11,7 @@ import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createJudge, percent } from "../evaluate/accuracy.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { chanceOf } from "../models/chance.ts";
 import { resultsFile, writeReport } from "../report/write.ts";
 import { chosenWeightsOf, type Network, networkRecord, stemOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
@@ -150,6 +151,11 @@ const finish = async (
   const accuracies = { accuracy, ...(robustAccuracy !== undefined && { robustAccuracy }) };
   await writeFileAtomic(join(out, resultsFile), `${JSON.stringify(accuracies)}\n`);
   await writeReport(out);
+  const chance = chanceOf(test.labels as Int32Array);
+  if (accuracy <= chance && chance < 1)
+    context.warn(
+      `${out} is no better than chance on test images (${percent(accuracy)}; chance gives up to ${percent(chance)}): train it longer (--epochs), or at another --lr; of an encoder that was imported, check that advcl import got the --mean and --std that it was trained with`,
+    );
   const choice = validation === undefined ? "" : ` (the best on ${validation.count} held-out images)`;
   const robust = robustAccuracy === undefined ? "" : `, under PGD-20 ${percent(robustAccuracy)}`;
   context.print(
@@ -203,7 +209,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const collective = await joinRanks(given);
   const engine = await chooseEngine({ ...settings, device: collective.localRank });
   const classes = images.classes.length;
-  const start = origin && startOf(origin, headOnly, classes);
+  const start = origin && startOf(origin, headOnly, images.classes);
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
   const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective) });
   checkConditions(conditions, figureNames(step, settings, images));

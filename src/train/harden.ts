@@ -12,7 +12,6 @@ import { writeFileAtomic } from "../files/atomic.ts";
 import { chanceOf, chanceWarning } from "../models/chance.ts";
 import { type ClassifierModel, type LoadedClassifier, openClassifier } from "../models/classifier.ts";
 import { warnOfProbabilities } from "../models/probabilities.ts";
-import { warnOfRadius } from "../models/units.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import { checkConditions, type Figures, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
 import type { Reporter } from "../verbs/reporter.ts";
@@ -141,7 +140,6 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   const { original, training, test, batch } = prepared;
   const engine = await chooseEngine(settings);
   await warnOfProbabilities(original, test, engine, context.warn);
-  warnOfRadius(eps, "linf", context.warn);
   const model = trainable(original, batch);
   const { bytes } = original.model as ClassifierModel;
   // What cannot be written back is refused before anything is trained.

@@ -9,7 +9,9 @@ import { checkPseudoLabels, type PseudoLabels, readPseudoLabels } from "../data/
 import { joinRanks, ranksText, shareOf } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
+import { percent } from "../evaluate/accuracy.ts";
 import { createExtractor, knnAccuracy } from "../evaluate/knn.ts";
+import { chanceOf } from "../models/chance.ts";
 import { writeReport } from "../report/write.ts";
 import { loadRun, type Network, networkRecord, stemOf } from "../runs/network.ts";
 import type { Resolved } from "../settings/spec.ts";
@@ -100,6 +102,10 @@ const teacherFor = async (
     throw new RequestError(`${method} needs --teacher RUN: a run of pretrain --method simclr with the same network`);
   const found = await loadRun(teacher, context.warn);
   const shape = ({ depth, width, stem, branches }: Network) => JSON.stringify([depth, width, stem, branches ?? null]);
+  if (found.network.normalisation !== undefined)
+    throw new RequestError(
+      `the teacher in ${teacher} normalises its pixels and the student would not; give a run of pretrain --method simclr`,
+    );
   if (shape(found.network) !== shape(network) || !found.tensors.has("head_proj.fc3.weight"))
     throw new RequestError(
       `the teacher in ${teacher} is not a simclr network of depth ${network.depth} and width ${network.width}; give one, or set --depth and --width to its own`,
@@ -109,7 +115,7 @@ const teacherFor = async (
 
 /** kNN accuracy of the test images in a bank of the training images; nothing where the dataset has no labels. */
 const createKnn = async (engine: Engine, network: Network, bank: Dataset, loadTest: () => Promise<Dataset>) => {
-  if (bank.labels === undefined) return { accuracy: async () => ({}), release: async () => {} };
+  if (bank.labels === undefined) return { accuracy: async () => ({}), chance: 0, release: async () => {} };
   const { labels } = bank;
   const queries = await loadTest();
   const extractor = await createExtractor(engine, network, network.evaluatedBranch);
@@ -119,6 +125,7 @@ const createKnn = async (engine: Engine, network: Network, bank: Dataset, loadTe
       const asked = { features: await extractor.extract(queries, weights), labels: queries.labels ?? new Int32Array() };
       return { knnAccuracy: await knnAccuracy(engine, known, asked, bank.classes.length) };
     },
+    chance: chanceOf(queries.labels ?? new Int32Array()),
     release: () => extractor.release(),
   };
 };
@@ -133,6 +140,14 @@ const schedulesOf = (settings: Settings, stepsPerEpoch: number) => {
       scalars: (epoch: number, at: number) => scalars(settings, epoch, (epoch - 1 + at / stepsPerEpoch) / epochs),
     }),
   };
+};
+
+/** Warns where features of the end tell the classes apart no better than chance. */
+const warnOfChance = (accuracy: number | undefined, chance: number, out: string, { warn }: VerbContext): void => {
+  if (accuracy === undefined || accuracy > chance || chance >= 1) return;
+  warn(
+    `the features of ${out} tell classes apart no better than chance (kNN accuracy ${percent(accuracy)}; chance gives up to ${percent(chance)}): train longer (--epochs), on more images, or at another --lr`,
+  );
 };
 
 const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context: VerbContext): void => {
@@ -186,6 +201,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     const result = { out: folder.path, steps, epochs, metrics, waitSeconds };
     if (collective.rank === 0) await writeReport(folder.path);
     printEnd(result, context);
+    warnOfChance(metrics.knnAccuracy, knn.chance, folder.path, context);
     if (collective.size > 1) context.log(`${collective.seconds.toFixed(1)} s of communication in all`);
     if (collective.rank > 0) return result;
     const extremes = await readExtremes(folder.path, metrics);

@@ -3,6 +3,7 @@ import type { z } from "zod";
 import { alone, type Collective } from "../distributed/collective.ts";
 import { launched } from "../distributed/launcher.ts";
 import { RequestError } from "../errors.ts";
+import { warnOfUnits } from "../models/units.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import type { SettingValue } from "../settings/name.ts";
 import { readObject } from "../settings/resolve.ts";
@@ -131,6 +132,7 @@ export const defineVerb = <const Own extends Shape, Result>(
       );
     const { context, close } = openContext(spec as unknown as Spec, values, options);
     try {
+      warnOfUnits(values, context.warn);
       return await run(settings, context);
     } finally {
       await close();

@@ -29,6 +29,7 @@ const shape = {
       .max(1)
       .default(8 / 255),
     "radius of the attack",
+    { ofPixels: true },
   ),
   attackSteps: setting(z.int().min(0).default(5), "steps of the attack", { aliases: ["pgd-steps"], group: "Attack" }),
   clusters: setting(z.array(z.int().min(2)).default([2, 10]), "numbers of clusters"),
@@ -194,7 +195,7 @@ describe("settings", () => {
     [["--lr", "Infinity"], '--lr is "Infinity" but must be a number of at least 0'],
     [["--lr", "0x10"], '--lr is "0x10" but must be a number of at least 0'],
     [["--lr="], '--lr is "" but must be a number of at least 0'],
-    [["--eps", "8"], '--eps is "8" but must be a number from 0 to 1'],
+    [["--eps", "8"], '--eps is "8" but pixels lie in [0, 1], and it must be a number from 0 to 1; did you mean 8/255?'],
     [["--attack-steps", "2.5"], '--attack-steps is "2.5" but must be a whole number of at least 0'],
     [["--clusters", "2,x"], '--clusters is "2,x" but must be whole numbers separated by commas, each of at least 2'],
     [["--dataset", "cifar"], '--dataset is "cifar" but must be cifar10, cifar100 or stl10; did you mean cifar10?'],

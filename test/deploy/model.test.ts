@@ -5,9 +5,11 @@ import { deployedWeights } from "../../graphs/deploy/network.ts";
 import { quantized } from "../../graphs/deploy/quantize.ts";
 import { fromFloat16, toFloat16 } from "../../graphs/onnx/float16.ts";
 import { constant, input, type Value } from "../../graphs/onnx/graph.ts";
-import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
+import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { buildModel } from "../../graphs/onnx/write.ts";
 import { gemm } from "../../graphs/ops/index.ts";
+import { classifierStep } from "../../graphs/steps/finetune.ts";
+import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { loadDataset } from "../../src/data/dataset.ts";
@@ -105,6 +107,62 @@ describe("an exported model", () => {
     const expected = await runReference({ ...all, folder: "golden" }, "classifier", clean);
     expect(relativeError(logits?.data as Float32Array, expected)).toBeLessThan(3e-6);
     expect(() => sourceOf(network, own, "normal", "finetuned")).toThrow(/finetuned has the branches pgd; choose one/);
+  });
+
+  describe("of a network that normalises its pixels itself", () => {
+    const normalisation = { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    const normalised = ({ shape, data }: Tensor): Tensor =>
+      float32(
+        shape,
+        Float32Array.from(data as Float32Array, (v, i) => {
+          const channel = Math.floor(i / 1024) % 3;
+          return (v - normalisation.mean[channel]!) / normalisation.std[channel]!;
+        }),
+      );
+
+    test.each([
+      ["fp32", 3e-6],
+      ["fp16", 5e-3],
+      ["int8", 0.12],
+    ] as const)("in %s: what the plain network gives for normalised images", async (precision, tolerance) => {
+      const { network, weights, clean } = await goldenNetwork();
+      const bare = { ...sourceOf(network, weights, "auto", "golden"), folder: "golden" };
+      const source = { ...bare, network: { ...network, normalisation } };
+      const expected = await runReference(bare, "classifier", normalised(clean));
+      const own = await runReference(source, "classifier", clean);
+      expect(relativeError(own, expected)).toBeLessThan(3e-6);
+      const options = { ...deployedOptions(source, "classifier", "golden"), ...plain, precision };
+      const { bytes } = await buildExport(options, weights, 1, await shapes(32));
+      const { logits } = await run(bytes, clean);
+      expect(relativeError(logits?.data as Float32Array, expected)).toBeLessThan(tolerance);
+    });
+
+    test("is attacked in its pixels, in every layout that the CPU takes", async () => {
+      const { network, weights, clean } = await goldenNetwork();
+      const step = classifierStep({
+        ...{ ...network, normalisation, classes: 10, branch: "pgd", batch: 16 },
+        ...{ attackSteps: 2, eps: 8 / 255, stepSize: 4 / 255, encoder: weights },
+      });
+      const feeds = {
+        ...{ "input.clean": clean, "input.start": float32(clean.shape, new Float32Array(clean.data.length)) },
+        "input.label": tensor(
+          "int32",
+          [16],
+          Int32Array.from({ length: 16 }, (_, i) => i % 10),
+        ),
+        ...weightFeeds(step.store, weights, "golden"),
+      };
+      const [plainly, blocked] = [
+        await evaluate(step.outputs, feeds),
+        await evaluate(step.outputs, feeds, cpuTarget()),
+      ];
+      for (const name of ["logits", "robustLogits"])
+        expect(relativeError(blocked[name]!.data as Float32Array, plainly[name]!.data as Float32Array)).toBeLessThan(
+          1e-4,
+        );
+      const moved = (plainly.attacked!.data as Float32Array).map((v, i) => Math.abs(v - Number(clean.data[i])));
+      expect(Math.max(...moved)).toBeCloseTo(8 / 255, 5);
+    });
   });
 
   test("is a plain file: opset 17, IR 8, standard ops, weights by their names, an open batch, what was written of it", async () => {

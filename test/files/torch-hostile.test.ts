@@ -152,7 +152,7 @@ describe("a dictionary is chosen and told", () => {
       const asked = await read(file, { key: "state_dict_ema" });
       expect([asked.key, asked.others, asked.tensors.get("a")!.data[0]]).toEqual(["state_dict_ema", ["state_dict"], 2]);
       await expect(read(file, { key: "net" })).rejects.toThrow(
-        'it has no dictionary of tensors under "net"; it has "state_dict", "state_dict_ema"',
+        'net.pt has no dictionary of tensors under "net"; it has "state_dict", "state_dict_ema": choose one of these by --key',
       );
     }
   });

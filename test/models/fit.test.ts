@@ -4,7 +4,7 @@ import { chanceOf } from "../../src/models/chance.ts";
 import { areNames, namesOf } from "../../src/models/class-names.ts";
 import type { LoadedClassifier } from "../../src/models/classifier.ts";
 import { fitLabels } from "../../src/models/fit.ts";
-import { warnOfNormalisation, warnOfRadius } from "../../src/models/units.ts";
+import { warnOfUnits } from "../../src/models/units.ts";
 
 const model = (classNames: readonly string[], classes = classNames.length): LoadedClassifier => ({
   source: "m.onnx",
@@ -14,6 +14,7 @@ const model = (classNames: readonly string[], classes = classNames.length): Load
   image: [3, 8, 8],
   fixedBatch: undefined,
   build: (x) => x,
+  unnormalised: (x) => x,
 });
 const images = (classes: readonly string[], labels = classes.map((_, i) => i)): Dataset => ({
   name: "folder",
@@ -88,17 +89,16 @@ test("chance is the largest class and two deviations", () => {
 test("numbers of pixels from 0 to 255 are told with what is meant", () => {
   const said: string[] = [];
   const warn = (message: string) => said.push(message);
-  warnOfRadius(8, "linf", warn);
-  warnOfNormalisation({ mean: [123.675, 116.28, 103.53], std: [58.4, 57.1, 57.4] }, warn);
+  warnOfUnits({ eps: 8, stepSize: 2, mean: [123.675, 116.28, 103.53], std: [58.4, 57.1, 57.4] }, warn);
   expect(said).toEqual([
     expect.stringMatching(/--eps 8\/255 \(0\.0314\)/),
+    expect.stringMatching(/one step leaves the box; did you mean --step-size 2\/255/),
     expect.stringMatching(/did you mean --mean 0\.485,0\.456,0\.406\?/),
     expect.stringMatching(/did you mean --std 0\.229,0\.2239,0\.2251\?/),
   ]);
   said.length = 0;
-  warnOfRadius(8 / 255, "linf", warn);
-  warnOfRadius(3, "l2", warn);
-  warnOfNormalisation({ mean: [0.5], std: [1] }, warn);
-  warnOfNormalisation({ mean: [0], std: [1 / 255] }, warn);
+  warnOfUnits({ eps: 8 / 255, stepSize: 2 / 255, mean: [0.5], std: [1] }, warn);
+  warnOfUnits({ norm: "l2", eps: 3, stepSize: 1 }, warn);
+  warnOfUnits({ mean: [0], std: [1 / 255], eps: undefined }, warn);
   expect(said).toEqual([]);
 });
