@@ -3,27 +3,35 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { byteResizer } from "../data/resize.ts";
+import { samplePlaces } from "../data/sample.ts";
 import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
-import { openNpy } from "../files/npy.ts";
+import { isHidden } from "../files/hidden.ts";
+import { openNpy, readNpyLabels } from "../files/npy.ts";
 import { pixelsOf, planesOf } from "../models/images.ts";
 import { predictionOf } from "../models/prediction.ts";
 import type { Oracle } from "./attacks/oracle.ts";
 import type { EvaluationLog, EvaluationProgress } from "./types.ts";
 
 /** The .npy files of a folder. */
-export interface Corruptions {
+export interface CorruptionFiles {
   readonly folder: string;
+  /** Of the corruptions: `fog.npy`. */
   readonly names: readonly string[];
-  readonly labels: Uint8Array;
+}
+
+/** The same with their labels. */
+export interface Corruptions extends CorruptionFiles {
+  /** The model's class of each image. */
+  readonly labels: Int32Array;
+  /** Places of the images to look at. */
+  readonly chosen: readonly number[];
 }
 
 export interface CorruptionOptions extends Corruptions {
   readonly oracle: Oracle;
   /** Side of the model's images. */
   readonly size: number;
-  /** Images of each severity to look at; undefined is all. */
-  readonly limit: number | undefined;
   readonly log: EvaluationLog;
   readonly signal: AbortSignal;
   readonly progress: (update: EvaluationProgress) => void;
@@ -35,64 +43,119 @@ export interface CorruptionFigures {
   readonly byCorruption: Readonly<Record<string, number>>;
 }
 
-/** Images of one severity in the published files. */
-const SEVERITY = 10_000;
+/** Severities of the published files, one after another, each of the same images. */
+const SEVERITIES = 5;
 
 /** What there is to score. Throws a RequestError where the folder is no such folder. */
-export const findCorruptions = async (folder: string): Promise<Corruptions> => {
-  let names: string[];
+export const findCorruptions = async (folder: string): Promise<CorruptionFiles> => {
+  let found: string[];
   try {
-    names = (await readdir(folder)).filter((name) => name.endsWith(".npy") && name !== "labels.npy").sort();
+    found = (await readdir(folder)).filter((name) => name.endsWith(".npy") && !isHidden(name)).sort();
   } catch (error) {
     throw fileError(error, "read", folder);
   }
+  const names = found.filter((name) => name !== "labels.npy");
   if (names.length === 0) throw new RequestError(`${folder} holds no .npy files; give the folder of CIFAR-10-C`);
-  const file = await openNpy(join(folder, "labels.npy"));
-  const labels = await file.rows(0, file.shape[0]!);
-  await file.close();
-  return { folder, names, labels };
+  if (!found.includes("labels.npy"))
+    throw new RequestError(
+      `${folder} has no labels.npy beside ${names[0]}; give the folder of CIFAR-10-C, or save the labels there by that name`,
+    );
+  return { folder, names };
+};
+
+/** Whether labels are those of one severity again and again. */
+const repeats = (labels: Uint8Array): boolean => {
+  const each = labels.length / SEVERITIES;
+  return Number.isInteger(each) && each > 0 && labels.every((label, i) => label === labels[i % each]);
+};
+
+export interface LabelOptions {
+  /** Of the dataset that the labels number. */
+  readonly classes: number;
+  /** For each of them the model's; undefined where they are in one order. */
+  readonly places: Int32Array | undefined;
+  /** Images of each severity to look at, a sample of every class by `seed`; undefined is all. */
+  readonly limit?: number | undefined;
+  readonly seed: number;
+  readonly warn: (message: string) => void;
+}
+
+/**
+ * Reads the labels and chooses the images, the same of each severity.
+ * @throws RequestError where the labels are not of that many classes, or the files and they are not of one length
+ */
+export const readCorruptions = async (
+  { folder, names }: CorruptionFiles,
+  { classes, places, limit, seed, warn }: LabelOptions,
+): Promise<Corruptions> => {
+  const own = await readNpyLabels(join(folder, "labels.npy"), classes);
+  const first = await openNpy(join(folder, names[0]!));
+  const count = first.shape[0]!;
+  await first.close();
+  // Labels of one severity serve for each.
+  const given =
+    count === SEVERITIES * own.length ? Uint8Array.from({ length: count }, (_, i) => own[i % own.length]!) : own;
+  const severities = repeats(given) ? SEVERITIES : 1;
+  const each = given.length / severities;
+  if (severities === 1)
+    warn(
+      `the labels in ${folder} don't repeat ${SEVERITIES} times: its ${given.length} images are taken as of one severity`,
+    );
+  const block = samplePlaces({
+    ...{ count: each, limit: limit ?? each, labels: given.subarray(0, each), seed },
+    stream: "corruptions",
+  });
+  const chosen = Array.from({ length: severities }, (_, severity) =>
+    Array.from(block, (i) => severity * each + i),
+  ).flat();
+  return { folder, names, labels: Int32Array.from(given, (label) => places?.[label] ?? label), chosen };
+};
+
+/** Scores one corruption: hits among the chosen images; undefined where the signal came before the end. */
+const scoreCorruption = async (options: CorruptionOptions, place: number): Promise<number | undefined> => {
+  const { folder, names, labels, chosen, oracle, size, log, signal, progress } = options;
+  const name = names[place]!;
+  const file = await openNpy(join(folder, name));
+  try {
+    const [n, h = 0, w = 0, channels] = file.shape;
+    if (file.shape.length !== 4 || channels !== 3 || h !== w || n !== labels.length)
+      throw new RequestError(
+        `${join(folder, name)} is [${file.shape.join(",")}]; expected [${labels.length},H,H,3] as labels.npy has it`,
+      );
+    const stage = `corruptions/${name.slice(0, -4)}`;
+    const resize = byteResizer(h, w, size);
+    let right = 0;
+    for (let begin = 0, chunk = 0; begin < chosen.length; begin += oracle.batch, chunk++) {
+      const members = chosen.slice(begin, begin + oracle.batch);
+      let record = log.finished.get(`${stage}/${chunk}`);
+      if (record === undefined) {
+        if (signal.aborted) return undefined;
+        const images = [];
+        for (const i of members) images.push(scaled(await file.rows(i, i + 1), size, resize));
+        const answers = await oracle.answer(images.map((x) => ({ kind: "logits", x })));
+        const hits = answers.filter(({ logits }, k) => predictionOf(logits) === labels[members[k]!]).length;
+        record = { stage, chunk, images: [], notes: { right: hits } };
+        log.append(record);
+      }
+      right += record.notes?.right ?? 0;
+      const done = begin + members.length;
+      const share = (place + done / chosen.length) / names.length;
+      progress({ stage, total: chosen.length, share, accuracy: right / done, images: members.length });
+    }
+    return right;
+  } finally {
+    await file.close();
+  }
 };
 
 /** Scores every corruption of a folder; undefined where the signal came before the end. */
 export const evaluateCorruptions = async (options: CorruptionOptions): Promise<CorruptionFigures | undefined> => {
-  const { folder, names, labels, oracle, size, limit, log, signal, progress } = options;
-  const count = labels.length;
+  const { names, chosen } = options;
   const byCorruption: Record<string, number> = {};
   for (const [place, name] of names.entries()) {
-    const file = await openNpy(join(folder, name));
-    try {
-      const [n, h = 0, w = 0, channels] = file.shape;
-      if (file.shape.length !== 4 || channels !== 3 || h !== w || n !== count)
-        throw new RequestError(
-          `${join(folder, name)} is [${file.shape.join(",")}]; expected [${count},H,H,3] as labels.npy has it`,
-        );
-      const stage = `corruptions/${name.slice(0, -4)}`;
-      const chosen = Array.from({ length: count }, (_, i) => i).filter(
-        (i) => limit === undefined || i % SEVERITY < limit,
-      );
-      const resize = byteResizer(h, w, size);
-      let right = 0;
-      for (let begin = 0, chunk = 0; begin < chosen.length; begin += oracle.batch, chunk++) {
-        const members = chosen.slice(begin, begin + oracle.batch);
-        let record = log.finished.get(`${stage}/${chunk}`);
-        if (record === undefined) {
-          if (signal.aborted) return undefined;
-          const images = [];
-          for (const i of members) images.push(scaled(await file.rows(i, i + 1), size, resize));
-          const answers = await oracle.answer(images.map((x) => ({ kind: "logits", x })));
-          const hits = answers.filter(({ logits }, k) => predictionOf(logits) === labels[members[k]!]).length;
-          record = { stage, chunk, images: [], notes: { right: hits } };
-          log.append(record);
-        }
-        right += record.notes?.right ?? 0;
-        const done = begin + members.length;
-        const share = (place + done / chosen.length) / names.length;
-        progress({ stage, total: chosen.length, share, accuracy: right / done, images: members.length });
-      }
-      byCorruption[name.slice(0, -4)] = right / chosen.length;
-    } finally {
-      await file.close();
-    }
+    const right = await scoreCorruption(options, place);
+    if (right === undefined) return undefined;
+    byCorruption[name.slice(0, -4)] = right / chosen.length;
   }
   const all = Object.values(byCorruption);
   return { accuracy: all.reduce((a, b) => a + b, 0) / all.length, byCorruption };

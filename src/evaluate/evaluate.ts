@@ -21,7 +21,13 @@ import { asIsOracle } from "./attacks/as-is-oracle.ts";
 import { printRadius } from "./attacks/ball.ts";
 import { type Oracle, openOracle } from "./attacks/oracle.ts";
 import { parallelOracle } from "./attacks/parallel-oracle.ts";
-import { type CorruptionFigures, type Corruptions, evaluateCorruptions, findCorruptions } from "./corruptions.ts";
+import {
+  type CorruptionFigures,
+  type Corruptions,
+  evaluateCorruptions,
+  findCorruptions,
+  readCorruptions,
+} from "./corruptions.ts";
 import { evaluateSettings, type Settings } from "./evaluate-settings.ts";
 import { memoryLog, openEvaluationLog } from "./evaluation-log.ts";
 import { evaluateRadii, type RadiiResult, type RadiusFigures, sortedRadii } from "./radii.ts";
@@ -170,7 +176,7 @@ const measure = async (
   { oracle, images, log, model }: { oracle: Oracle; images: NamedImages; log: EvaluationLog; model: LoadedClassifier },
   context: VerbContext,
 ): Promise<Evaluated> => {
-  const { norm, restarts, iterations, targets, queries, seed, out, limit } = settings;
+  const { norm, restarts, iterations, targets, queries, seed, out } = settings;
   const { signal } = context;
   const stopped = new Interrupted(out === undefined ? "stopped" : "stopped; go on with --resume");
   const attacking = followProgress(context);
@@ -186,7 +192,7 @@ const measure = async (
   if (radii === undefined) throw stopped;
   if (corruptions === undefined) return { ...radii, corruptions };
   const scoring = followProgress(context);
-  const options = { ...corruptions, oracle, size: model.image[1], limit, log, signal, progress: scoring.progress };
+  const options = { ...corruptions, oracle, size: model.image[1], log, signal, progress: scoring.progress };
   const figures = await evaluateCorruptions(options);
   scoring.line.stop();
   if (figures === undefined) throw stopped;
@@ -232,14 +238,17 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
   const request = checkRequest(settings);
   const { mean, std, size, branch, layout, output, norm, grid, saveAdversarial, out } = settings;
   const { warn } = context;
-  const corruptions = request.corruptions === undefined ? undefined : await findCorruptions(request.corruptions);
+  const files = request.corruptions === undefined ? undefined : await findCorruptions(request.corruptions);
   const opened = await openClassifier(settings.model, { mean, std, size, branch, layout, output, warn });
-  const { classifier, dataset } = await loadImages(settings, opened, context);
+  const { classifier, dataset, places } = await loadImages(settings, opened, context);
   checkClasses(request.attacks, classifier.classes);
   if (classifier.asIs !== undefined)
     warn(
       `${classifier.source} computes on integers: it is asked as it is, and attacks that need gradients follow those of its float32 shadow`,
     );
+  const corruptions =
+    files &&
+    (await readCorruptions(files, { ...settings, classes: places?.length ?? dataset.classes.length, places, warn }));
   const images = attackedImages(dataset, classifier);
   const engine = await chooseEngine(settings);
   const { oracle, threads } = await openModel(classifier, settings, images.count, engine);

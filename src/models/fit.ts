@@ -68,6 +68,8 @@ const relabelled = (dataset: Dataset, labels: Int32Array, places: Int32Array | u
 
 export interface Fitted {
   readonly classifier: LoadedClassifier;
+  /** For each class of the dataset the model's; undefined where they are in one order. */
+  readonly places: Int32Array | undefined;
   /** With labels that number the model's classes. */
   readonly dataset: Dataset & { readonly labels: Int32Array };
 }
@@ -84,8 +86,10 @@ export const fitDataset = (opened: OpenedClassifier, dataset: Dataset, options: 
     );
   if (dataset.count === 0) throw new RequestError(`${name} has no ${split} images; give others`);
   const classifier = opened.classifier(dataset.classes.length);
-  const fitted = fitLabels(classifier, dataset, options);
-  return { classifier, dataset: fitted };
+  const places = placesOf(dataset, classifier, options);
+  const { classNames } = classifier;
+  const fitted = relabelled(dataset, labels, places, classNames) as Fitted["dataset"];
+  return { classifier, places, dataset: fitted };
 };
 
 /** Whether two lists of classes are the same in one order, as far as they have names. */
