@@ -69,6 +69,28 @@ const repeats = (labels: Uint8Array): boolean => {
   return Number.isInteger(each) && each > 0 && labels.every((label, i) => label === labels[i % each]);
 };
 
+/** Refuses what are no images of that many labels; returns how many there are in the first file. */
+const checkShapes = async ({ folder, names }: CorruptionFiles, labels: number): Promise<number> => {
+  let first: number | undefined;
+  for (const name of names) {
+    const file = await openNpy(join(folder, name));
+    await file.close();
+    const { shape } = file;
+    const [n = 0, h, w, channels] = shape;
+    first ??= n;
+    if (shape.length === 4 && channels === 3 && h === w && n === first && (n === labels || n === SEVERITIES * labels))
+      continue;
+    const remedy =
+      shape.length === 4 && h === 3 && w === channels
+        ? "; its channels come first: save it through numpy.transpose(x, (0, 2, 3, 1))"
+        : "; give the files that belong together";
+    throw new RequestError(
+      `${join(folder, name)} is [${shape.join(",")}]; expected [${labels},H,H,3] as labels.npy has it${remedy}`,
+    );
+  }
+  return first ?? 0;
+};
+
 export interface LabelOptions {
   /** Of the dataset that the labels number. */
   readonly classes: number;
@@ -82,16 +104,14 @@ export interface LabelOptions {
 
 /**
  * Reads the labels and chooses the images, the same of each severity.
- * @throws RequestError where the labels are not of that many classes, or the files and they are not of one length
+ * @throws RequestError where the labels are not of that many classes, or a file does not hold images of their number
  */
 export const readCorruptions = async (
   { folder, names }: CorruptionFiles,
   { classes, places, limit, seed, warn }: LabelOptions,
 ): Promise<Corruptions> => {
   const own = await readNpyLabels(join(folder, "labels.npy"), classes);
-  const first = await openNpy(join(folder, names[0]!));
-  const count = first.shape[0]!;
-  await first.close();
+  const count = await checkShapes({ folder, names }, own.length);
   // Labels of one severity serve for each.
   const given =
     count === SEVERITIES * own.length ? Uint8Array.from({ length: count }, (_, i) => own[i % own.length]!) : own;
@@ -117,11 +137,7 @@ const scoreCorruption = async (options: CorruptionOptions, place: number): Promi
   const name = names[place]!;
   const file = await openNpy(join(folder, name));
   try {
-    const [n, h = 0, w = 0, channels] = file.shape;
-    if (file.shape.length !== 4 || channels !== 3 || h !== w || n !== labels.length)
-      throw new RequestError(
-        `${join(folder, name)} is [${file.shape.join(",")}]; expected [${labels.length},H,H,3] as labels.npy has it`,
-      );
+    const [, h = 0, w = 0] = file.shape;
     const stage = `corruptions/${name.slice(0, -4)}`;
     const resize = byteResizer(h, w, size);
     let right = 0;

@@ -92,6 +92,11 @@ test("types that are no pixels are named with the remedy (C6)", async () => {
   await expect(read({ "fog.npy": float, "labels.npy": labels(four) })).rejects.toThrow(
     /fog\.npy .*floating-point numbers \(<f4\); save it with \(255 \* x\)\.round\(\)/,
   );
+  const first = npy("|u1", [4, 3, 2, 2], new Uint8Array(48));
+  await expect(read({ "fog.npy": images(4), "jpeg.npy": first, "labels.npy": labels(four) })).rejects.toThrow(
+    /jpeg\.npy is \[4,3,2,2\]; expected \[4,H,H,3\].*numpy\.transpose\(x, \(0, 2, 3, 1\)\)/,
+  );
+  await expect(read({ "fog.npy": images(7), "labels.npy": labels(four) })).rejects.toThrow(/fog\.npy is \[7,2,2,3\]/);
   const hot = npy("|u1", [4, 10], new Uint8Array(40));
   await expect(read({ "fog.npy": images(4), "labels.npy": hot })).rejects.toThrow(/numpy\.argmax\(labels, 1\)/);
 });
