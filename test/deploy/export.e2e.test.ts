@@ -12,6 +12,7 @@ import { importCommand } from "../../src/cli/commands/import.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
 import { pageFiles } from "../../src/serve/source.ts";
 import { built } from "../built.ts";
+import { portably } from "../evaluate/models.ts";
 import { Sink } from "../sink.ts";
 import { head, randomNetwork } from "./networks.ts";
 
@@ -148,6 +149,19 @@ describe("the page of an ONNX file from elsewhere", () => {
       "loss",
       "next",
       "probabilities",
+    ]);
+  });
+
+  test("says so where it tells the images to try apart no better than chance", async () => {
+    built("page/index.html");
+    const said = async (more: object): Promise<string[]> => {
+      const warnings: string[] = [];
+      await pageFiles({ ...request, ...more }, (warning) => warnings.push(warning), { loadEvaluation: portably });
+      return warnings;
+    };
+    expect(await said({})).toEqual([]);
+    expect(await said({ mean: [1000, 1000, 1000], std: [1, 1, 1] })).toEqual([
+      expect.stringMatching(/small\.onnx is no better than chance .*with neither --mean nor --std it is right for/),
     ]);
   });
 
