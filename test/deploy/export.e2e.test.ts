@@ -101,6 +101,10 @@ describe("import and export", () => {
       "--out",
       at("tuned"),
     );
+    await run(exportCommand, "--from", at("tuned"), "--limit", "0", "--out", at("tuned.onnx"));
+    const { metadata } = parseModel(await readFile(at("tuned.onnx")));
+    // The last batch's accuracy is no accuracy of the classifier, and isn't called one.
+    expect(Object.keys(JSON.parse(metadata.metrics as string)).sort()).toEqual(["batchAccuracy", "loss"]);
     const weights = ["--from", at("tuned"), "--format", "safetensors", "--out", at("tuned.safetensors")];
     expect(await run(exportCommand, ...weights)).toMatchObject({ layout: "torchvision" });
     const back = await run(importCommand, "--from", at("tuned.safetensors"), "--out", at("tuned-again"));
@@ -109,6 +113,32 @@ describe("import and export", () => {
     expect(await exported("--format", "safetensors", "--out", at("whole.safetensors"))).toMatchObject({
       layout: "authors",
     });
+  });
+
+  test("a normalisation and names that were imported go into what is made of the run", async () => {
+    const names = "a,b,c,d,e,f,g,h,i,j";
+    const given = ["--mean", "0.5", "--std", "0.25,0.5,0.25", "--class-names", names, "--dataset", "shapes"];
+    const imported = await run(importCommand, "--from", at("weights.safetensors"), "--out", at("named"), ...given);
+    const normalisation = { mean: [0.5, 0.5, 0.5], std: [0.25, 0.5, 0.25] };
+    expect(imported).toMatchObject({ normalisation, prefix: "", leftOut: {}, classes: 10 });
+    const model = ["--from", at("named"), "--out", at("named.onnx"), "--limit", "4"];
+    await expect(run(exportCommand, ...model)).rejects.toThrow(/named has no class named .*--match-classes position/);
+    await run(exportCommand, ...model, "--match-classes", "position");
+    const { metadata } = parseModel(await readFile(at("named.onnx")));
+    expect(JSON.parse(metadata.classes as string)).toEqual(names.split(","));
+    expect(JSON.parse(metadata.preprocessing as string)).toMatchObject({ normalisation });
+    const tuning = ["--scheme", "slf", "--from", at("named"), "--dataset", "shapes", ...tiny];
+    await expect(run(finetuneCommand, ...tuning, "--keep-head", "--out", at("kept"))).rejects.toThrow(
+      /the head of --from tells a; b; c.* apart, in this order, and the images have .*leave --keep-head out/,
+    );
+    await run(finetuneCommand, ...tuning, "--out", at("normal"));
+    const weights = ["--from", at("normal"), "--format", "safetensors", "--layout", "authors"];
+    await run(exportCommand, ...weights, "--out", at("normal.safetensors"));
+    const again = await run(importCommand, "--from", at("normal.safetensors"), "--out", at("normal-again"));
+    expect(again).toMatchObject({ normalisation, classes: 10, leftOut: {} });
+    await expect(
+      run(importCommand, "--from", at("weights.safetensors"), "--out", at("few"), "--class-names", "a,b"),
+    ).rejects.toThrow(/--class-names has 2 names but the classifier .* has 10 classes/);
   });
 
   test("what cannot be is refused in one sentence", async () => {

@@ -157,6 +157,21 @@ describe("a dictionary is chosen and told", () => {
     }
   });
 
+  test("that fits what is looked for, however small; of several that do none is guessed", async () => {
+    const three = dictionary(["c", w(0)], ["d", w(0)], ["e", w(0)]);
+    const fits: TorchOptions["fits"] = (shapes) => shapes.get("a")?.join() === "1";
+    const found = await read(dictionary(["head", three], ["net", two(0)]), { fits });
+    expect([found.key, found.others]).toEqual(["net", ["head"]]);
+    const ema = await read(dictionary(["model_ema", two(1)], ["model", two(0)]), { fits });
+    expect([ema.key, ema.others]).toEqual(["model", ["model_ema"]]);
+    const several = dictionary(["best", two(1)], ["last", two(0)]);
+    await expect(read(several, { fits })).rejects.toThrow(
+      /holds 2 networks, under "best", "last"; choose one, such as --key best$/,
+    );
+    expect((await read(several, { fits, key: "last" })).others).toEqual(["best"]);
+    expect((await read(dictionary(["head", three]), { fits })).key).toBe("head");
+  });
+
   test("names of an object's own are names like others", async () => {
     const found = await read(dictionary(["__proto__", w(0)], ["constructor", w(1)], ["toString", w(2)]));
     expect([...found.tensors].map(([name, { data }]) => [name, data[0]])).toEqual([

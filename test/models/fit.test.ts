@@ -4,7 +4,6 @@ import { chanceOf } from "../../src/models/chance.ts";
 import { areNames, namesOf } from "../../src/models/class-names.ts";
 import type { LoadedClassifier } from "../../src/models/classifier.ts";
 import { fitLabels } from "../../src/models/fit.ts";
-import { warnOfUnits } from "../../src/models/units.ts";
 
 const model = (classNames: readonly string[], classes = classNames.length): LoadedClassifier => ({
   source: "m.onnx",
@@ -84,21 +83,4 @@ test("names stand in a file as JSON, or as Python's dictionary", () => {
 test("chance is the largest class and two deviations", () => {
   expect(chanceOf(Int32Array.from([0, 0, 0, 1]))).toBeCloseTo(0.75 + 2 * Math.sqrt((0.75 * 0.25) / 4), 6);
   expect(chanceOf(new Int32Array())).toBe(0);
-});
-
-test("numbers of pixels from 0 to 255 are told with what is meant", () => {
-  const said: string[] = [];
-  const warn = (message: string) => said.push(message);
-  warnOfUnits({ eps: 8, stepSize: 2, mean: [123.675, 116.28, 103.53], std: [58.4, 57.1, 57.4] }, warn);
-  expect(said).toEqual([
-    expect.stringMatching(/--eps 8\/255 \(0\.0314\)/),
-    expect.stringMatching(/one step leaves the box; did you mean --step-size 2\/255/),
-    expect.stringMatching(/did you mean --mean 0\.485,0\.456,0\.406\?/),
-    expect.stringMatching(/did you mean --std 0\.229,0\.2239,0\.2251\?/),
-  ]);
-  said.length = 0;
-  warnOfUnits({ eps: 8 / 255, stepSize: 2 / 255, mean: [0.5], std: [1] }, warn);
-  warnOfUnits({ norm: "l2", eps: 3, stepSize: 1 }, warn);
-  warnOfUnits({ mean: [0], std: [1 / 255], eps: undefined }, warn);
-  expect(said).toEqual([]);
 });

@@ -67,17 +67,29 @@ interface Named {
   readonly notes: string[];
 }
 
+/** The branch that is there alone, of several that were: what finetuning leaves. */
+const onlyBranch = (tensors: ReadonlyMap<string, Tensor>, { place }: Found): number | undefined => {
+  const held = [...tensors.keys()].flatMap((name) => {
+    const match = /^bn1\.bn_list\.(\d+)\.weight$/.exec(nameAt(place, name) ?? "");
+    return match === null ? [] : [Number(match[1])];
+  });
+  return held.length === 1 && held[0] !== 0 ? held[0] : undefined;
+};
+
 const nameAll = (tensors: ReadonlyMap<string, Tensor>, found: Found, wrong: string[]): Named => {
+  const only = onlyBranch(tensors, found);
+  const notes = [...found.notes];
+  if (only !== undefined) notes.push(`batch norms hold one branch alone, bn_list.${only}: it is taken as the only one`);
   const ours = new Map<string, Tensor>();
   const theirs = new Map<string, string>();
   for (const [name, value] of tensors) {
-    const here = nameAt(found.place, name);
+    const here = nameAt(found.place, name)?.replace(`.bn_list.${only}.`, ".");
     if (here === undefined) continue;
     if (ours.has(here)) wrong.push(`${name} is there twice`);
     ours.set(here, toFloat32(value));
     theirs.set(here, name);
   }
-  return { found, ours, theirs, notes: [...found.notes] };
+  return { found, ours, theirs, notes };
 };
 
 /** What linear classifiers are called that stand beside an encoder. */
