@@ -87,13 +87,13 @@ export const finetuneStep = (options: FinetuneOptions): Step => {
     const [plain, robust] = [viewOf(both, 0, 2), viewOf(both, 1, 2)];
     measured = {
       ...trades(plain, robust, label, beta),
-      batchAccuracy: accuracy(plain, label),
-      robustBatchAccuracy: accuracy(robust, label),
+      trainAccuracy: accuracy(plain, label),
+      trainRobustAccuracy: accuracy(robust, label),
     };
   } else {
     if (objective === "pgd") x = attacked((at) => crossEntropy(judged(at), label, "none"));
     const logits = model("train", [branch], x);
-    const name = objective === "pgd" ? "robustBatchAccuracy" : "batchAccuracy";
+    const name = objective === "pgd" ? "trainRobustAccuracy" : "trainAccuracy";
     measured = { loss: crossEntropy(logits, label), [name]: accuracy(logits, label) };
   }
   const { outputs, gradients } = update(store, measured.loss, sgd(options));

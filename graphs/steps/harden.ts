@@ -48,8 +48,8 @@ export const hardenStep = (options: HardenOptions, classify: (store: Store) => (
   const { outputs } = update(store, measured.loss, sgd(options), undefined, options.clip);
   const figures = {
     ...measured,
-    batchAccuracy: accuracy(natural, label),
-    robustBatchAccuracy: accuracy(attacked, label),
+    trainAccuracy: accuracy(natural, label),
+    trainRobustAccuracy: accuracy(attacked, label),
   };
   return { store, outputs: { ...outputs, ...metrics(figures) } };
 };

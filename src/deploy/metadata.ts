@@ -21,8 +21,8 @@ export interface Described {
 
 /** What runs of version 0.1.0 called the accuracies of their last batch. */
 const formerNames: Readonly<Record<string, string>> = {
-  accuracy: "batchAccuracy",
-  robustAccuracy: "robustBatchAccuracy",
+  accuracy: "trainAccuracy",
+  robustAccuracy: "trainRobustAccuracy",
 };
 
 /** The last figures of a training, under names that say what they are of. */

@@ -4,6 +4,7 @@ import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { div, mul, sub } from "../../graphs/ops/index.ts";
 import type { Classifier } from "../../graphs/steps/evaluate.ts";
 import type { Dataset } from "../data/dataset.ts";
+import { subset } from "../data/subset.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { LoadedClassifier } from "./classifier.ts";
 import { imageBatch } from "./images.ts";
@@ -33,14 +34,19 @@ const usual: readonly { readonly flags: string; readonly of: (build: Classifier)
 /** Images that a guess is tried on. */
 const TRIED = 200;
 
-/** Share of the first images that a classifier is right for. */
+/** Share of images that a classifier is right for: of many, of some that are spread over them. */
 export const shareRight = async (
   build: Classifier,
   { fixedBatch, image }: Pick<LoadedClassifier, "fixedBatch" | "image">,
-  dataset: Dataset & { readonly labels: Int32Array },
+  all: Dataset & { readonly labels: Int32Array },
   engine: Pick<Engine, "loadEvaluation">,
 ): Promise<number> => {
-  const count = Math.min(TRIED, dataset.count);
+  const count = Math.min(TRIED, all.count);
+  // Those of a folder stand class by class.
+  const dataset = subset(
+    all,
+    Int32Array.from({ length: count }, (_, i) => Math.floor((i * all.count) / count)),
+  );
   const batch = fixedBatch ?? Math.min(count, 50);
   const x = input("x", { dtype: "float32", shape: [batch, ...image] });
   const session = await engine.loadEvaluation({ logits: build(x) });
@@ -49,7 +55,7 @@ export const shareRight = async (
     for (let from = 0; from < count; from += batch) {
       const { logits } = await session.run({ x: imageBatch(dataset, from, batch) });
       const found = predictionsOf(logits as Tensor).slice(0, count - from);
-      right += found.filter((prediction, i) => prediction === dataset.labels[from + i]).length;
+      right += found.filter((prediction, i) => prediction === dataset.labels?.[from + i]).length;
     }
     return right / count;
   } finally {

@@ -175,6 +175,7 @@ export const pageFiles = async (
   const data = request.data ?? (request.dataset === undefined ? shown.data : undefined);
   const size = shown.image.dim(2);
   let samples: Dataset | undefined;
+  let tried: Dataset | undefined;
   try {
     const loaded = await loadDataset({
       name,
@@ -186,6 +187,7 @@ export const pageFiles = async (
       skipBroken: true, // a few to try are wanted, whichever
     });
     samples = spread(loaded, request.samples);
+    tried = loaded;
   } catch (error) {
     if (request.dataset !== undefined) throw error;
     warn(`images to try are generated shapes: ${(error as Error).message}`);
@@ -197,7 +199,7 @@ export const pageFiles = async (
   const classes = classNames(count, named ?? samples.classes);
   // Labels mean something only where the classes are the dataset's.
   const same = classes.join() === samples.classes.join();
-  if (same && engine !== undefined) await warnOfChance(shown, request, samples, engine, warn);
+  if (same && engine !== undefined) await warnOfChance(shown, request, tried ?? samples, engine, warn);
   const options: PageOptions = {
     ...request,
     title: shown.title,

@@ -129,7 +129,7 @@ type Common = Omit<FinetuneResult, "testImages" | "accuracy" | "robustAccuracy">
 
 /** Tests the classifier, writes results and report. */
 const finish = async (
-  { evaluate }: Finetuning,
+  { evaluate, from }: Finetuning,
   { test, validation }: FinetuningImages,
   engine: Engine,
   measured: Measured,
@@ -151,10 +151,14 @@ const finish = async (
   const accuracies = { accuracy, ...(robustAccuracy !== undefined && { robustAccuracy }) };
   await writeFileAtomic(join(out, resultsFile), `${JSON.stringify(accuracies)}\n`);
   await writeReport(out);
+  const imported =
+    from === "none"
+      ? ""
+      : "; of an encoder that was imported, check that advcl import got the --mean and --std that it was trained with";
   const chance = chanceOf(test.labels as Int32Array);
   if (accuracy <= chance && chance < 1)
     context.warn(
-      `${out} is no better than chance on test images (${percent(accuracy)}; chance gives up to ${percent(chance)}): train it longer (--epochs), or at another --lr; of an encoder that was imported, check that advcl import got the --mean and --std that it was trained with`,
+      `${out} is no better than chance on test images (${percent(accuracy)}; chance gives up to ${percent(chance)}): train it longer (--epochs), or at another --lr${imported}`,
     );
   const choice = validation === undefined ? "" : ` (the best on ${validation.count} held-out images)`;
   const robust = robustAccuracy === undefined ? "" : `, under PGD-20 ${percent(robustAccuracy)}`;
@@ -170,14 +174,10 @@ const commonResult = (run: RunFolder, { scheme, epochs }: Finetuning, trained: T
   return { out: run.path, scheme, steps, epochs, epoch, metrics, waitSeconds };
 };
 
-/** A training figure as conditions name it: `accuracy` and `robustAccuracy` are those of the test images there. */
-const ofTraining = (name: string): string =>
-  name === "accuracy" || name === "robustAccuracy" ? `train${name[0]?.toUpperCase()}${name.slice(1)}` : name;
-
 /** Figures that a finetuning will have, for conditions to be checked by. */
 const figureNames = (step: Step, { evaluate, validationSteps }: Finetuning, images: FinetuningImages): FigureNames => ({
   followed: [
-    ...measuredBy(step).map(ofTraining),
+    ...measuredBy(step),
     ...(images.validation === undefined ? [] : ["validation", ...(validationSteps > 0 ? ["robustValidation"] : [])]),
   ],
   final: images.test === undefined ? [] : ["accuracy", ...(evaluate ? ["robustAccuracy"] : [])],
@@ -191,8 +191,7 @@ const withConditions = async (
   const { out, metrics } = result;
   const { accuracy, robustAccuracy }: Partial<FinetuneResult> = result;
   const extremes = await readExtremes(out, metrics);
-  const followed = Object.entries(figuresOf(metrics, extremes)).map(([name, figure]) => [ofTraining(name), figure]);
-  const figures: Figures = { ...Object.fromEntries(followed), ...lastFigures({ accuracy, robustAccuracy }) };
+  const figures: Figures = { ...figuresOf(metrics, extremes), ...lastFigures({ accuracy, robustAccuracy }) };
   return { ...result, ...extremes, ...judged(conditions, figures) };
 };
 

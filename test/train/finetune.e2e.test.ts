@@ -151,9 +151,9 @@ test("held-out images choose the epoch, test images do not", async () => {
     .map((line) => JSON.parse(line));
   const figures: number[] = lines.flatMap((line) => line.robustValidation ?? []);
   expect(figures.length).toBe(5);
-  expect(lines.some((line) => "robustBatchAccuracy" in line && "batchAccuracy" in line)).toBe(false);
+  expect(lines.some((line) => "trainRobustAccuracy" in line && "trainAccuracy" in line)).toBe(false);
   // Only test images give an accuracy by that name.
-  expect(lines.some((line) => "robustBatchAccuracy" in line)).toBe(true);
+  expect(lines.some((line) => "trainRobustAccuracy" in line)).toBe(true);
   expect(lines.some((line) => "accuracy" in line || "robustAccuracy" in line)).toBe(false);
   const { checkpoint } = await readRun(out, silent);
   expect(result.epoch).toBe(figures.indexOf(Math.max(...figures)) + 1);
