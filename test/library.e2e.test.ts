@@ -62,7 +62,8 @@ test("docs/api.md is what the library exports (node dist/scripts/docs/api-refere
 
 test("and its types are known", () => {
   const check = (): ReturnType<typeof spawnSync> => {
-    const flags = "--noEmit --strict --skipLibCheck false --exactOptionalPropertyTypes --module nodenext --target es2023 --types node example.mts";
+    const flags =
+      "--noEmit --strict --skipLibCheck false --exactOptionalPropertyTypes --module nodenext --target es2023 --types node example.mts";
     return spawnSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), ...flags.split(" ")], {
       cwd: folder,
       encoding: "utf8",
