@@ -88,10 +88,7 @@ describe("completion", () => {
       ["acl", "acl-air"],
     ],
     [["pretrain", "--method", "simclr", "--no-clu"], ["--no-clusters"]],
-    [
-      ["config", "evaluate", "--no"],
-      ["--norm", "--no-mean", "--no-std", "--no-attacks", "--no-require", "--no-fail-if"],
-    ],
+    [["config", "evaluate", "--no-at"], ["--no-attacks"]],
     [["compare", "--config", "two-"], ["two-cores"]],
     [["evaluate", "--eps", ""], []],
   ])("of %j in bash", async (words, expected) => {
