@@ -80,17 +80,24 @@ const leaveTogether = (code: number, say: () => void = () => {}): void => {
 /** Leaves once everything is written: pipes are written to in the background. */
 const leave = (code: number): void => {
   done = true;
-  stdout.write("", () => stderr.write("", () => process.exit(code)));
+  stdout.write("", () => {
+    // A stream that failed tells so here first.
+    if (stdout.errored) unwritten(stdout.errored);
+    stderr.write("", () => process.exit(code));
+  });
 };
 
 /** Whether the command has ended. */
 let done = false;
 
-stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code === "EPIPE") process.exit(0); // the reader has seen enough: advcl --help | head
+/** Ends where results find no reader: well where one has seen enough (advcl --help | head), else with a sentence. */
+const unwritten = (error: NodeJS.ErrnoException): never => {
+  if (error.code === "EPIPE") process.exit(0);
   stderr.write(`error: the results can't be written (${error.message}); give stdout room, or --out a folder\n`);
   process.exit(1);
-});
+};
+
+stdout.on("error", unwritten);
 stderr.on("error", () => {}); // nobody listens any more; the work goes on
 process.on("uncaughtException", (error) => leave(report(error)));
 process.on("beforeExit", () => {
