@@ -312,9 +312,11 @@ describe("checkpoints", () => {
     await (await openRun()).close();
     await mkdir(join(folder, "checkpoints", ".000002.partial-1-ab"), { recursive: true });
     await writeFile(join(folder, ".config.yaml.partial-1-ab"), "");
+    await mkdir(join(folder, "adversarial"));
+    await writeFile(join(folder, "adversarial", ".pgd10.safetensors.partial-1-ab"), "");
     await (await openRun({ resume: true })).close();
     expect(await checkpoints()).toEqual([]);
-    expect((await readdir(folder)).sort()).toEqual(["checkpoints", "config.yaml"]);
+    expect((await readdir(folder, { recursive: true })).sort()).toEqual(["adversarial", "checkpoints", "config.yaml"]);
   });
 });
 
