@@ -75,8 +75,9 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
       `the model has ${model.nodes.length} nodes; at most ${MOST_NODES} are supported`,
     );
   const values = new Map<string, Value>([["", absent]]);
-  const parameters: Record<string, Value> = {};
-  const weights: Record<string, Tensor> = {};
+  // Names are the file's: in a table with a prototype `__proto__` is none.
+  const parameters: Record<string, Value> = Object.create(null);
+  const weights: Record<string, Tensor> = Object.create(null);
   for (const [name, tensor] of model.initializers) {
     const trainable = isFloat(tensor.dtype) && tensor.shape.length > 0;
     const asInput = trainable ? options.parameter?.(name) : undefined;
@@ -86,7 +87,7 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
     parameters[name] = value;
     weights[name] = tensor;
   }
-  const inputs: Record<string, Value> = {};
+  const inputs: Record<string, Value> = Object.create(null);
   for (const given of model.inputs) {
     const value = inputOf(given, options);
     values.set(given.name, value);

@@ -40,12 +40,12 @@ const sourceOf = (i: number, from: number, to: number, scale: number, rule: stri
   }
 };
 
-const roundings: Readonly<Record<string, (x: number) => number>> = {
-  round_prefer_floor: (x) => Math.ceil(x - 0.5),
-  round_prefer_ceil: (x) => Math.floor(x + 0.5),
-  floor: Math.floor,
-  ceil: Math.ceil,
-};
+const roundings: ReadonlyMap<string, (x: number) => number> = new Map([
+  ["round_prefer_floor", (x) => Math.ceil(x - 0.5)],
+  ["round_prefer_ceil", (x) => Math.floor(x + 0.5)],
+  ["floor", Math.floor],
+  ["ceil", Math.ceil],
+]);
 
 /** How much a pixel counts by its distance, and the distance from which on it does not. */
 interface Filter {
@@ -96,7 +96,7 @@ const weights = (from: number, to: number, scale: number, how: Interpolation, tr
   for (let i = 0; i < to; i++) {
     const x = sourceOf(i, from, to, scale, how.coordinate_transformation_mode);
     if (how.mode === "nearest") {
-      const round = roundings[how.nearest_mode];
+      const round = roundings.get(how.nearest_mode);
       check(round !== undefined, "unsupported", `nearest_mode ${how.nearest_mode} is not supported`);
       give(i, round(x), 1);
     } else {

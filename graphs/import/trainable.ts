@@ -2,16 +2,16 @@
 import type { FileModel } from "../onnx/parse.ts";
 
 /** Inputs of ops that are weights wherever they stand; a batch norm's statistics are not. */
-const weighted: Readonly<Record<string, readonly number[]>> = {
-  Conv: [1, 2],
-  ConvTranspose: [1, 2],
-  Gemm: [1, 2],
-  MatMul: [0, 1],
-  BatchNormalization: [1, 2],
-  LayerNormalization: [1, 2],
-  InstanceNormalization: [1, 2],
-  PRelu: [1],
-};
+const weighted: ReadonlyMap<string, readonly number[]> = new Map([
+  ["Conv", [1, 2]],
+  ["ConvTranspose", [1, 2]],
+  ["Gemm", [1, 2]],
+  ["MatMul", [0, 1]],
+  ["BatchNormalization", [1, 2]],
+  ["LayerNormalization", [1, 2]],
+  ["InstanceNormalization", [1, 2]],
+  ["PRelu", [1]],
+]);
 /** Ops whose constant operand is a weight (a bias, a layer's scale) once the images went through a weighted op. */
 const elementwise = ["Add", "Sub", "Mul"];
 /** Such an operand of fewer elements is a number of the program, not a weight: 0.5 in a GELU, a colour's mean. */
@@ -27,7 +27,7 @@ export const trainableInitializers = ({ initializers, nodes, inputs }: FileModel
   // Values that are images still: no weighted op lies behind them.
   const raw = new Set(inputs.map(({ name }) => name));
   for (const { op, domain, inputs: given, outputs } of nodes) {
-    const places = domain === "" || domain === "ai.onnx" ? weighted[op] : undefined;
+    const places = domain === "" || domain === "ai.onnx" ? weighted.get(op) : undefined;
     const onImages = given.some((name) => raw.has(name));
     const scales = elementwise.includes(op) && !onImages;
     given.forEach((name, i) => {

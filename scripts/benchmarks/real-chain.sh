@@ -40,9 +40,10 @@ for dataset in cifar10 cifar100 stl10; do
   done
 done
 node --input-type=module - "$out" "$dist" <<'TABLE'
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 const [out, dist] = process.argv.slice(2);
 const { printTable } = await import(`${dist}/src/compare/table.js`);
+const { writeSealed } = await import(`${dist}/src/files/seal.js`);
 const cells = ["cifar10", "cifar100", "stl10"].flatMap((dataset) =>
   ["slf", "alf", "aff"].map((scheme) => {
     const { attacks, seed } = JSON.parse(readFileSync(`${out}/${dataset}-${scheme}-evaluation/evaluation.json`, "utf8"));
@@ -50,7 +51,7 @@ const cells = ["cifar10", "cifar100", "stl10"].flatMap((dataset) =>
     return { variant: "advcl", seed, dataset, scheme, figures: { SA: of("clean"), RA: of("pgd20"), AA: of("autoattack") } };
   }),
 );
-writeFileSync(`${out}/table.json`, `${JSON.stringify({ cells }, null, 2)}\n`);
+await writeSealed(`${out}/table.json`, { cells });
 console.log(printTable(cells));
 TABLE
 "${advcl[@]}" report --from "$out"

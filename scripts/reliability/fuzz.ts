@@ -14,9 +14,10 @@ import type { Random } from "../../src/data/random.ts";
 import { isOurs } from "../../src/errors.ts";
 import { openNpy } from "../../src/files/npy.ts";
 import { encodeSafetensors } from "../../src/files/safetensors.ts";
+import { readSealed, sealed } from "../../src/files/seal.ts";
 import { readWeights } from "../../src/files/weights.ts";
+import { configFile, encodeConfig, readRunConfig } from "../../src/runs/config.ts";
 import { readMetrics } from "../../src/runs/metrics.ts";
-import { configFile, readRunConfig } from "../../src/runs/run-folder.ts";
 
 /** What a format can notice by itself: any change, changes of its headers only, or none that leaves it well-formed. */
 export type Checksum = "whole" | "headers" | "none";
@@ -209,13 +210,24 @@ const otherSubjects = async (lay: Lay): Promise<Subject[]> => [
   },
   {
     name: "config",
-    checksum: "none",
+    checksum: "whole",
     file: await lay(
       "config",
       configFile,
-      "command: pretrain\nsettings:\n  lr: 0.1\n  clusters: [2, 10]\nversions:\n  advcl: 0.1.0\ncommit: null\n",
+      encodeConfig({
+        command: "pretrain",
+        settings: { lr: 0.1, clusters: [2, 10] },
+        versions: { advcl: "0.1.0" },
+        commit: null,
+      }),
     ),
-    read: async (folder) => JSON.stringify((await readRunConfig(folder)) ?? null),
+    read: async (folder) => JSON.stringify((await readRunConfig(folder, "resume")) ?? null),
+  },
+  {
+    name: "results",
+    checksum: "whole",
+    file: await lay("results", "f", sealed({ accuracy: 0.75, attacks: { pgd20: { right: 12, count: 50 } } }, 2)),
+    read: async (folder) => JSON.stringify((await readSealed(join(folder, "f"))) ?? null),
   },
 ];
 

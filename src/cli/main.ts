@@ -1,102 +1,17 @@
 #!/usr/bin/env node
-import { launched } from "../distributed/launcher.ts";
-import { abortRanks, leaveRanks } from "../distributed/ranks.ts";
-import { exitCode, isOurs, RequestError } from "../errors.ts";
-import { nearestName } from "../settings/resolve.ts";
-import { version } from "../version.ts";
-import { commands } from "./commands/index.ts";
-import { asksHelp } from "./flags.ts";
-import { printColumns } from "./help.ts";
-
-const { stdout, stderr } = process;
-
-/** Columns to write in: the terminal's, within what reads well. */
-const width = (): number => Math.min(Math.max(stdout.columns ?? 100, 60), 110);
-
-const overview = (): string => {
-  const rows = Object.entries(commands).map(([name, { summary }]) => [name, summary] as const);
-  return `advcl: adversarially robust self-supervised training on stock ONNX Runtime
-
-Usage: advcl COMMAND [--setting value …]
-
-Commands:
-${printColumns(rows, width())}
-
-advcl COMMAND --help lists the settings of a command; advcl --version prints the version.
-`;
-};
-
-/** Runs the command line. Returns the exit code; throws what went wrong. */
-const run = async ([name, ...args]: readonly string[]): Promise<number> => {
-  const before = args.includes("--") ? args.slice(0, args.indexOf("--")) : args;
-  if (name === "--version" || name === "-V" || name === "-v" || before.includes("--version")) {
-    stdout.write(`${version()}\n`);
-    return 0;
+/** Begins the program. It imports nothing before it can say what stands in the way of that: a machine may lack files or memory. */
+const begin = async (): Promise<void> => {
+  try {
+    const { main } = await import("./program.ts");
+    main();
+  } catch (error) {
+    const { code = "", message } = error as NodeJS.ErrnoException;
+    const sentence = ["EMFILE", "ENFILE"].includes(code)
+      ? "too many files are open to load the program; raise the limit (ulimit -n 1024)"
+      : `the program can't be loaded (${message}); install it anew with npm ci`;
+    process.stderr.write(`error: ${sentence}\n`);
+    process.exitCode = 1;
   }
-  if (name === undefined || name === "--help" || name === "-h" || (name === "help" && args.length === 0)) {
-    stdout.write(overview());
-    return 0;
-  }
-  if (name === "help") return run([...args, "--help"]);
-  if (name.startsWith("-")) throw new RequestError(`the command comes before ${name}: write advcl COMMAND ${name}`);
-  if (!Object.hasOwn(commands, name)) {
-    const nearest = nearestName(name, Object.keys(commands));
-    const remedy = nearest === undefined ? "see advcl --help" : `did you mean ${nearest}?`;
-    throw new RequestError(`there is no command ${JSON.stringify(name)}; ${remedy}`);
-  }
-  const command = await commands[name]!.load();
-  if (!asksHelp(args)) return command.execute(args, { stdout, stderr });
-  stdout.write(command.help(width()));
-  return 0;
 };
 
-/** Says what went wrong, in one sentence; the stack too with --debug. */
-const report = (error: unknown): number => {
-  const { message, stack } = error instanceof Error ? error : new Error(String(error));
-  const debug = process.argv.includes("--debug");
-  const hint =
-    isOurs(error) || debug ? "" : "; this is a fault of advcl: run it again with --debug and report what it prints";
-  stderr.write(`error: ${message}${hint}\n`);
-  if (debug)
-    stderr.write(`${stack}\n${error instanceof Error && error.cause ? `cause: ${String(error.cause)}\n` : ""}`);
-  return exitCode(error);
-};
-
-/** Leaves, and has all ranks leave where one failed: the first gets to speak before the others, whose fault is mostly the same. */
-const leaveTogether = (code: number, say: () => void = () => {}): void => {
-  if (code === 0) leaveRanks();
-  const rank = launched()?.rank ?? 0;
-  const end = () => {
-    say();
-    if (code !== 0) stderr.write("", () => abortRanks(code));
-    leave(code);
-  };
-  if (code !== 0 && rank > 0) setTimeout(end, 5000);
-  else end();
-};
-
-/** Leaves once everything is written: pipes are written to in the background. */
-const leave = (code: number): void => {
-  done = true;
-  stdout.write("", () => stderr.write("", () => process.exit(code)));
-};
-
-/** Whether the command has ended. */
-let done = false;
-
-stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code === "EPIPE") process.exit(0); // the reader has seen enough: advcl --help | head
-  stderr.write(`error: the results can't be written (${error.message}); give stdout room, or --out a folder\n`);
-  process.exit(1);
-});
-stderr.on("error", () => {}); // nobody listens any more; the work goes on
-process.on("uncaughtException", (error) => leave(report(error)));
-process.on("beforeExit", () => {
-  // Node leaves with 0 when nothing is pending, even if the command has not returned.
-  if (!done) leave(report(new Error("internal: the command ended before its work was done")));
-});
-
-run(process.argv.slice(2)).then(
-  (code) => leaveTogether(code),
-  (error: unknown) => leaveTogether(exitCode(error), () => report(error)),
-);
+await begin();

@@ -7,6 +7,7 @@ import { type DatasetName, datasetNames } from "../data/dataset.ts";
 import { RequestError } from "../errors.ts";
 import { evaluate } from "../evaluate/evaluate.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { writeSealed } from "../files/seal.ts";
 import { writeReport } from "../report/write.ts";
 import { datasetSettings, networkSettings, targetSetting, workersSetting } from "../settings/fragments.ts";
 import { nearestName, readObject } from "../settings/resolve.ts";
@@ -184,7 +185,7 @@ const classify = async (
 
 const writeTable = async (out: string, cells: readonly Cell[]): Promise<void> => {
   await writeFileAtomic(join(out, "table.md"), `${printTable(cells)}\n`);
-  await writeFileAtomic(join(out, "table.json"), `${JSON.stringify({ rows: rowsOf(cells), cells }, null, 2)}\n`);
+  await writeSealed(join(out, "table.json"), { rows: rowsOf(cells), cells });
 };
 
 const perform = async (settings: Settings, context: VerbContext): Promise<CompareResult> => {

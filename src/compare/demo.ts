@@ -4,7 +4,7 @@ import { z } from "zod";
 import { cluster } from "../cluster/cluster.ts";
 import { exportModel } from "../deploy/export.ts";
 import { evaluate } from "../evaluate/evaluate.ts";
-import { writeFileAtomic } from "../files/atomic.ts";
+import { writeSealed } from "../files/seal.ts";
 import { writeReport } from "../report/write.ts";
 import { networkSettings, targetSetting, workersSetting } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
@@ -234,7 +234,7 @@ const perform = async (settings: Settings, context: VerbContext): Promise<DemoRe
       done.push({ name, about, command, seconds: result.seconds });
       const contestant = contestants.find((one) => one.name === name);
       if (contestant !== undefined) classifiers.push(classifierOf(contestant, result));
-      await writeFileAtomic(at(storyFile), `${JSON.stringify({ classifiers, parts: done }, null, 2)}\n`);
+      await writeSealed(at(storyFile), { classifiers, parts: done });
     }
     await writeReport(out);
   } catch (error) {

@@ -1,11 +1,11 @@
 /** Work made of several verbs: each part is done once, and its results are remembered in the folder of the whole. */
 import { existsSync } from "node:fs";
-import { mkdir, readdir, readFile } from "node:fs/promises";
+import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { z } from "zod";
 import { RequestError } from "../errors.ts";
-import { makeFolder, writeFileAtomic } from "../files/atomic.ts";
-import { fileError } from "../files/file-error.ts";
+import { makeFolder } from "../files/atomic.ts";
+import { readSealed, writeSealed } from "../files/seal.ts";
 import { configFile } from "../runs/run-folder.ts";
 import { kebabCase, printFlags } from "../settings/name.ts";
 import type { Given } from "../settings/spec.ts";
@@ -20,15 +20,6 @@ export const commandOf = (name: string, settings: object): string => ["advcl", n
 /** The setting that goes on with the run in a folder, where there is one. */
 export const resuming = (folder: string): { readonly resume?: true } =>
   existsSync(join(folder, configFile)) ? { resume: true } : {};
-
-const readJson = async (path: string): Promise<Readonly<Record<string, unknown>> | undefined> => {
-  try {
-    return JSON.parse(await readFile(path, "utf8")) as Readonly<Record<string, unknown>>;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw fileError(error, "read", path);
-  }
-};
 
 /** The work in a folder. */
 export interface Pipeline {
@@ -61,7 +52,7 @@ export const openPipeline = async (
   const settings = Object.fromEntries(
     Object.entries(recorded).filter(([key]) => !growing.includes(key) && !changeable.includes(key)),
   );
-  const before = await readJson(path);
+  const before = await readSealed(path, "give another --out");
   const differing = Object.keys({ ...settings, ...before }).filter(
     (key) => before !== undefined && JSON.stringify(before[key] ?? null) !== JSON.stringify(settings[key] ?? null),
   );
@@ -70,7 +61,7 @@ export const openPipeline = async (
     throw new RequestError(
       `${out} holds a ${thing} with other settings (${differing.map(kebabCase).join(", ")}); give its own, or another --out`,
     );
-  await writeFileAtomic(path, `${JSON.stringify(settings, null, 2)}\n`);
+  await writeSealed(path, settings);
   return { once: (name, verb, given) => performOnce(join(out, "results"), name, verb, given, context) };
 };
 
@@ -82,7 +73,7 @@ const performOnce = async <Own extends Shape, Result extends object>(
   context: VerbContext,
 ): Promise<Result & { readonly seconds: number }> => {
   const path = join(folder, `${name}.json`);
-  const known = await readJson(path);
+  const known = await readSealed(path, `remove it, and ${name} is done again`);
   if (known !== undefined) return known as Result & { readonly seconds: number };
   const { signal } = context;
   if (signal.aborted) throw new Interrupted("");
@@ -93,6 +84,6 @@ const performOnce = async <Own extends Shape, Result extends object>(
   if (signal.aborted) throw new Interrupted("");
   const results = { ...made, seconds: (performance.now() - began) / 1000 };
   await mkdir(folder, { recursive: true });
-  await writeFileAtomic(path, `${JSON.stringify(results, null, 2)}\n`);
+  await writeSealed(path, results);
   return results;
 };

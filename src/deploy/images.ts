@@ -1,6 +1,7 @@
 /** Images of a dataset as the models take them. */
 import { type Dataset, type DatasetName, type DatasetOptions, loadDataset } from "../data/dataset.ts";
 import { RequestError } from "../errors.ts";
+import { placeOf } from "../runs/config.ts";
 import type { Reporter } from "../verbs/reporter.ts";
 import type { Source } from "./source.ts";
 
@@ -25,7 +26,8 @@ export const imagesOf = (
   const name = (dataset ?? trained.dataset) as DatasetName | undefined;
   if (name === undefined) return undefined;
   const testShare = typeof trained.testShare === "number" ? trained.testShare : undefined;
-  const place = data ?? (dataset === undefined ? (trained.data as string | undefined) : undefined);
+  const place =
+    data ?? (dataset === undefined ? (placeOf(source.run.config, "data") as string | undefined) : undefined);
   const skipBroken = trained.skipBroken === true;
   return { name, data: place, split, size: source.network.size, limit, seed, testShare, skipBroken, warn };
 };

@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { DType } from "../../graphs/onnx/dtype.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { RequestError } from "../errors.ts";
 
 interface WebTensor {
   readonly type: string;
@@ -22,13 +23,28 @@ interface Web {
   };
 }
 
+/**
+ * The folder of a browser's engine, an optional package: much to download for who needs no page.
+ * @throws RequestError where it is not installed
+ */
+export const webEngine = (engine: "onnxruntime-web" | "onnxruntime-training-web"): string => {
+  try {
+    return dirname(createRequire(import.meta.url).resolve(engine));
+  } catch (cause) {
+    throw new RequestError(
+      `the browser's engine is not installed; install it with npm install --no-save --include=optional ${engine}`,
+      { cause },
+    );
+  }
+};
+
 /** @param engine npm package of the engine, of which the training build is an older version */
 export const runInWeb = async (
   model: Uint8Array,
   feeds: Readonly<Record<string, Tensor>>,
   engine: "onnxruntime-web" | "onnxruntime-training-web" = "onnxruntime-web",
 ): Promise<Record<string, Tensor>> => {
-  const folder = dirname(createRequire(import.meta.url).resolve(engine));
+  const folder = webEngine(engine);
   const web = (await import(pathToFileURL(join(folder, "ort.node.min.mjs")).href)) as Web;
   web.env.wasm.numThreads = 1;
   const session = await web.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3 });

@@ -1,5 +1,6 @@
 /** What this machine can compute on, and how to mend what is missing. */
 import { spawnSync } from "node:child_process";
+import { createRequire } from "node:module";
 import { freemem, totalmem } from "node:os";
 import { join } from "node:path";
 import { defineVerb } from "../verbs/verb.ts";
@@ -29,6 +30,8 @@ export interface DoctorResult {
   readonly providers: Readonly<Record<Provider, ProviderState>>;
   /** The engine that CUDA graphs need. */
   readonly native: NativeReport;
+  /** Packages that some commands alone need, by name: for what, and whether they are installed. */
+  readonly optional: Readonly<Record<string, { readonly installed: boolean; readonly what: string }>>;
   /** How onnxruntime would be reached on CUDA, and whether programs would be replayed as CUDA graphs. */
   readonly onCuda: Pick<Engine, "name" | "nameReason" | "graphs">;
   /** What is taken where everything is left at "auto". */
@@ -97,12 +100,36 @@ export const doctorRows = (found: DoctorResult): [string, string][] => {
       ...(remedy === undefined ? [] : [["", `→ ${remedy}`] as [string, string]]),
     ]),
     ["native engine", native.works ? `onnxruntime ${native.version} through koffi (${native.path})` : native.message],
+    ...Object.entries(found.optional).map(([name, { installed, what }]): [string, string] => [
+      name,
+      `${installed ? "installed" : `not installed: npm install --no-save --include=optional ${name}`}; for ${what}`,
+    ]),
     ["NVIDIA driver", native.driver ?? "none found"],
     ["on CUDA", `${onCuda.name}: ${onCuda.nameReason}; CUDA graphs: ${onCuda.graphs ? "yes" : "no"}`],
     ["--provider auto", `takes ${auto.provider}: ${auto.reason}`],
     ["--engine auto", `takes ${auto.name}: ${auto.nameReason}`],
     ["--precision auto", `takes ${auto.precision}${auto.provider === "cuda" ? "" : " (on CUDA tf32)"}`],
   ];
+};
+
+/** Sizes as installed, measured: docs/reliability.md. */
+const optional = {
+  "onnxruntime-web": "advcl serve, whose page it computes in (142 MB)",
+  koffi: "CUDA graphs and ranks (5 MB)",
+} as const;
+
+const optionalPackages = (): DoctorResult["optional"] => {
+  const { resolve } = createRequire(import.meta.url);
+  const installed = (name: string): boolean => {
+    try {
+      return resolve(name) !== "";
+    } catch {
+      return false;
+    }
+  };
+  return Object.fromEntries(
+    Object.entries(optional).map(([name, what]) => [name, { installed: installed(name), what }]),
+  );
 };
 
 /** Looks at processor, memory, GPUs, libraries, and tries every provider. */
@@ -127,6 +154,7 @@ export const doctor = defineVerb(
       vulkanDrivers: vulkanDrivers(),
       providers,
       native: nativeReport(),
+      optional: optionalPackages(),
       onCuda: engineOf("cuda"),
       auto: { provider, reason, name, nameReason, precision, graphs },
     };

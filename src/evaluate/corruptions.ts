@@ -167,7 +167,8 @@ const scoreCorruption = async (options: CorruptionOptions, place: number): Promi
 /** Scores every corruption of a folder; undefined where the signal came before the end. */
 export const evaluateCorruptions = async (options: CorruptionOptions): Promise<CorruptionFigures | undefined> => {
   const { names, chosen } = options;
-  const byCorruption: Record<string, number> = {};
+  // Names are those of files: `__proto__.npy` is one like others.
+  const byCorruption: Record<string, number> = Object.create(null);
   for (const [place, name] of names.entries()) {
     const right = await scoreCorruption(options, place);
     if (right === undefined) return undefined;

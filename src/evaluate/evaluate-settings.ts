@@ -1,6 +1,12 @@
 import { z } from "zod";
 import { datasetNames, splits } from "../data/dataset.ts";
-import { conditionSettings, matchSetting, modelSettings, targetSetting } from "../settings/fragments.ts";
+import {
+  conditionSettings,
+  matchSetting,
+  modelSettings,
+  overrideSetting,
+  targetSetting,
+} from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 
@@ -22,7 +28,11 @@ export const evaluateSettings = {
     "which images (default: those that the run or export was trained on, else cifar10)",
     data,
   ),
-  data: setting(path().optional(), "folder or archive of the dataset (default: the run's)", { ...data, path: true }),
+  data: setting(path().optional(), "folder or archive of the dataset (default: the run's)", {
+    ...data,
+    path: true,
+    changeable: true,
+  }),
   testShare: setting(
     z.number().min(0).max(0.9).optional(),
     "of a folder without a test split: share of each class that is held out to test on (default: the run's, else 0.2)",
@@ -58,6 +68,7 @@ export const evaluateSettings = {
   grid: setting(z.int().min(0).max(100).default(12), "images in the picture of attacks (--out)", results),
   resume: setting(z.boolean().default(false), "go on with the evaluation in --out", results),
   ...conditionSettings,
+  ...overrideSetting,
 };
 
 export type Settings = Resolved<typeof evaluateSettings>;

@@ -1,5 +1,6 @@
 /** Accuracy of a classifier on clean, attacked and corrupted images. */
 import { type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
+import { datasetFingerprint } from "../data/digest.ts";
 import { chooseEngine, type Engine, type EngineThread } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { chanceWarning } from "../models/chance.ts";
@@ -252,7 +253,14 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
   const shown = firstRight(grid);
   const keeps = (i: number) => saveAdversarial || shown.has(i);
   const { digest, source, classes } = classifier;
-  const disk = out === undefined ? undefined : openEvaluationLog(await context.openRun(), { images, digest, keeps });
+  const disk =
+    out === undefined
+      ? undefined
+      : openEvaluationLog(await context.openRun({ basis: { images: datasetFingerprint(dataset) } }), {
+          images,
+          digest,
+          keeps,
+        });
   const log = disk === undefined ? memoryLog() : shown.watch(disk);
   const radius = radiiOf(settings)
     .map((eps) => printRadius(norm, eps))

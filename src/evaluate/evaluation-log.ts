@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { RequestError } from "../errors.ts";
 import { readSafetensors, writeSafetensors } from "../files/safetensors.ts";
+import { checkSeal, sealed } from "../files/seal.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import type { ChunkRecord, EvaluatedImages, EvaluationLog } from "./types.ts";
 
@@ -51,12 +52,17 @@ const readLog = (path: string, folder: string, digest: string): Map<string, Chun
   if (lines.length === 0) return undefined;
   const finished = new Map<string, ChunkRecord>();
   lines.forEach((line, i) => {
-    let record: ChunkRecord & { model?: string };
+    let checked: ReturnType<typeof checkSeal>;
     try {
-      record = JSON.parse(line) as typeof record;
+      checked = checkSeal(JSON.parse(line));
     } catch {
-      throw new RequestError(`${path} is damaged in line ${i + 1}; choose another folder`);
+      checked = undefined;
     }
+    if (checked?.seal !== "fits")
+      throw new RequestError(
+        `${path} is damaged or was changed in line ${i + 1}; ${i === 0 ? "choose another folder" : "remove that line, and its images are attacked again"}`,
+      );
+    const record = checked.content as unknown as ChunkRecord & { readonly model?: string };
     if (i === 0 && record.model !== digest)
       throw new RequestError(`${folder} holds an evaluation of another model; choose another folder`);
     if (i > 0) finished.set(`${record.stage}/${record.chunk}`, record);
@@ -146,14 +152,14 @@ const mergeKept = async (folder: string): Promise<string[]> => {
 export const openEvaluationLog = (run: RunFolder, options: DiskLogOptions): DiskLog => {
   const file = run.appendTo(logFile, { history: true });
   const known = readLog(join(run.path, logFile), run.path, options.digest);
-  if (known === undefined) file.append(`${JSON.stringify({ model: options.digest })}\n`);
+  if (known === undefined) file.append(`${sealed({ model: options.digest })}\n`);
   const finished = known ?? new Map<string, ChunkRecord>();
   const folder = join(run.path, partsFolder);
   return {
     finished,
     append: (record) => {
       finished.set(`${record.stage}/${record.chunk}`, record);
-      file.append(`${JSON.stringify(record)}\n`);
+      file.append(`${sealed(record)}\n`);
       file.sync();
     },
     keep: (record, x) => keepImages(folder, options, record, x),

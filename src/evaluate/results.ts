@@ -1,6 +1,7 @@
 /** What an evaluation leaves: its summary, a table for people, a file of images, a picture of attacks. */
 import { join } from "node:path";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { writeSealed } from "../files/seal.ts";
 import type { LoadedClassifier } from "../models/classifier.ts";
 import { type GridCell, writeAttackGrid } from "./attack-grid.ts";
 import type { CorruptionFigures } from "./corruptions.ts";
@@ -95,7 +96,7 @@ export const curveTable = (
 /** Writes `images.jsonl` and `evaluation.json`. */
 export const writeResults = async (out: string, { rows }: EvaluationResult, summary: object): Promise<void> => {
   await writeFileAtomic(join(out, "images.jsonl"), `${rows.map((row) => JSON.stringify(row)).join("\n")}\n`);
-  await writeFileAtomic(join(out, "evaluation.json"), `${JSON.stringify(summary, null, 2)}\n`);
+  await writeSealed(join(out, "evaluation.json"), summary);
 };
 
 /** The first images that are right when clean: those that the picture shows. */

@@ -27,7 +27,7 @@ export class AppendFile {
   /**
    * Opens or makes the file.
    *
-   * @param length bytes to keep of what it holds; a file that is shorter is kept as it is
+   * @param length bytes to keep of what it holds, down to the last whole record, lest a torn one spoil the next
    * @throws RequestError or RunError naming the file where the file system refuses
    */
   constructor(path: string, length: number) {
@@ -37,13 +37,17 @@ export class AppendFile {
       mkdirSync(dirname(path), { recursive: true });
       this.#fd = openSync(path, "a");
       this.#size = fstatSync(this.#fd).size;
-      if (this.#size > length) {
-        ftruncateSync(this.#fd, length);
-        this.#size = length;
-      }
+      this.#cut(length);
+      this.#cut(wholePart(path));
     } catch (error) {
       throw fileError(error, "write", path);
     }
+  }
+
+  #cut(length: number): void {
+    if (this.#size <= length) return;
+    ftruncateSync(this.#fd, length);
+    this.#size = length;
   }
 
   /** Length in bytes. */
@@ -84,3 +88,18 @@ export const wholeLines = (path: string): number => {
     throw fileError(error, "read", path);
   }
 };
+
+/** Length in bytes of the whole records of a TFRecord file: 8 bytes of length, 4 of its checksum, the data, 4 of theirs. */
+const wholeRecords = (path: string): number => {
+  const bytes = readFileSync(path);
+  let at = 0;
+  while (at + 16 <= bytes.length) {
+    const end = at + 16 + Number(bytes.readBigUInt64LE(at));
+    if (end > bytes.length) break;
+    at = end;
+  }
+  return at;
+};
+
+/** What tells the whole records of a log: of lines, or of TensorBoard's events. */
+const wholePart = (path: string): number => (path.endsWith(".jsonl") ? wholeLines(path) : wholeRecords(path));

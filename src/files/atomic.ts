@@ -13,10 +13,11 @@ const temporaryName = (path: string): string =>
 /** Whether a file or folder name is that of unfinished work of this module, left behind by a killed process. */
 export const isPartial = (name: string): boolean => name.startsWith(".") && name.includes(marker);
 
-/** Removes what killed writers left in `folder`. Only for the one process that may write there. */
+/** Removes what killed writers left in `folder` and the folders in it. Only for the one process that may write there. */
 export const removePartials = async (folder: string): Promise<void> => {
-  for (const name of await readdir(folder))
-    if (isPartial(name)) await rm(join(folder, name), { recursive: true, force: true });
+  for (const entry of await readdir(folder, { withFileTypes: true }))
+    if (isPartial(entry.name)) await rm(join(folder, entry.name), { recursive: true, force: true });
+    else if (entry.isDirectory()) await removePartials(join(folder, entry.name));
 };
 
 /** Flushes a folder's entries to disk, so that a rename in it survives a loss of power. */

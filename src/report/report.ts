@@ -5,6 +5,7 @@ import { z } from "zod";
 import { storyFile, storySchema } from "../compare/story.ts";
 import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
+import { readSealed } from "../files/seal.ts";
 import { readRunConfig } from "../runs/run-folder.ts";
 import { comparisonReport } from "./comparison.ts";
 import { type Attacked, demoReport } from "./demo.ts";
@@ -26,14 +27,8 @@ const readMaybe = async (path: string): Promise<Buffer | undefined> => {
 
 /** A JSON file of a folder; undefined where there is none. */
 const readJson = async <T>(path: string, schema: z.ZodType<T>): Promise<T | undefined> => {
-  const bytes = await readMaybe(path);
-  if (bytes === undefined) return undefined;
-  let content: unknown;
-  try {
-    content = JSON.parse(bytes.toString());
-  } catch {
-    content = undefined;
-  }
+  const content = await readSealed(path);
+  if (content === undefined) return undefined;
   const { success, data } = schema.safeParse(content);
   if (!success) throw new RequestError(`${path} is damaged; make it again with the command that wrote it`);
   return data;

@@ -29,6 +29,8 @@ export interface Checkpoint extends Progress {
   readonly tensors: Map<string, Tensor>;
   /** Length in bytes of each log of the run at that step, by path within the run folder. */
   readonly logs: Readonly<Record<string, number>>;
+  /** Settings of the run that it continues, but for those that may change; undefined in checkpoints of before these were kept. */
+  readonly settings?: Readonly<Record<string, Json>> | undefined;
 }
 
 /** What is written: `stopgap` marks a checkpoint of an interrupted run, off its schedule, which the next one replaces. */
@@ -36,6 +38,7 @@ export interface NewCheckpoint extends Progress {
   readonly tensors: NamedTensors;
   readonly logs: Readonly<Record<string, number>>;
   readonly stopgap: boolean;
+  readonly settings: Readonly<Record<string, Json>>;
 }
 
 const tensorsFile = "tensors.safetensors";
@@ -47,6 +50,7 @@ const stateSchema = z.object({
   state: z.record(z.string(), z.json()),
   logs: z.record(z.string(), z.int().nonnegative()),
   stopgap: z.boolean(),
+  settings: z.record(z.string(), z.json()).optional(),
   /** SHA-256 of tensors.safetensors, hexadecimal. */
   tensors: z.string(),
 });
@@ -80,12 +84,12 @@ const stepsIn = async (folder: string): Promise<number[]> => {
 
 /** Writes `folder/NNNNNN` (six digits of the step, or more), whole or not at all. Returns its path. */
 export const writeCheckpoint = async (folder: string, checkpoint: NewCheckpoint): Promise<string> => {
-  const { epoch, step, state, logs, stopgap } = checkpoint;
+  const { epoch, step, state, logs, stopgap, settings } = checkpoint;
   const path = join(folder, nameOf(step));
   await writeFolderAtomic(path, async (temporary) => {
     await writeSafetensors(join(temporary, tensorsFile), checkpoint.tensors);
     const tensors = await sha256OfFile(join(temporary, tensorsFile));
-    const content = { epoch, step, state, logs, stopgap, tensors };
+    const content = { epoch, step, state, logs, stopgap, settings, tensors };
     const signed = { content, sha256: sha256(JSON.stringify(content)) };
     await writeFileAtomic(join(temporary, stateFile), `${JSON.stringify(signed, null, 2)}\n`);
   });
@@ -102,10 +106,10 @@ const readState = async (path: string): Promise<z.infer<typeof stateSchema>> => 
 };
 
 const readCheckpoint = async (path: string): Promise<Checkpoint> => {
-  const { epoch, step, state, logs, tensors: expected } = await readState(path);
+  const { epoch, step, state, logs, settings, tensors: expected } = await readState(path);
   if ((await sha256OfFile(join(path, tensorsFile))) !== expected) throw new Error(`${tensorsFile} was changed`);
   const { tensors } = await readSafetensors(join(path, tensorsFile));
-  return { path, epoch, step, state, logs, tensors };
+  return { path, epoch, step, state, logs, settings, tensors };
 };
 
 /**

@@ -1,14 +1,11 @@
-import { mkdir, readdir, readFile } from "node:fs/promises";
+import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { parse, stringify } from "yaml";
-import { z } from "zod";
 import { RequestError } from "../errors.ts";
 import { AppendFile, type Log, wholeLines } from "../files/append-file.ts";
-import { isPartial, makeFolder, removePartials, writeFileAtomic } from "../files/atomic.ts";
+import { isFolder, isPartial, makeFolder, removePartials, writeFileAtomic } from "../files/atomic.ts";
 import { fileError } from "../files/file-error.ts";
 import { isLock, lockFolder } from "../files/lock.ts";
 import type { NamedTensors } from "../files/safetensors.ts";
-import { camelCase, kebabCase, printSetting, type SettingValue } from "../settings/name.ts";
 import { gitCommit, versions } from "../version.ts";
 import {
   type Checkpoint,
@@ -18,24 +15,15 @@ import {
   removeCheckpointsAfter,
   writeCheckpoint,
 } from "./checkpoint.ts";
+import { configFile, encodeConfig, pathsOf, type RunConfig, readRunConfig } from "./config.ts";
+import { fixedSettings, type ResumeRules, reconcile } from "./resume.ts";
 
-/** `config.yaml` of a run folder. */
-export interface RunConfig {
-  readonly command: string;
-  /** All resolved settings by key (`attackSteps`), the seed among them; in the file they are spelled as flags are. */
-  readonly settings: Readonly<Record<string, SettingValue>>;
-  readonly versions: Readonly<Record<string, string>>;
-  /** Git commit of this package, `-dirty` where it was changed; null where unknown. */
-  readonly commit: string | null;
-}
+export { configFile, type RunConfig, readRunConfig } from "./config.ts";
 
-export interface RunFolderOptions {
-  readonly command: string;
-  readonly settings: Readonly<Record<string, SettingValue>>;
-  /** What settings are where they are not given: a run of before they were there went by these. */
-  readonly defaults?: Readonly<Record<string, SettingValue>>;
-  /** Keys of settings that may differ when the run is resumed: threads, provider, epochs. */
-  readonly changeable?: readonly string[];
+/** Where a run keeps what led to a loss that is not finite. */
+export const divergedFolder = "diverged";
+
+export interface RunFolderOptions extends ResumeRules {
   /** Go on with the run that the folder holds. */
   readonly resume?: boolean;
   /** Whether such a run can be resumed at all (default true). */
@@ -44,7 +32,6 @@ export interface RunFolderOptions {
   readonly keep?: number;
   /** … and each whose step is a multiple of this. */
   readonly keepEvery?: number;
-  readonly warn: (message: string) => void;
 }
 
 export interface SaveOptions extends Progress {
@@ -72,56 +59,7 @@ export interface RunFolder {
   close(): Promise<void>;
 }
 
-export const configFile = "config.yaml";
 const checkpointsFolder = "checkpoints";
-
-const valueSchema = z.union([z.string(), z.number(), z.boolean(), z.array(z.number()), z.array(z.string())]);
-const configSchema = z.object({
-  command: z.string(),
-  settings: z.record(z.string(), valueSchema.nullable()),
-  versions: z.record(z.string(), z.string()),
-  commit: z.string().nullable(),
-});
-
-const encodeConfig = ({ command, settings, versions: used, commit }: RunConfig): string =>
-  stringify({
-    command,
-    settings: Object.fromEntries(Object.entries(settings).map(([key, value]) => [kebabCase(key), value ?? null])),
-    versions: used,
-    commit,
-  });
-
-const decodeConfig = (text: string, path: string): RunConfig => {
-  let content: unknown;
-  try {
-    content = parse(text);
-  } catch {
-    content = undefined;
-  }
-  const { success, data } = configSchema.safeParse(content);
-  if (!success) throw new RequestError(`${path} is not the config.yaml of a run; restore it or choose another folder`);
-  const settings = Object.entries(data.settings).map(([name, value]) => [camelCase(name), value ?? undefined]);
-  return { ...data, settings: Object.fromEntries(settings) };
-};
-
-/**
- * The config of a run folder, without taking its lock.
- *
- * @returns undefined where the folder is missing or holds no config.yaml
- * @throws RequestError where config.yaml is damaged
- */
-export const readRunConfig = async (folder: string): Promise<RunConfig | undefined> => {
-  const path = join(folder, configFile);
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
-    throw fileError(error, "read", path);
-  }
-  return decodeConfig(text, path);
-};
 
 /**
  * The config and newest whole checkpoint of a run, for commands that start from it; it may be being written meanwhile.
@@ -139,28 +77,6 @@ export const readRun = async (
   if (checkpoint === undefined)
     throw new RequestError(`the run in ${folder} has no checkpoint yet; let it go on until it has one`);
   return { config, checkpoint };
-};
-
-const text = (value: SettingValue): string => JSON.stringify(value ?? null);
-
-const checkSame = (
-  folder: string,
-  before: RunConfig,
-  { command, settings, changeable = [], defaults = {} }: RunFolderOptions,
-): void => {
-  if (before.command !== command)
-    throw new RequestError(
-      `cannot resume ${folder}: it holds a run of ${before.command}, not of ${command}; choose another folder`,
-    );
-  const keys = new Set([...Object.keys(before.settings), ...Object.keys(settings)]);
-  const was = (key: string) => (Object.hasOwn(before.settings, key) ? before.settings[key] : defaults[key]);
-  const differences = [...keys]
-    .filter((key) => !changeable.includes(key) && text(was(key)) !== text(settings[key]))
-    .map((key) => `${kebabCase(key)} was ${printSetting(was(key))} and is now ${printSetting(settings[key])}`);
-  if (differences.length > 0)
-    throw new RequestError(
-      `cannot resume ${folder}: ${differences.join(", ")}; give the settings that the run began with or choose another folder`,
-    );
 };
 
 const warnOfVersions = (before: RunConfig, now: RunConfig, warn: (message: string) => void): void => {
@@ -185,10 +101,15 @@ const prepare = async (
   folder: string,
   options: RunFolderOptions,
 ): Promise<{ config: RunConfig; resumed: Checkpoint | undefined }> => {
-  const { command, settings, resume = false, resumable = true, keep = 2, keepEvery, warn } = options;
-  const config: RunConfig = { command, settings, versions: versions(), commit: await gitCommit() };
+  const { command, settings, resume = false, resumable = true, override = false, keep = 2, keepEvery, warn } = options;
+  const paths = pathsOf(settings, options.paths ?? []);
+  const config: RunConfig = {
+    ...{ command, settings, ...(Object.keys(paths).length > 0 && { paths }) },
+    ...options.basis,
+    ...{ versions: versions(), commit: await gitCommit() },
+  };
   const names = (await readdir(folder)).filter((name) => !isLock(name) && !isPartial(name));
-  const before = await readRunConfig(folder);
+  const before = await readRunConfig(folder, override ? "override" : resume ? "resume" : "base");
   if (before === undefined && names.length > 0)
     throw new RequestError(
       `${folder} holds files that are not of a run (${names.sort()[0]}); choose an empty or new folder`,
@@ -206,16 +127,16 @@ const prepare = async (
     await writeFileAtomic(join(folder, configFile), encodeConfig(config));
     return { config, resumed: undefined };
   }
-  checkSame(folder, before, options);
+  const resumed = await latestCheckpoint(checkpoints, warn);
+  const now = reconcile(folder, before, options, resumed, await isFolder(join(folder, divergedFolder)));
   warnOfVersions(before, config, warn);
   await removePartials(folder);
   await mkdir(checkpoints, { recursive: true });
   await removePartials(checkpoints);
-  const resumed = await latestCheckpoint(checkpoints, warn);
   if (resumed !== undefined) await removeCheckpointsAfter(checkpoints, resumed.step);
   await pruneCheckpoints(checkpoints, keep, keepEvery);
-  const now = { ...before, settings };
-  if (encodeConfig(now) !== encodeConfig(before)) await writeFileAtomic(join(folder, configFile), encodeConfig(now));
+  const encoded = encodeConfig(now);
+  if (override || encoded !== encodeConfig(before)) await writeFileAtomic(join(folder, configFile), encoded);
   return { config: now, resumed };
 };
 
@@ -224,7 +145,7 @@ const prepare = async (
  * is closed or the process ends, however it ends.
  *
  * @throws RequestError where another living process writes it, where it holds another run (and no `resume`) or foreign
- *   files, and where a resumed run's settings differ from config.yaml (each is named); RunError where no checkpoint of
+ *   files, where config.yaml was changed, and where a resumed run's settings differ from it (each is named); RunError where no checkpoint of
  *   a resumed run reads whole
  */
 export const openRunFolder = async (folder: string, options: RunFolderOptions): Promise<RunFolder> => {
@@ -266,7 +187,9 @@ export const openRunFolder = async (folder: string, options: RunFolderOptions): 
         file.sync();
         if (!histories.has(name)) lengths[name] = file.size;
       }
-      const path = await writeCheckpoint(checkpoints, { tensors, epoch, step, state, stopgap, logs: { ...lengths } });
+      const settings = fixedSettings(config.settings, options);
+      const content = { tensors, epoch, step, state, stopgap, settings, logs: { ...lengths } };
+      const path = await writeCheckpoint(checkpoints, content);
       await pruneCheckpoints(checkpoints, keep, keepEvery);
       return path;
     },

@@ -1,8 +1,7 @@
 /** Makes the page: its programs for a classifier, the engine, images to try, and the page itself, as files by name. */
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { cutClassifier, padded, pageAttack, pageHead, unusedBias } from "../../graphs/deploy/page.ts";
 import { bind } from "../../graphs/deploy/rewrite.ts";
 import { input, type Value } from "../../graphs/onnx/graph.ts";
@@ -10,6 +9,7 @@ import { buildModel } from "../../graphs/onnx/write.ts";
 import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import type { Dataset } from "../data/dataset.ts";
+import { webEngine } from "../deploy/web.ts";
 import { RequestError } from "../errors.ts";
 import { photoBatch } from "../models/images.ts";
 import { normalised } from "../models/input.ts";
@@ -115,7 +115,7 @@ export const buildPage = async (classifier: PageClassifier, options: PageOptions
     ["page.json", Buffer.from(`${JSON.stringify(description)}\n`)],
   ]);
   for (const name of await readdir(assets)) files.set(name, await readFile(join(assets, name)));
-  const engine = dirname(createRequire(import.meta.url).resolve("onnxruntime-web"));
+  const engine = webEngine("onnxruntime-web");
   for (const name of engineFiles) files.set(`ort/${name}`, { path: join(engine, name) });
   return files;
 };

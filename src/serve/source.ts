@@ -13,6 +13,7 @@ import { fileError } from "../files/file-error.ts";
 import { chanceWarning, type Judged, shareRight } from "../models/chance.ts";
 import { openClassifier } from "../models/classifier.ts";
 import { type Layout, normalised } from "../models/input.ts";
+import { placeOf } from "../runs/config.ts";
 import { buildPage, type PageClassifier, type PageFiles, type PageOptions } from "./build.ts";
 
 export interface PageRequest {
@@ -84,7 +85,7 @@ const ofRun = async ({ from, branch }: PageRequest, warn: (message: string) => v
     }),
     classes: namesOfClasses(source),
     dataset: settings.dataset as DatasetName | undefined,
-    data: settings.data as string | undefined,
+    data: placeOf(source.run.config, "data") as string | undefined,
   };
 };
 

@@ -30,7 +30,7 @@ const findFile = (given: string): string => {
 
 const readYaml = async (path: string): Promise<unknown> => {
   try {
-    return parse(await readFile(path, "utf8")) ?? {};
+    return parse(await readFile(path, "utf8"), { logLevel: "error" }) ?? {};
   } catch (error) {
     if ((error as Error).name !== "YAMLParseError") throw fileError(error, "read", path);
     const [line = ""] = (error as Error).message.split("\n");

@@ -39,7 +39,11 @@ export const outSetting = { out: setting(path().optional(), "folder to write to"
 /** Which images. */
 export const datasetSettings = {
   dataset: setting(z.enum(datasetNames).default("cifar10"), "images", { group: "Data" }),
-  data: setting(path().optional(), "folder or archive of the dataset, as downloaded", { group: "Data", path: true }),
+  data: setting(path().optional(), "folder or archive of the dataset, as downloaded", {
+    group: "Data",
+    path: true,
+    changeable: true,
+  }),
   testShare: setting(
     z.number().min(0).max(0.9).default(0.2),
     "of a folder without a test split: share of each class that is held out to test on",
@@ -170,8 +174,18 @@ export const conditionSettings = {
   failIf: setting(z.array(z.string()).default([]), "the same for what must not be, such as loss>=first", conditions),
 };
 
+/** Of verbs that go on with what they were stopped at. */
+export const overrideSetting = {
+  override: setting(
+    z.boolean().default(false),
+    "with --resume: go on with other settings than the run began with, which config.yaml then tells of",
+    { group: "Run" },
+  ),
+};
+
 /** Of verbs that train into a run folder. */
 export const runSettings = {
   saveEvery: setting(z.int().min(1).default(1), "epochs between checkpoints", { group: "Run" }),
   resume: setting(z.boolean().default(false), "go on with the run in --out", { group: "Run" }),
+  ...overrideSetting,
 };

@@ -13,6 +13,8 @@ export interface SettingMeta {
   readonly changeable?: boolean;
   /** Given several times as a flag, the lists are put together. */
   readonly repeatable?: boolean;
+  /** May be lower when a run is resumed whose loss was not finite. */
+  readonly lowers?: boolean;
   /** It names a file or folder. */
   readonly path?: boolean;
   /** A distance between pixels, which lie in [0, 1]: a larger number is one of 0 to 255. */

@@ -52,11 +52,18 @@ export interface Spec<Own extends Shape = Shape> {
 export const followingDefaults = "the defaults that follow";
 
 /** The settings of the run in a folder, where it is one of this verb. */
-const readRun = async (name: string, rows: SettingRows, folder: string): Promise<GivenSettings | undefined> => {
-  const { readRunConfig } = await import("../runs/run-folder.ts");
-  const before = await readRunConfig(folder);
+const readRun = async (
+  name: string,
+  rows: SettingRows,
+  folder: string,
+  override: boolean,
+): Promise<GivenSettings | undefined> => {
+  const { placeOf, readRunConfig } = await import("../runs/config.ts");
+  const before = await readRunConfig(folder, override ? "override" : "resume");
   if (before?.command !== name) return undefined;
-  const known = Object.entries(before.settings).filter(([key]) => Object.hasOwn(rows, key));
+  const known = Object.keys(before.settings)
+    .filter((key) => Object.hasOwn(rows, key))
+    .map((key) => [key, rows[key]?.type === "path" ? placeOf(before, key) : before.settings[key]] as const);
   return readObject(name, rows, Object.fromEntries(known), `${folder}/config.yaml`);
 };
 
@@ -79,7 +86,8 @@ export const defineSpec = <const Own extends Shape>(definition: SpecDefinition<O
     if (typeof chosen === "string") sources.push(readObject(name, rows, presets[chosen] ?? {}, `preset ${chosen}`));
     const out = pickSetting(rows, "out", sources);
     if (typeof out === "string" && pickSetting(rows, "resume", sources) === true) {
-      const before = await readRun(name, rows, runFolder(out));
+      const override = pickSetting(rows, "override", sources) === true;
+      const before = await readRun(name, rows, runFolder(out), override);
       if (before !== undefined) sources.push(before);
     }
     if (complete !== undefined) {

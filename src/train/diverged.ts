@@ -5,7 +5,7 @@ import { ofKind } from "../../graphs/steps/names.ts";
 import { alone, type Collective } from "../distributed/collective.ts";
 import { RunError } from "../errors.ts";
 import { writeSafetensors } from "../files/safetensors.ts";
-import type { RunFolder } from "../runs/run-folder.ts";
+import { divergedFolder, type RunFolder } from "../runs/run-folder.ts";
 
 interface Diverging {
   readonly run: RunFolder;
@@ -24,14 +24,14 @@ export const diverged = async (
   feeds: Readonly<Record<string, Tensor>>,
   metrics: Readonly<Record<string, number>>,
 ): Promise<RunError> => {
-  const weights = join(run.path, "diverged", "weights.safetensors");
-  const batch = join(run.path, "diverged", "batch.safetensors");
+  const weights = join(run.path, divergedFolder, "weights.safetensors");
+  const batch = join(run.path, divergedFolder, "batch.safetensors");
   // Weights are the same on every rank, and the first writes.
   if (collective.rank === 0) await writeSafetensors(weights, { ...ofKind("param", feeds), ...ofKind("state", feeds) });
   if (collective.rank === 0) await writeSafetensors(batch, ofKind("input", feeds));
   const remedy = replay ? " (replay them with advcl step)" : "";
   const bad = Object.entries(metrics).filter(([, value]) => !Number.isFinite(value));
   return new RunError(
-    `${bad.map(([name, value]) => `${name} is ${value}`).join(", ")} at step ${step}: the last checkpoint is kept and the step's inputs are in ${weights} and ${batch}${remedy}; lower the learning rate and resume`,
+    `${bad.map(([name, value]) => `${name} is ${value}`).join(", ")} at step ${step}: the last checkpoint is kept and the step's inputs are in ${weights} and ${batch}${remedy}; go on from there with --resume and a lower --lr`,
   );
 };

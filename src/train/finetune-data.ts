@@ -1,5 +1,5 @@
 /** The images of finetuning: those to train on, to hold out and to test on. */
-import { type Dataset, loadDataset } from "../data/dataset.ts";
+import { checkDataset, type Dataset, loadDataset } from "../data/dataset.ts";
 import { checkPseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
 import { random } from "../data/random.ts";
 import { subset } from "../data/subset.ts";
@@ -75,6 +75,8 @@ export const loadFinetuningImages = async (
 ): Promise<FinetuningImages> => {
   const { dataset: name, data, seed, split, limit, testLimit, batch, testShare, skipBroken } = settings;
   const images = { name, data, size, seed, testShare, skipBroken, warn };
+  // A missing test split is refused before the training images are decoded.
+  if (settings.pseudoLabels === undefined) await checkDataset({ ...images, split: "test" });
   const loaded = await loadDataset({ ...images, split, limit: limit || undefined });
   const all = await relabelled(loaded, settings, warn);
   const { training, validation } = holdOut(all, settings.validation, seed);

@@ -126,7 +126,10 @@ const imageSettings = {
 const optimisationSettings = {
   batch: setting(z.int().min(2).optional(), "images a step (default 512; 128 where all is trained)", optimisation),
   epochs: setting(z.int().min(1).optional(), "passes over the images (default 25; 100 from the start)", optimisation),
-  lr: setting(z.number().min(0).optional(), "learning rate (default 0.01; 0.1 where all is trained)", optimisation),
+  lr: setting(z.number().min(0).optional(), "learning rate (default 0.01; 0.1 where all is trained)", {
+    ...optimisation,
+    lowers: true,
+  }),
   milestones: setting(
     z.array(z.int().min(0)).optional(),
     "epochs, counted from 0, from which the rate is a tenth (default 15,20; 75,90 from the start)",

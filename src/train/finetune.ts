@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { finetuneStep } from "../../graphs/steps/finetune.ts";
 import type { Step } from "../../graphs/steps/step.ts";
+import { datasetFingerprint } from "../data/digest.ts";
 import { createLoader } from "../data/loader.ts";
 import { normalStart, uniformStart, weakView } from "../data/view.ts";
 import type { Collective } from "../distributed/collective.ts";
@@ -10,7 +11,7 @@ import { joinRanks, ranksText, shareOf } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createJudge, percent } from "../evaluate/accuracy.ts";
-import { writeFileAtomic } from "../files/atomic.ts";
+import { writeSealed } from "../files/seal.ts";
 import { chanceOf } from "../models/chance.ts";
 import { resultsFile, writeReport } from "../report/write.ts";
 import { chosenWeightsOf, type Network, networkRecord, stemOf } from "../runs/network.ts";
@@ -149,7 +150,7 @@ const finish = async (
   const { accuracy, robustAccuracy } = await judge.measure(test, chosenWeightsOf(tensors));
   await judge.release();
   const accuracies = { accuracy, ...(robustAccuracy !== undefined && { robustAccuracy }) };
-  await writeFileAtomic(join(out, resultsFile), `${JSON.stringify(accuracies)}\n`);
+  await writeSealed(join(out, resultsFile), accuracies);
   await writeReport(out);
   const imported =
     from === "none"
@@ -212,7 +213,11 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
   const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective) });
   checkConditions(conditions, figureNames(step, settings, images));
-  const folder = await context.openRun({ collective });
+  const basis = {
+    images: datasetFingerprint(images.training),
+    stepsPerEpoch: Math.floor(images.training.count / batch),
+  };
+  const folder = await context.openRun({ collective, basis });
   const loader = loaderOf(settings, images, collective);
   const measured = { ...model, eps, stepSize, seed };
   const validation = await createValidation(engine, measured, settings, images);

@@ -3,6 +3,7 @@
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { hardenStep } from "../../graphs/steps/harden.ts";
 import { paramName } from "../../graphs/steps/names.ts";
+import { datasetFingerprint } from "../data/digest.ts";
 import { createLoader, type Loader } from "../data/loader.ts";
 import { normalStart, plainView, uniformStart, weakView } from "../data/view.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
@@ -151,7 +152,8 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
     `${model.weights.size} weights (${count} numbers) of ${from} move; ${training.count} images, ${test.count} to measure on`,
   );
   const loader = createImages(settings, prepared);
-  const folder = await context.openRun();
+  const basis = { images: datasetFingerprint(training), stepsPerEpoch: loader.stepsPerEpoch };
+  const folder = await context.openRun({ basis });
   const measureModel = createMeasure(settings, prepared, engine);
   const before = await measureBefore(settings, prepared, folder, engine, measureModel, context);
   const start = { model, before, folder, loader, engine };

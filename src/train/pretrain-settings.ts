@@ -108,7 +108,7 @@ const imageSettings = {
 const optimisationSettings = {
   batch: setting(z.int().min(2).default(paper.batch), "images a step", optimisation),
   epochs: setting(z.int().min(1).default(paper.epochs), "passes over the images", optimisation),
-  lr: setting(z.number().min(0).default(paper.lr), "base learning rate", optimisation),
+  lr: setting(z.number().min(0).default(paper.lr), "base learning rate", { ...optimisation, lowers: true }),
   optimizer: setting(z.enum(optimizerNames).default(paper.optimizer), "what moves weights", optimisation),
   momentum: setting(momentumSetting.momentum, "of SGD and LARS", optimisation),
   weightDecay: setting(z.number().min(0).default(paper.weightDecay), "on every parameter", optimisation),
@@ -128,7 +128,10 @@ const optimisationSettings = {
     "epochs of warm-up; -1: 10 for a batch over 256, else none",
     optimisation,
   ),
-  warmupFrom: setting(z.number().min(0).default(paper.warmupFrom), "rate before the warm-up", optimisation),
+  warmupFrom: setting(z.number().min(0).default(paper.warmupFrom), "rate before the warm-up", {
+    ...optimisation,
+    lowers: true,
+  }),
 };
 
 export const pretrainSettings = {

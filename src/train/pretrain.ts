@@ -3,7 +3,8 @@ import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
 import { methods } from "../../graphs/methods/index.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import type { Step } from "../../graphs/steps/step.ts";
-import { type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
+import { checkDataset, type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
+import { datasetFingerprint } from "../data/digest.ts";
 import { createLoader } from "../data/loader.ts";
 import { checkPseudoLabels, type PseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
 import { joinRanks, ranksText, shareOf } from "../distributed/ranks.ts";
@@ -118,11 +119,26 @@ const teacherFor = async (
   return teacherState(found.tensors);
 };
 
-/** kNN accuracy of the test images in a bank of the training images; nothing where the dataset has no labels. */
-const createKnn = async (engine: Engine, network: Network, bank: Dataset, loadTest: () => Promise<Dataset>) => {
-  if (bank.labels === undefined) return { accuracy: async () => ({}), chance: 0, release: async () => {} };
+/** The test images that kNN accuracy asks for; none, said so, where there are none. Looked for before any image is decoded. */
+const testImagesOf = async (settings: Settings, context: VerbContext): Promise<DatasetOptions | undefined> => {
+  await checkDataset({ ...imagesOf(settings, context), split: settings.split });
+  if (settings.knnEvery === 0) return undefined;
+  const test = { ...imagesOf(settings, context), split: "test" } as const;
+  try {
+    await checkDataset(test);
+    return test;
+  } catch (error) {
+    context.warn(`kNN accuracy is not measured: ${(error as Error).message}`);
+    return undefined;
+  }
+};
+
+/** kNN accuracy of the test images in a bank of the training images; nothing where there are no such images or no labels. */
+const createKnn = async (engine: Engine, network: Network, bank: Dataset, test: DatasetOptions | undefined) => {
+  if (bank.labels === undefined || test === undefined)
+    return { accuracy: async () => ({}), chance: 0, release: async () => {} };
   const { labels } = bank;
-  const queries = await loadTest();
+  const queries = await loadDataset(test);
   const extractor = await createExtractor(engine, network, network.evaluatedBranch);
   return {
     accuracy: async (weights: ReadonlyMap<string, Tensor>) => {
@@ -165,13 +181,14 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
   const conditions = parseConditions(settings);
   checkOptions(settings);
+  const test = await testImagesOf(settings, context);
   const dataset = await loadTraining(settings, context);
   const pseudoLabels = await labelsFor(settings, dataset, context);
   const collective = await joinRanks(settings);
   const engine = await chooseEngine({ ...settings, device: collective.localRank });
   const network = networkOf(settings, dataset.height);
   const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network);
-  const knnNames = knnEvery > 0 && dataset.labels !== undefined ? ["knnAccuracy"] : [];
+  const knnNames = test !== undefined && dataset.labels !== undefined ? ["knnAccuracy"] : [];
   checkConditions(conditions, { followed: [...measuredBy(step), ...knnNames] });
   const initial = await teacherFor(settings, network, context);
   const loader = createLoader({
@@ -184,9 +201,11 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     share: collective,
     ...(pseudoLabels && { pseudoLabels }),
   });
-  const folder = await context.openRun({ collective });
-  const test = { ...imagesOf(settings, context), split: "test" } as const;
-  const knn = await createKnn(engine, network, dataset, () => loadDataset(test));
+  const folder = await context.openRun({
+    collective,
+    basis: { images: datasetFingerprint(dataset), stepsPerEpoch: loader.stepsPerEpoch },
+  });
+  const knn = await createKnn(engine, network, dataset, test);
   context.log(
     `${methods[method].title}: ResNet-${settings.depth} width ${settings.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
       `${loader.stepsPerEpoch} steps of ${batch} an epoch, ${ranksText(collective)}on ${engine.provider} (${engine.reason})`,

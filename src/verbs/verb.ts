@@ -4,9 +4,11 @@ import { alone, type Collective } from "../distributed/collective.ts";
 import { launched } from "../distributed/launcher.ts";
 import { RequestError } from "../errors.ts";
 import { warnOfUnits } from "../models/units.ts";
+import type { Basis } from "../runs/config.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import type { SettingValue } from "../settings/name.ts";
 import { readObject } from "../settings/resolve.ts";
+import type { SettingRow } from "../settings/schema.ts";
 import { defineSpec, type Given, type Resolved, type Spec, type SpecDefinition } from "../settings/spec.ts";
 import { type ProgressLine, quietReporter, type Reporter } from "./reporter.ts";
 
@@ -39,6 +41,8 @@ export interface VerbContext extends Reporter {
     readonly keepEvery?: number;
     /** Processes that share the run. */
     readonly collective?: Collective;
+    /** What a resumed run must find again besides its settings. */
+    readonly basis?: Basis;
   }): Promise<RunFolder>;
 }
 
@@ -57,7 +61,7 @@ export interface Verb<Own extends Shape, Result> {
 }
 
 /** Settings that say how a run is asked for, not what it is: neither kept in a run's config.yaml nor compared on resume. */
-const unrecorded = ["preset", "out", "resume"];
+const unrecorded = ["preset", "out", "resume", "override"];
 
 interface Opened {
   readonly context: VerbContext;
@@ -93,12 +97,20 @@ const openContext = (spec: Spec, settings: Readonly<Record<string, SettingValue>
     openRun: async ({ collective = alone, ...kept } = {}) => {
       const { openRunFolder } = await import("../runs/run-folder.ts");
       const { openShared } = await import("../distributed/shared-run.ts");
-      const { out, resume } = settings;
+      const { out, resume, override } = settings;
       if (typeof out !== "string") throw new RequestError("--out is missing: give the folder of the run");
+      if (override === true && resume !== true)
+        throw new RequestError("--override is of --resume: give both, or leave it out");
+      const keysOf = (has: (row: SettingRow) => boolean) =>
+        Object.keys(recorded).filter((key) => rows[key] !== undefined && has(rows[key]));
       const options = {
         command: spec.name,
         settings: recorded,
         changeable,
+        lowers: keysOf((row) => row.lowers === true),
+        paths: keysOf((row) => row.type === "path"),
+        ...(rows.override && { override: override === true }),
+        log: context.log,
         defaults: Object.fromEntries(Object.entries(rows).map(([key, row]) => [key, row.default as SettingValue])),
         resume: resume === true,
         resumable: rows.resume !== undefined,

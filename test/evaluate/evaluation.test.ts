@@ -352,6 +352,21 @@ describe("the command", () => {
       expect(readFileSync(join(second, name), "utf8")).toBe(readFileSync(join(first, name), "utf8"));
   });
 
+  test("a line of the log that was changed is refused with the remedy", async () => {
+    write();
+    const out = join(folder, "changed");
+    await run("--attacks", "clean", "--limit", "8", "--out", out);
+    const log = join(out, "finished.jsonl");
+    const text = readFileSync(log, "utf8");
+    writeFileSync(log, text.replace('"broken"', '"brokem"'));
+    await expect(run("--attacks", "clean", "--limit", "8", "--out", out, "--resume")).rejects.toThrow(
+      `${log} is damaged or was changed in line 2; remove that line, and its images are attacked again`,
+    );
+    writeFileSync(log, `${text.split("\n")[0]}\n`);
+    await run("--attacks", "clean", "--limit", "8", "--out", out, "--resume");
+    expect(readFileSync(log, "utf8")).toBe(text);
+  });
+
   test("several radii give a curve, in the result and in the report", async () => {
     write();
     const out = join(folder, "radii");

@@ -6,6 +6,7 @@ import { Writable } from "node:stream";
 import { afterAll, describe, expect, test } from "@jest/globals";
 import { stringify } from "yaml";
 import { reportCommand } from "../../src/cli/commands/report.ts";
+import { sealed } from "../../src/files/seal.ts";
 import { thinned } from "../../src/report/chart.ts";
 import { reportOf } from "../../src/report/report.ts";
 
@@ -86,8 +87,8 @@ test("of a comparison has its table and a dot for each run and each mean", async
   ];
   const html = await reportOf(
     folderOf("compared", {
-      "table.json": JSON.stringify({ rows: [], cells }),
-      "compare.json": JSON.stringify({ epochs: 4, attackSteps: null }),
+      "table.json": sealed({ rows: [], cells }),
+      "compare.json": sealed({ epochs: 4, attackSteps: null }),
     }),
   );
   expect(html).toContain('<td>acl</td><td class="number">55.0 ± 7.1</td><td class="number">20.0 ± 0.0</td>');
@@ -100,7 +101,7 @@ test("of one method on several datasets has a line and a chart for each, and its
   const cells = ["cifar10", "stl10"].flatMap((dataset) =>
     ["slf", "aff"].map((scheme) => ({ variant: "advcl", seed: 0, dataset, scheme, figures: { SA: 0.5, RA: 0.2 } })),
   );
-  const html = await reportOf(folderOf("chain", { "table.json": JSON.stringify({ cells }) }));
+  const html = await reportOf(folderOf("chain", { "table.json": sealed({ cells }) }));
   for (const dataset of ["cifar10", "stl10"]) {
     expect(html).toContain(`<td>${dataset}</td><td>advcl</td><td class="number">50.0</td>`);
     expect(html).toContain(`<h3>${dataset}</h3>`);
@@ -127,7 +128,7 @@ test("of an evaluation has bars, intervals and the picture itself", async () => 
   };
   const html = await reportOf(
     folderOf("evaluated", {
-      "evaluation.json": JSON.stringify(summary),
+      "evaluation.json": sealed(summary),
       "attacks.png": "picture",
       "config.yaml": config,
     }),
@@ -156,5 +157,12 @@ describe("the command", () => {
   test("refuses a folder of something else, and damaged files", async () => {
     await expect(reportOf(folderOf("empty", {}))).rejects.toThrow(/holds no run, evaluation or comparison/);
     await expect(reportOf(folderOf("damaged", { "table.json": "{" }))).rejects.toThrow(/table.json is damaged/);
+    const changed = sealed({ cells: [] }).replace("cells", "cellz");
+    await expect(reportOf(folderOf("changed", { "table.json": changed }))).rejects.toThrow(
+      /table.json was changed after it was written .* make it again with the command that wrote it/,
+    );
+    await expect(reportOf(folderOf("bare", { "table.json": JSON.stringify({ cells: [] }) }))).rejects.toThrow(
+      /table.json carries no sha256/,
+    );
   });
 });

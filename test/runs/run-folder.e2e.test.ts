@@ -2,12 +2,13 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import { float32 } from "../../graphs/onnx/tensor.ts";
 import { RequestError, RunError } from "../../src/errors.ts";
-import { MetricsWriter } from "../../src/runs/metrics.ts";
+import { encodeConfig, placeOf } from "../../src/runs/config.ts";
+import { MetricsWriter, readMetrics } from "../../src/runs/metrics.ts";
 import {
   openRunFolder,
   type RunFolder,
@@ -15,6 +16,7 @@ import {
   readRun,
   readRunConfig,
 } from "../../src/runs/run-folder.ts";
+import { eventFile } from "../../src/runs/tensorboard.ts";
 import { built } from "../built.ts";
 
 let root = "";
@@ -110,6 +112,9 @@ describe("opening", () => {
     await expect(openRun({ resume: true, command: "finetune" })).rejects.toThrow(
       new RequestError(`cannot resume ${folder}: it holds a run of pretrain, not of finetune; choose another folder`),
     );
+    await expect(openRun({ resume: true, override: false, settings: { ...settings, lr: 0.1 } })).rejects.toThrow(
+      "lr was 0.5 and is now 0.1; give the settings that the run began with, go on with these by --override, or choose",
+    );
     await openRun({ resume: true, settings: { ...settings, threads: 1 } });
     expect((await readRunConfig(folder))?.settings.threads).toBe(1);
   });
@@ -121,6 +126,129 @@ describe("opening", () => {
       new RequestError(
         `${join(folder, "config.yaml")} is not the config.yaml of a run; restore it or choose another folder`,
       ),
+    );
+  });
+});
+
+describe("seals", () => {
+  const config = () => join(folder, "config.yaml");
+  const rewrite = async (change: (text: string) => string) =>
+    writeFile(config(), change(await readFile(config(), "utf8")));
+
+  test("a changed digit anywhere in config.yaml is refused, on resume and as the base of other work", async () => {
+    const run = await openRun({ basis: { images: "0123", stepsPerEpoch: 5 } });
+    await run.save(at(1));
+    await run.close();
+    const text = await readFile(config(), "utf8");
+    const places = Array.from(text.matchAll(/\d/g), (match) => match.index);
+    expect(places.length).toBeGreaterThan(90);
+    for (const place of places) {
+      await writeFile(config(), `${text.slice(0, place)}${(Number(text[place]) + 1) % 10}${text.slice(place + 1)}`);
+      await expect(readRunConfig(folder, "resume")).rejects.toThrow(RequestError);
+      // Without its seal a config still serves as a base, as one of before there were seals does.
+      if (!/sha(2(5)?)?$/.test(text.slice(0, place)))
+        await expect(readRunConfig(folder)).rejects.toThrow(
+          /was changed after the run wrote it|is not the config.yaml/,
+        );
+    }
+    await expect(openRun({ resume: true })).rejects.toThrow("was changed after the run wrote it");
+    await writeFile(config(), text);
+    await openRun({ resume: true });
+  });
+
+  test("what was changed by hand is named and recorded with --override, also where its seal was made to fit", async () => {
+    const run = await openRun();
+    await run.save(at(3));
+    await run.close();
+    await rewrite((text) => text.replace("lr: 0.5", "lr: 0.25"));
+    const changed = { ...settings, lr: 0.25 };
+    await expect(openRun({ resume: true, settings: changed })).rejects.toThrow("its sha256 is another's");
+    await (await openRun({ resume: true, override: true, settings: changed })).close();
+    expect(warnings).toEqual(["--override: lr was 0.5 and is now 0.25; config.yaml tells of it"]);
+    expect((await readRunConfig(folder))?.changes).toEqual([{ step: 3, setting: "lr", was: 0.5, is: 0.25 }]);
+    // The change is known now: the next resumption needs no word.
+    await (await openRun({ resume: true, settings: changed })).close();
+    const sealedAgain = encodeConfig({ ...(await readRunConfig(folder))!, changes: [] });
+    await writeFile(config(), sealedAgain);
+    await expect(openRun({ resume: true, settings: changed })).rejects.toThrow(
+      `cannot resume ${folder}: config.yaml is not that of its checkpoint 3 (lr was 0.5 and is now 0.25); restore it, or go on with it as it is by --override`,
+    );
+  });
+
+  test("--override takes other settings, says so and records it; a run with them goes on as any other", async () => {
+    const run = await openRun();
+    await run.save(at(1));
+    await run.close();
+    const other = { ...settings, lr: 2, attackSteps: 1 };
+    const second = await openRun({ resume: true, override: true, settings: other });
+    expect(second.resumed?.step).toBe(1);
+    expect(warnings).toEqual([
+      "--override: lr was 0.5 and is now 2, attack-steps was 5 and is now 1; config.yaml tells of it",
+    ]);
+    await second.save(at(2));
+    await second.close();
+    const third = await openRun({ resume: true, settings: other });
+    expect(third.config.changes).toHaveLength(2);
+    expect(warnings).toHaveLength(1);
+  });
+
+  test("a run of before there were seals goes on by the user's word", async () => {
+    await (await openRun()).close();
+    await rewrite((text) => text.replace(/sha256.*\n/, ""));
+    expect((await readRunConfig(folder))?.settings).toEqual(settings);
+    await expect(openRun({ resume: true })).rejects.toThrow("carries no sha256");
+    await (await openRun({ resume: true, override: true })).close();
+    await openRun({ resume: true });
+  });
+});
+
+describe("what may differ", () => {
+  test("threads, said and recorded", async () => {
+    await (await openRun()).close();
+    const said: string[] = [];
+    const now = { ...settings, threads: 7 };
+    const run = await openRun({ resume: true, settings: now, log: (message) => said.push(message) });
+    expect(said).toEqual(["threads was 2 and is now 7; config.yaml tells of it"]);
+    expect(run.config.changes).toEqual([{ step: null, setting: "threads", was: 2, is: 7 }]);
+  });
+
+  test("a lower learning rate, once a loss was not finite", async () => {
+    await (await openRun()).close();
+    const rules = { resume: true, lowers: ["lr"] };
+    await expect(openRun({ ...rules, settings: { ...settings, lr: 0.1 } })).rejects.toThrow("lr was 0.5");
+    await mkdir(join(folder, "diverged"));
+    await expect(openRun({ ...rules, settings: { ...settings, lr: 0.6 } })).rejects.toThrow("lr was 0.5");
+    const run = await openRun({ ...rules, settings: { ...settings, lr: 0.1 } });
+    expect(run.config.changes).toEqual([{ step: null, setting: "lr", was: 0.5, is: 0.1 }]);
+  });
+
+  test("where the images lie, not which they are", async () => {
+    const [old, moved] = [join(root, "old"), join(root, "moved")];
+    await mkdir(old);
+    await mkdir(moved);
+    const rules = { changeable: ["threads", "data"], paths: ["data"], basis: { images: "0123" } };
+    await (await openRun({ ...rules, settings: { ...settings, data: relative(process.cwd(), old) } })).close();
+    const config = await readRunConfig(folder);
+    expect(config?.paths).toEqual({ data: old });
+    expect(placeOf({ ...config!, settings: { data: "elsewhere" } }, "data")).toBe(old);
+    // The same place in other words is no change.
+    const again = await openRun({ ...rules, resume: true, settings: { ...settings, data: old } });
+    expect(again.config.changes).toEqual([]);
+    await again.close();
+    await rm(old, { recursive: true });
+    const there = { ...settings, data: moved };
+    await expect(openRun({ ...rules, resume: true, settings: there, basis: { images: "4567" } })).rejects.toThrow(
+      `cannot resume ${folder}: the images of ${moved} are not those that the run began with; give these by --data, or go on with others by --override`,
+    );
+    const run = await openRun({ ...rules, resume: true, settings: there });
+    expect(run.config.paths).toEqual({ data: moved });
+    expect(run.config.changes?.map(({ setting }) => setting)).toEqual(["data"]);
+  });
+
+  test("not the steps of an epoch", async () => {
+    await (await openRun({ basis: { stepsPerEpoch: 5 } })).close();
+    await expect(openRun({ resume: true, override: true, basis: { stepsPerEpoch: 6 } })).rejects.toThrow(
+      "an epoch had 5 steps and would now have 6",
     );
   });
 });
@@ -184,9 +312,11 @@ describe("checkpoints", () => {
     await (await openRun()).close();
     await mkdir(join(folder, "checkpoints", ".000002.partial-1-ab"), { recursive: true });
     await writeFile(join(folder, ".config.yaml.partial-1-ab"), "");
+    await mkdir(join(folder, "adversarial"));
+    await writeFile(join(folder, "adversarial", ".pgd10.safetensors.partial-1-ab"), "");
     await (await openRun({ resume: true })).close();
     expect(await checkpoints()).toEqual([]);
-    expect((await readdir(folder)).sort()).toEqual(["checkpoints", "config.yaml"]);
+    expect((await readdir(folder, { recursive: true })).sort()).toEqual(["adversarial", "checkpoints", "config.yaml"]);
   });
 });
 
@@ -221,6 +351,24 @@ describe("logs", () => {
       [1, 2, 3, 3].map((n) => `{"step":${n}`).concat(""),
     );
   });
+});
+
+test("a torn last line of a log is mended", async () => {
+  const run = await openRun();
+  const metrics = new MetricsWriter(run, { now: () => 0 });
+  for (const step of [1, 2, 3]) metrics.write({ step, epoch: 0 }, { loss: step });
+  await run.save(at(3));
+  await run.close();
+  const [log, board] = [join(folder, "metrics.jsonl"), join(folder, eventFile)];
+  const whole = await readFile(board);
+  for (const path of [log, board]) await truncate(path, (await readFile(path)).length - 5);
+  const again = await openRun({ resume: true });
+  new MetricsWriter(again, { now: () => 0 }).write({ step: 4, epoch: 0 }, { loss: 4 });
+  expect(warnings.filter((text) => text.includes("is shorter than it was at the checkpoint")).length).toBe(4);
+  await again.close();
+  expect((await readMetrics(log)).map(({ step }) => step)).toEqual([1, 2, 4]);
+  // A record of two scalars is as long as one of one step before it.
+  expect((await readFile(board)).length).toBe(whole.length);
 });
 
 describe("processes", () => {

@@ -1,9 +1,20 @@
 /** `advcl pretrain` and `advcl step` as users run them: the built command in processes of its own. */
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "@jest/globals";
+import sharp from "sharp";
 import { float32, tensor } from "../../graphs/onnx/tensor.ts";
 import { writePseudoLabels } from "../../src/data/pseudo-labels.ts";
 import { readSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
@@ -75,17 +86,50 @@ test.each([1, 2])(
   "a loss that is not finite stops the run and keeps what led to it, %i steps in a run",
   async (many) => {
     const run = join(folder, `diverged-${many}`);
-    const { status, stderr } = advcl(
-      `${tiny.replace("--lr 0.05", "--lr 1e30")} --no-clusters --epochs 3 --steps-per-run ${many} --out ${run}`,
-    );
+    const args = `${tiny} --no-clusters --epochs 3 --steps-per-run ${many} --out ${run}`;
+    const { status, stderr } = advcl(args.replace("--lr 0.05", "--lr 1e30"));
     expect(status).toBe(1);
     expect(stderr).toMatch(/is NaN at step \d+.*the last checkpoint is kept/);
     const { tensors: weights } = await readSafetensors(join(run, "diverged", "weights.safetensors"));
     const { tensors: batch } = await readSafetensors(join(run, "diverged", "batch.safetensors"));
     expect(weights.has("conv1.weight")).toBe(true);
     expect([...batch.keys()]).toEqual(expect.arrayContaining(["clean", "view1", "view2", "start_cl"]));
+    if (many === 2) return;
+    // What its message advises works.
+    const lower = advcl(`${args} --resume`);
+    expect(lower.stderr).toContain("lr was 1e+30 and is now 0.05; config.yaml tells of it");
+    expect(lower.status).toBe(0);
   },
 );
+
+test("a run goes on from another working folder, and where its images were moved, if they are the same", async () => {
+  const images = join(folder, "images");
+  for (const name of ["a", "b"]) mkdirSync(join(images, "train", name), { recursive: true });
+  for (let i = 0; i < 32; i++) {
+    const background = { r: 8 * i, g: 255 - 8 * i, b: 99 };
+    const image = sharp({ create: { width: 16, height: 16, channels: 3, background } }).png();
+    await image.toFile(join(images, "train", "ab"[i % 2]!, `${i}.png`));
+  }
+  const out = join(folder, "moving");
+  const args = `${tiny} --no-clusters --epochs 1`.replace("shapes --limit 64", "folder").replace("every 0", "every 1");
+  const at = (cwd: string, words: string) => spawnSync("node", [main, ...words.split(" ")], { encoding: "utf8", cwd });
+  const began = at(folder, `${args} --data images --out moving`);
+  expect([began.status, began.stderr]).toEqual([
+    0,
+    expect.stringMatching(/kNN accuracy is not measured: .*no folder test/),
+  ]);
+  const elsewhere = at(tmpdir(), `pretrain --out ${out} --resume`);
+  expect([elsewhere.status, elsewhere.stderr]).toEqual([0, expect.not.stringContaining("data was")]);
+  renameSync(images, join(folder, "moved"));
+  const moved = at(folder, "pretrain --out moving --resume --data moved --threads 2");
+  expect([moved.status, moved.stderr]).toEqual([
+    0,
+    expect.stringMatching(/threads was 1 and is now 2.*data was images/),
+  ]);
+  copyFileSync(join(folder, "moved", "train", "a", "0.png"), join(folder, "moved", "train", "a", "2.png"));
+  const others = at(folder, "pretrain --out moving --resume");
+  expect([others.status, others.stderr]).toEqual([2, expect.stringContaining("not those that the run began with")]);
+});
 
 describe("a wrong request gets one sentence and exit code 2, and leaves nothing", () => {
   const cases: readonly (readonly [name: string, args: string, message: RegExp])[] = [

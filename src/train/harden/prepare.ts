@@ -1,6 +1,6 @@
 /** The model that is hardened as it is, and the images, found to fit it. */
 import { resolve } from "node:path";
-import { loadDataset } from "../../data/dataset.ts";
+import { checkDataset, loadDataset } from "../../data/dataset.ts";
 import { RequestError } from "../../errors.ts";
 
 import { checkWritable, isFolder } from "../../files/atomic.ts";
@@ -37,6 +37,7 @@ export const prepare = async (settings: HardenSettings, { warn }: Pick<Reporter,
   const { from, dataset: name, data, limit, testLimit, seed, testShare, skipBroken, matchClasses } = settings;
   const opened = await openOriginal(settings, warn);
   const images = { name, data, size: opened.image[1], seed, testShare, skipBroken, warn };
+  await checkDataset({ ...images, split: "test" });
   const loaded = await loadDataset({ ...images, split: "train", limit: limit || undefined });
   const { classifier: original, dataset: training } = fitDataset(opened, loaded, { matchClasses, warn });
   const tested = await loadDataset({ ...images, split: "test", limit: testLimit });

@@ -8,6 +8,7 @@ import {
   matchSetting,
   modelSettings,
   normalisationSettings,
+  overrideSetting,
   runSettings,
 } from "../../settings/fragments.ts";
 import { path, setting } from "../../settings/schema.ts";
@@ -23,7 +24,7 @@ export const hardenSettings = {
   objective: setting(z.enum(["trades", "pgd-at"]).default("trades"), "what is minimised"),
   beta: setting(z.number().min(0).default(1), "weight of TRADES' closeness"),
   dataset: setting(z.enum(datasetNames).default("folder"), "labelled images", data),
-  data: setting(path().optional(), "folder or archive of the dataset", { ...data, path: true }),
+  data: setting(path().optional(), "folder or archive of the dataset", { ...data, path: true, changeable: true }),
   testShare: datasetSettings.testShare,
   skipBroken: datasetSettings.skipBroken,
   limit: setting(
@@ -47,7 +48,10 @@ export const hardenSettings = {
   testSteps: setting(z.int().min(1).default(20), "PGD steps on test images", attack),
   epochs: setting(z.int().min(1).default(10), "passes over the images", optimisation),
   batch: setting(z.int().min(1).default(64), "images a step", optimisation),
-  lr: setting(z.number().min(0).default(0.01), "learning rate, falling to nothing along a cosine", optimisation),
+  lr: setting(z.number().min(0).default(0.01), "learning rate, falling to nothing along a cosine", {
+    ...optimisation,
+    lowers: true,
+  }),
   clip: setting(
     z.number().min(0).default(3),
     "largest norm of a step's gradients together, to which longer ones are scaled; 0 for none",
@@ -58,6 +62,7 @@ export const hardenSettings = {
   ...runSettings,
   resume: setting(z.boolean().default(false), "go on with the run in OUT.run", { group: "Run" }),
   ...conditionSettings,
+  ...overrideSetting,
 };
 
 /** Settings of hardening, each checked and with its default. */
