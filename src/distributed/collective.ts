@@ -15,8 +15,24 @@ export interface Collective {
    * @throws RunError where a rank did not answer within the time limit
    */
   sum(values: Float32Array): Promise<void>;
+  /** Messages from inside a program that runs; undefined in a process of its own. */
+  readonly within?: WithinProgram;
   /** The bytes of rank 0, on every rank; what the others give is not looked at. */
   broadcast(bytes: Uint8Array): Promise<Uint8Array>;
+}
+
+/**
+ * What kernels of a running program say to the other ranks: over float32 in host memory, by address, in the thread that calls.
+ *
+ * @throws RunError where a rank did not answer within the time limit
+ */
+export interface WithinProgram {
+  /** Sums `count` values over ranks. */
+  sum(from: bigint, to: bigint, count: number): void;
+  /** Puts the `count` values of each rank one after the other. */
+  gather(from: bigint, to: bigint, count: number): void;
+  /** What was thrown last: an engine tells no more of it than its text. */
+  readonly failure: Error | undefined;
 }
 
 /** A process of its own. */

@@ -1,8 +1,8 @@
 /** Open MPI and MPICH, called through koffi. */
-import { createRequire } from "node:module";
 import type { KoffiFunc, LibraryHandle } from "koffi";
+import { loadKoffi } from "../engine/native/library.ts";
 import { RequestError, RunError } from "../errors.ts";
-import type { Collective } from "./collective.ts";
+import type { Collective, WithinProgram } from "./collective.ts";
 import type { Launched } from "./launcher.ts";
 
 type Koffi = typeof import("koffi");
@@ -18,6 +18,8 @@ interface Abi {
   readonly sum: Handle;
   /** MPI_IN_PLACE. */
   readonly inPlace: bigint;
+  /** MPI_STATUS_IGNORE. */
+  readonly ignored: bigint;
 }
 
 export interface Mpi extends Collective {
@@ -36,9 +38,10 @@ const SERIALIZED = 2;
 /** Values of one call: MPI counts are C ints, and pieces of 16 MiB keep its own buffers small. */
 const bucket = 1 << 22;
 
-const loadKoffi = (): Koffi => {
+/** As the native engine loads it, which has a say in its configuration before anything is called. */
+const koffiForMpi = (): Koffi => {
   try {
-    return createRequire(import.meta.url)("koffi") as Koffi;
+    return loadKoffi() as unknown as Koffi;
   } catch (error) {
     throw new RequestError("MPI is called through the package koffi, which is missing: npm install koffi", {
       cause: error,
@@ -65,20 +68,84 @@ const abiOf = (koffi: Koffi, library: LibraryHandle): Abi => {
   if (version.startsWith("Open MPI")) {
     const address = (name: string): bigint => koffi.address(library.symbol(name, "char"));
     const [world, float, byte, sum] = ["comm_world", "float", "byte", "op_sum"].map((n) => address(`ompi_mpi_${n}`));
-    return { handle: "void *", world, float, byte, sum, inPlace: 1n } as Abi;
+    return { handle: "void *", world, float, byte, sum, inPlace: 1n, ignored: 0n } as Abi;
   }
   if (version.startsWith("MPICH"))
     return {
       ...{ handle: "int", world: 0x44000000, float: 0x4c00040a, byte: 0x4c00010d },
-      ...{ sum: 0x58000003, inPlace: -1n },
+      ...{ sum: 0x58000003, inPlace: -1n, ignored: 1n },
     };
   const name = version.split(/[\n,]/)[0];
   throw new RequestError(`this MPI is ${name}; advcl knows Open MPI 4 and 5 and MPICH 4: start it with one of theirs`);
 };
 
+const hangs = (rank: number, limitSeconds: number): RunError =>
+  new RunError(
+    `rank ${rank} waited ${limitSeconds} s for the other ranks: one hangs; look at its host, then go on with --resume (or raise --rank-timeout)`,
+  );
+
+/** For how long a wait asks again and again before it sleeps in between, and for how long it then sleeps, in ms. */
+const [EAGER, NAP] = [0.2, 0.05];
+const napping = new Int32Array(new SharedArrayBuffer(4));
+
+/**
+ * Messages of this thread: started without waiting, then asked after, so that a rank that hangs is found by the time limit, and
+ * ranks that share a core let each other compute.
+ */
+const speakWithin = (
+  koffi: Koffi,
+  library: LibraryHandle,
+  { handle, world, float, sum, ignored }: Abi,
+  { rank, limitSeconds }: { readonly rank: number; readonly limitSeconds: number },
+): WithinProgram & { readonly seconds: number } => {
+  const reduce = library.func(
+    `int MPI_Iallreduce(void *from, void *to, int count, ${handle} type, ${handle} op, ${handle} comm, void *request)`,
+  );
+  const gather = library.func(
+    `int MPI_Iallgather(void *from, int sent, ${handle} sentType, void *to, int got, ${handle} gotType, ${handle} comm, void *request)`,
+  );
+  const test = library.func("int MPI_Test(void *request, void *done, void *status)");
+  // Of native memory: small typed arrays may move while MPI holds their address.
+  const [request, done] = [koffi.alloc("uint64_t", 1), koffi.alloc("int", 1)];
+  const flag = new Int32Array(koffi.view(done, 4));
+  let seconds = 0;
+  let failure: Error | undefined;
+  const send = (start: () => number): void => {
+    const began = performance.now();
+    const check = (code: number): void => {
+      if (code !== 0) throw new RunError(`MPI gave the error ${code} on rank ${rank}`);
+    };
+    try {
+      check(start());
+      for (;;) {
+        check(test(request, done, ignored) as number);
+        if (flag[0] !== 0) break;
+        const waited = performance.now() - began;
+        if (waited > limitSeconds * 1000) throw hangs(rank, limitSeconds);
+        if (waited > EAGER) Atomics.wait(napping, 0, 0, NAP);
+      }
+    } catch (error) {
+      failure = error as Error;
+      throw error;
+    } finally {
+      seconds += (performance.now() - began) / 1000;
+    }
+  };
+  return {
+    get seconds() {
+      return seconds;
+    },
+    get failure() {
+      return failure;
+    },
+    sum: (from, to, count) => send(() => reduce(from, to, count, float, sum, world, request) as number),
+    gather: (from, to, count) => send(() => gather(from, count, float, to, count, float, world, request) as number),
+  };
+};
+
 /** Joins the processes that were launched with this one. */
 export const joinMpi = ({ size, localRank }: Launched, limitSeconds: number): Mpi => {
-  const koffi = loadKoffi();
+  const koffi = koffiForMpi();
   const library = openLibrary(koffi);
   const abi = abiOf(koffi, library);
   const { handle, world } = abi;
@@ -100,6 +167,7 @@ export const joinMpi = ({ size, localRank }: Launched, limitSeconds: number): Mp
   const reduce = library.func(
     `int MPI_Allreduce(void *send, void *values, int count, ${handle} type, ${handle} op, ${handle} comm)`,
   );
+  const within = speakWithin(koffi, library, abi, { rank, limitSeconds });
   const spread = library.func(`int MPI_Bcast(void *bytes, int count, ${handle} type, int root, ${handle} comm)`);
   let seconds = 0;
 
@@ -109,8 +177,7 @@ export const joinMpi = ({ size, localRank }: Launched, limitSeconds: number): Mp
     let timer: NodeJS.Timeout | undefined;
     const code = await new Promise<number>((resolve, reject) => {
       timer = setTimeout(() => {
-        const message = `rank ${rank} waited ${limitSeconds} s for the other ranks: one hangs; look at its host, then go on with --resume (or raise --rank-timeout)`;
-        reject(new RunError(message));
+        reject(hangs(rank, limitSeconds));
       }, limitSeconds * 1000);
       target.async(...args, (error: Error | null, result: number) => (error ? reject(error) : resolve(result)));
     }).finally(() => clearTimeout(timer));
@@ -125,8 +192,9 @@ export const joinMpi = ({ size, localRank }: Launched, limitSeconds: number): Mp
   };
   return {
     ...{ rank, size, localRank },
+    within,
     get seconds() {
-      return seconds;
+      return seconds + within.seconds;
     },
     sum: async (values) => {
       for (let at = 0; at < values.length; at += bucket) {

@@ -1,6 +1,7 @@
 /** The ranks that this process belongs to: joined once, when a verb first trains. */
+import type { Ranks } from "../../graphs/ops/ranks.ts";
 import { RequestError } from "../errors.ts";
-import { alone, type Collective } from "./collective.ts";
+import { alone, type Collective, type WithinProgram } from "./collective.ts";
 import { launched } from "./launcher.ts";
 import type { Mpi } from "./mpi.ts";
 
@@ -17,20 +18,14 @@ let joined: Mpi | undefined;
 /**
  * The ranks that were launched with this one; a process of its own where none were, which never loads MPI.
  *
- * @throws RequestError where MPI is missing or of another make, or where a setting is not there yet
+ * @throws RequestError where MPI is missing or of another make
  */
 export const joinRanks = async (settings: RankSettings): Promise<Collective> => {
-  const { distributed, rankTimeout, batchNorm, negatives } = settings;
+  const { distributed, rankTimeout } = settings;
   const place = distributed === "none" ? undefined : launched();
   if (place === undefined && distributed === "mpi")
     throw new RequestError("--distributed mpi needs a launcher: start it as mpirun -np N npx advcl …");
   if (place === undefined) return alone;
-  for (const [name, value] of [
-    ["batch-norm", batchNorm],
-    ["negatives", negatives],
-  ])
-    if (value === "global")
-      throw new RequestError(`--${name} global is not there yet over several ranks; choose --${name} local`);
   const { joinMpi } = await import("./mpi.ts");
   joined ??= joinMpi(place, rankTimeout);
   return joined;
@@ -54,6 +49,20 @@ export const shareOf = (batch: number, { size }: Collective): number => {
   return batch / size;
 };
 
+/** What a step is built for, and what the engine has to bring where ranks speak inside of it. */
+export const sharedBatch = (
+  { size, rank, within }: Collective,
+  { batchNorm, negatives }: Pick<RankSettings, "batchNorm" | "negatives">,
+): { readonly ranks?: Ranks; readonly within?: WithinProgram } => {
+  if (size === 1) return {};
+  const ranks = { size, rank, batchNorm: batchNorm === "global", negatives: negatives === "global" };
+  return { ranks, ...(within && (ranks.batchNorm || ranks.negatives) && { within }) };
+};
+
 /** Of several ranks, for the line that says what is trained. */
-export const ranksText = ({ size }: Collective): string =>
-  size > 1 ? `shared by ${size} ranks (batch norm and negatives of each by itself), ` : "";
+export const ranksText = (ranks: Ranks | undefined): string => {
+  if (ranks === undefined) return "";
+  const over = (global: boolean): string => (global ? "of all" : "of each by itself");
+  const { size, batchNorm, negatives } = ranks;
+  return `shared by ${size} ranks (batch norm ${over(batchNorm)}, negatives ${over(negatives)}), `;
+};

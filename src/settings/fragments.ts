@@ -150,6 +150,10 @@ export const distributedSettings = {
     ...ranks,
     changeable: true,
   }),
+  rankCheck: setting(z.int().min(1).default(16), "steps between two looks at whether the ranks hold the same weights", {
+    ...ranks,
+    changeable: true,
+  }),
   batchNorm: setting(z.enum(["local", "global"]).default("local"), "statistics over a rank's images, or all", ranks),
   negatives: setting(
     z.enum(["local", "global"]).default("local"),

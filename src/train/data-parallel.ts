@@ -9,9 +9,6 @@ import type { Engine } from "../engine/engine.ts";
 import type { Runner } from "../engine/runner.ts";
 import { RunError } from "../errors.ts";
 
-/** Steps between two looks at whether all ranks still hold the same bits. */
-const looksEvery = 16;
-
 /** FNV-1a over 32-bit words, in four numbers of 8 bits: their sums over 65,536 ranks are exact in float32. */
 const digestOf = (values: Iterable<Tensor>): number[] => {
   let hash = 0x811c9dc5;
@@ -51,6 +48,23 @@ const average = async (
   return { means, sums: flat.subarray(count) };
 };
 
+/** Throws a RunError where the ranks' digests, each the parts of `digest` over all its values, are not all the same. */
+const checkSame = (digest: readonly number[], sums: ArrayLike<number>, ranks: number, steps: number): void => {
+  if (digest.some((part, i) => sums[i] !== part * ranks))
+    throw new RunError(
+      `the ranks hold different weights after ${steps} steps: hosts or libraries that compute differently are mixed, or memory is at fault; go on from the last checkpoint with --resume on hosts of one kind`,
+    );
+};
+
+export interface ParallelOptions {
+  /** Whether this rank was asked to stop. */
+  readonly stopping: () => boolean;
+  /** Called on every rank after the same step, once one of them was asked. */
+  readonly stop: () => void;
+  /** Steps between two looks at whether all ranks still hold the same bits. */
+  readonly checkEvery: number;
+}
+
 const inputsOf = ({ store }: Step): string[] => [
   ...Array.from(store.parameters.keys(), (path) => `param.${path}`),
   ...Array.from(store.states.keys(), (path) => `state.${path}`),
@@ -61,16 +75,15 @@ const inputsOf = ({ store }: Step): string[] => [
  * Runs a step over all ranks. Running statistics and metrics become the means over ranks, so that every rank holds the same
  * bits after every step.
  *
- * @param stopping whether this rank was asked to stop
- * @param stop called on every rank after the same step, once one of them was asked
- * @returns a runner whose `run` throws RunError where the ranks no longer hold the same
+ * @returns a runner whose `run` throws RunError where the ranks no longer hold the same, and so does `tensors`, which all ranks
+ *   call after the same steps
  */
 export const createParallelRunner = async (
   engine: Engine,
   step: Step,
   initial: ReadonlyMap<string, Tensor>,
   collective: Collective,
-  { stopping, stop }: { readonly stopping: () => boolean; readonly stop: () => void },
+  { stopping, stop, checkEvery }: ParallelOptions,
 ): Promise<Runner> => {
   const parts = splitStep(step);
   const first = await engine.load(parts.gradients);
@@ -83,13 +96,12 @@ export const createParallelRunner = async (
     Object.fromEntries(names.map((name) => [name, given[name] ?? (held.get(name) as Tensor)]));
 
   const run: Runner["run"] = async (inputs) => {
-    const computed = await first.session.run(pick(firstInputs, inputs));
-    const digest = steps % looksEvery === 0 ? digestOf(held.values()) : [0, 0, 0, 0];
+    const computed = await first.session.run(pick(firstInputs, inputs)).catch((error: unknown) => {
+      throw collective.within?.failure ?? error;
+    });
+    const digest = steps % checkEvery === 0 ? digestOf(held.values()) : [0, 0, 0, 0];
     const { means, sums } = await average(collective, computed, [...digest, stopping() ? 1 : 0]);
-    if (digest.some((part, i) => sums[i] !== part * collective.size))
-      throw new RunError(
-        `the ranks hold different weights after ${steps} steps: hosts or libraries that compute differently are mixed, or memory is at fault; go on from the last checkpoint with --resume on hosts of one kind`,
-      );
+    checkSame(digest, sums, collective.size, steps);
     steps++;
     const gradients = Object.fromEntries(
       Array.from(step.gradients ?? [], ([path]) => [`input.${gradName(path)}`, means[gradName(path)] as Tensor]),
@@ -113,7 +125,13 @@ export const createParallelRunner = async (
       for (const [name, value] of pending) held.set(name, value);
       pending = new Map();
     },
-    tensors: async () => new Map(held),
+    tensors: async () => {
+      const digest = digestOf(held.values());
+      const sums = Float32Array.from(digest);
+      await collective.sum(sums);
+      checkSame(digest, sums, collective.size, steps);
+      return new Map(held);
+    },
     release: async () => {
       await first.session.release();
       await second.session.release();

@@ -6,7 +6,7 @@ import type { Step } from "../../graphs/steps/step.ts";
 import { createLoader } from "../data/loader.ts";
 import { normalStart, uniformStart, weakView } from "../data/view.ts";
 import type { Collective } from "../distributed/collective.ts";
-import { joinRanks, ranksText, shareOf } from "../distributed/ranks.ts";
+import { joinRanks, ranksText, sharedBatch, shareOf } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createJudge, percent } from "../evaluate/accuracy.ts";
@@ -206,11 +206,13 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const network = origin?.network ?? freshNetwork(settings, images.side);
   const branch = network.evaluatedBranch;
   const collective = await joinRanks(given);
-  const engine = await chooseEngine({ ...settings, device: collective.localRank });
+  // Losses of finetuning set no image against another.
+  const { ranks, within } = sharedBatch(collective, { ...given, negatives: "local" });
+  const engine = await chooseEngine({ ...settings, device: collective.localRank, ranks: within });
   const classes = images.classes.length;
   const start = origin && startOf(origin, headOnly, images.classes);
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
-  const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective) });
+  const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective), ranks });
   checkConditions(conditions, figureNames(step, settings, images));
   const folder = await context.openRun({ collective });
   const loader = loaderOf(settings, images, collective);
@@ -219,15 +221,14 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   context.log(
     `${scheme}: ResNet-${network.depth} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
       `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch, ` +
-      `${ranksText(collective)}on ${engine.provider} (${engine.reason})`,
+      `${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
       record: { network: networkRecord(network), classes: images.classes, scheme },
       rate: (epoch) => stepRate(settings.lr, settings.milestones, epoch),
-      collective,
-      saveEvery,
+      ...{ collective, rankCheck: given.rankCheck, saveEvery },
       ...start,
       ...(validation && { chooseBy: validation.chooseBy, evaluate: validation.evaluate }),
     });

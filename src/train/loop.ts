@@ -32,6 +32,8 @@ export interface Training {
   readonly openRunner?: (initial: ReadonlyMap<string, Tensor>) => Promise<Runner>;
   readonly seed: number;
   readonly epochs: number;
+  /** Steps between two looks at whether these processes hold the same (default 16). */
+  readonly rankCheck?: number;
   /** Images a step, over all processes. */
   readonly batch: number;
   /** Steps in one run of the engine (default 1); what an epoch leaves over is taken step by step. */
@@ -304,12 +306,12 @@ const trainEpoch = async (training: Training, state: TrainingState, epoch: numbe
 
 /** A training over several processes: they stop after the same step, and their runner sums gradients. */
 const overRanks = (given: Training): Training => {
-  const { collective = alone, engine, step, signal } = given;
+  const { collective = alone, engine, step, signal, rankCheck = 16 } = given;
   if (collective.size === 1) return given;
   if ((given.stepsPerRun ?? 1) > 1)
     throw new RequestError("--steps-per-run is for one process, and there are several ranks; leave it out");
   const agreed = new AbortController();
-  const stops = { stopping: () => signal.aborted, stop: () => agreed.abort() };
+  const stops = { stopping: () => signal.aborted, stop: () => agreed.abort(), checkEvery: rankCheck };
   return {
     ...given,
     signal: agreed.signal,

@@ -2,11 +2,12 @@
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
 import { methods } from "../../graphs/methods/index.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import type { Ranks } from "../../graphs/ops/ranks.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import { type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
 import { createLoader } from "../data/loader.ts";
 import { checkPseudoLabels, type PseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
-import { joinRanks, ranksText, shareOf } from "../distributed/ranks.ts";
+import { joinRanks, ranksText, sharedBatch, shareOf } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { percent } from "../evaluate/accuracy.ts";
@@ -67,7 +68,7 @@ const networkOf = ({ method: name, depth, width, stem }: Settings, size: number)
   return { depth: Number(depth) as Network["depth"], width, stem: stemOf(stem, size), size, branches, evaluatedBranch };
 };
 
-const stepOf = (settings: Settings, network: Network): Step => {
+const stepOf = (settings: Settings, network: Network, ranks: Ranks | undefined): Step => {
   const tasks = apDpeTasks.filter((task) => settings.tasks.includes(task));
   if (tasks.length === 0 || tasks.length < settings.tasks.length) {
     const [unknown = ""] = settings.tasks.filter((name) => !apDpeTasks.some((task) => task === name));
@@ -78,7 +79,7 @@ const stepOf = (settings: Settings, network: Network): Step => {
   const radius = settings.highFrequency ? settings.radius : 0;
   const method = methods[settings.method];
   // Options of a method that are no settings are as in its paper.
-  return method.build({ ...method.paper, ...settings, ...network, tasks, radius });
+  return method.build({ ...method.paper, ...settings, ...network, tasks, radius, ranks });
 };
 
 const labelsFor = async (
@@ -168,9 +169,10 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const dataset = await loadTraining(settings, context);
   const pseudoLabels = await labelsFor(settings, dataset, context);
   const collective = await joinRanks(settings);
-  const engine = await chooseEngine({ ...settings, device: collective.localRank });
+  const { ranks, within } = sharedBatch(collective, settings);
+  const engine = await chooseEngine({ ...settings, device: collective.localRank, ranks: within });
   const network = networkOf(settings, dataset.height);
-  const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network);
+  const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network, ranks);
   const knnNames = knnEvery > 0 && dataset.labels !== undefined ? ["knnAccuracy"] : [];
   checkConditions(conditions, { followed: [...measuredBy(step), ...knnNames] });
   const initial = await teacherFor(settings, network, context);
@@ -189,12 +191,18 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const knn = await createKnn(engine, network, dataset, () => loadDataset(test));
   context.log(
     `${methods[method].title}: ResNet-${settings.depth} width ${settings.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
-      `${loader.stepsPerEpoch} steps of ${batch} an epoch, ${ranksText(collective)}on ${engine.provider} (${engine.reason})`,
+      `${loader.stepsPerEpoch} steps of ${batch} an epoch, ${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
-      ...{ collective, stepsPerRun, saveEvery, ...schedulesOf(settings, loader.stepsPerEpoch) },
+      ...{
+        collective,
+        rankCheck: settings.rankCheck,
+        stepsPerRun,
+        saveEvery,
+        ...schedulesOf(settings, loader.stepsPerEpoch),
+      },
       record: { network: networkRecord(network), method, clusters },
       replay: true,
       ...(initial && { initial }),

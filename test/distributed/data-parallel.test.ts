@@ -25,7 +25,7 @@ const twins = (meddle: (values: Float32Array) => void = () => {}): Collective =>
   },
 });
 
-const quiet = { stopping: () => false, stop: () => {} };
+const quiet = { stopping: () => false, stop: () => {}, checkEvery: 1 };
 const engine = await chooseEngine({ provider: "cpu", threads: 1, target: portable.name });
 
 test("two ranks that hold and see the same do the step of one, to rounding", async () => {

@@ -55,7 +55,7 @@ needsMpi("several ranks", () => {
     expect(advcl(1, `${pretrain} --epochs 1 --out ${encoder}`).status).toBe(0);
     const finetune = `finetune --scheme slf --from ${encoder} --dataset shapes --limit 320 --test-limit 32 --batch 32 --epochs 2 --lr 0.1 --workers 0 --threads 1 --target portable --json`;
     expect(advcl(1, `${finetune} --out ${join(folder, "head1")}`).status).toBe(0);
-    const one = await lastCheckpoint(join(folder, "head1"));
+    const head = await lastCheckpoint(join(folder, "head1"));
     for (const ranks of [2, 4]) {
       const run = join(folder, `head${ranks}`);
       const { status, stdout, stderr } = advcl(ranks, `${finetune} --out ${run}`);
@@ -63,9 +63,9 @@ needsMpi("several ranks", () => {
       expect(stdout.trim().split("\n").length).toBe(1);
       expect(JSON.parse(stdout).steps).toBe(20);
       const several = await lastCheckpoint(run);
-      expect([...several.keys()]).toEqual([...one.keys()]);
+      expect([...several.keys()]).toEqual([...head.keys()]);
       let trained = 0;
-      for (const [name, { data: values }] of one) {
+      for (const [name, { data: values }] of head) {
         const [expected, found] = [values as Float32Array, several.get(name)?.data as Float32Array];
         const scale = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
         const apart = expected.reduce(
@@ -79,17 +79,58 @@ needsMpi("several ranks", () => {
     }
   });
 
-  test("a rank that is killed ends all, and the run ends whole with another number of ranks", async () => {
+  /**
+   * Rounding grows from step to step, and where a gradient to a pixel is nearly 0 the attack takes either sign: so the rate is low,
+   * the attack is small, and the two weights of a batch norm (1 and 0 at first) are measured by the larger.
+   */
+  const together = `pretrain ${data.replace("--width 2", "--width 4")} --limit 64 --batch 32 --epochs 10 --attack-steps 1 --eps 0.001 --step-size 0.00025 --lr 0.0003 --temperature 1 --base-temperature 1 --knn-every 0 --radius 3 --no-clusters --batch-norm global --negatives global --rank-check 1`;
+  const weightsOf = async (run: string) =>
+    [...(await lastCheckpoint(run))].filter(([name]) => name.startsWith("param."));
+  const layerOf = (name: string) => name.replace(/\.(weight|bias)$/, "");
+  const largest = (values: Float32Array) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  const apart = (a: Float32Array, b: Float32Array) => largest(a.map((value, i) => value - (b[i] ?? Number.NaN)));
+  let one: Awaited<ReturnType<typeof weightsOf>> = [];
+  const expectAsOne = async (run: string) => {
+    const found = new Map(await weightsOf(run));
+    const scales = new Map<string, number>();
+    for (const [name, { data: values }] of one)
+      scales.set(layerOf(name), Math.max(scales.get(layerOf(name)) ?? 0, largest(values as Float32Array)));
+    expect([...found.keys()]).toEqual(one.map(([name]) => name));
+    for (const [name, { data: values }] of one) {
+      const distance = apart(values as Float32Array, found.get(name)?.data as Float32Array);
+      expect([name, distance <= 1e-5 * (scales.get(layerOf(name)) ?? 0)]).toEqual([name, true]);
+    }
+  };
+
+  test("with everything global 2 and 4 ranks hold after 20 steps what one does, and the same as each other after each", async () => {
+    const first = join(folder, "together1");
+    expect(advcl(1, `${together} --out ${first}`).status).toBe(0);
+    one = await weightsOf(first);
+    const moved = one.filter(([name]) => /bn.*weight$/.test(name));
+    const furthest = moved.map(([, { data: values }]) => largest((values as Float32Array).map((value) => value - 1)));
+    expect(Math.max(...furthest)).toBeGreaterThan(1e-4); // ten times what they may differ by
+    for (const ranks of [2, 4]) {
+      const run = join(folder, `together${ranks}`);
+      const { status, stderr } = advcl(ranks, `${together} --out ${run}`);
+      expect([status, stderr]).toEqual([
+        0,
+        expect.stringContaining(`shared by ${ranks} ranks (batch norm of all, negatives of all)`),
+      ]);
+      expect(readFileSync(join(run, "metrics.jsonl"), "utf8").trim().split("\n").length).toBe(20);
+      await expectAsOne(run);
+    }
+  });
+
+  test("a rank that is killed ends all, and another number of ranks ends the run as one that was not killed", async () => {
     const run = join(folder, "killed");
-    const args = `${pretrain} --epochs 40 --out ${run}`;
-    const { code } = await disturbed(args, run, "SIGKILL");
+    const { code } = await disturbed(`${together} --out ${run}`, run, "SIGKILL");
     expect(code).not.toBe(0);
     expect((await lastCheckpoint(run)).size).toBeGreaterThan(0);
-    const { status, stderr } = advcl(4, `${args} --resume`);
+    const { status, stderr } = advcl(4, `${together} --out ${run} --resume`);
     expect([status, stderr]).toEqual([0, expect.stringContaining("shared by 4 ranks")]);
     const written = readFileSync(join(run, "metrics.jsonl"), "utf8").trim().split("\n");
-    expect(written.map((line) => JSON.parse(line).step)).toEqual(Array.from(written, (_, i) => i + 1));
-    expect(written.length).toBe(80);
+    expect(written.map((line) => JSON.parse(line).step)).toEqual(Array.from({ length: 20 }, (_, i) => i + 1));
+    await expectAsOne(run);
   });
 
   test("a rank that hangs is found by the time limit", async () => {
@@ -105,8 +146,8 @@ needsMpi("several ranks", () => {
         .stderr.split("\n")
         .filter((line) => line.startsWith("error:"));
     const out = join(folder, "refused");
-    expect(refused(`${pretrain} --batch-norm global --out ${out}`)).toEqual([
-      "error: --batch-norm global is not there yet over several ranks; choose --batch-norm local",
+    expect(refused(`${pretrain} --batch-norm global --engine binding --out ${out}`)).toEqual([
+      expect.stringContaining("--batch-norm global and --negatives global need --engine native"),
     ]);
     expect(refused(`${pretrain.replace("--batch 32", "--batch 33")} --out ${out}`)).toEqual([
       expect.stringContaining("a batch of 33 can't be shared by 2 ranks"),
