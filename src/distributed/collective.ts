@@ -17,8 +17,8 @@ export interface Collective {
   sum(values: Float32Array): Promise<void>;
   /** Messages from inside a program that runs; undefined in a process of its own. */
   readonly within?: WithinProgram;
-  /** The bytes of rank 0, on every rank; what the others give is not looked at. */
-  broadcast(bytes: Uint8Array): Promise<Uint8Array>;
+  /** The bytes of one rank (default 0), on every rank; what the others give is not looked at. */
+  broadcast(bytes: Uint8Array, root?: number): Promise<Uint8Array>;
 }
 
 /**
@@ -34,6 +34,16 @@ export interface WithinProgram {
   /** What was thrown last: an engine tells no more of it than its text. */
   readonly failure: Error | undefined;
 }
+
+/** The bytes of every rank, by its number, on every rank. */
+export const gathered = async (collective: Collective, bytes: Uint8Array): Promise<Uint8Array[]> => {
+  const all: Uint8Array[] = [];
+  for (let rank = 0; rank < collective.size; rank++) all.push(await collective.broadcast(bytes, rank));
+  return all;
+};
+
+/** Whether this rank does the piece of work of that number, where they are dealt out in turn. */
+export const isMine = ({ rank, size }: Collective, piece: number): boolean => piece % size === rank;
 
 /** A process of its own. */
 export const alone: Collective = {

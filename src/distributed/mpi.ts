@@ -184,10 +184,10 @@ export const joinMpi = ({ size, localRank }: Launched, limitSeconds: number): Mp
     seconds += (performance.now() - started) / 1000;
     if (code !== 0) throw new RunError(`MPI gave the error ${code} on rank ${rank}`);
   };
-  const broadcastInto = async (bytes: Uint8Array): Promise<void> => {
+  const broadcastInto = async (bytes: Uint8Array, root: number): Promise<void> => {
     for (let at = 0; at < bytes.length; at += 4 * bucket) {
       const piece = bytes.subarray(at, at + 4 * bucket);
-      await call(spread, [piece, piece.length, abi.byte, 0, world]);
+      await call(spread, [piece, piece.length, abi.byte, root, world]);
     }
   };
   return {
@@ -202,11 +202,11 @@ export const joinMpi = ({ size, localRank }: Launched, limitSeconds: number): Mp
         await call(reduce, [abi.inPlace, piece, piece.length, abi.float, abi.sum, world]);
       }
     },
-    broadcast: async (bytes) => {
+    broadcast: async (bytes, root = 0) => {
       const length = new Uint8Array(new Float64Array([bytes.length]).buffer);
-      await broadcastInto(length);
-      const all = rank === 0 ? bytes : new Uint8Array(new Float64Array(length.buffer)[0]!);
-      await broadcastInto(all);
+      await broadcastInto(length, root);
+      const all = rank === root ? bytes : new Uint8Array(new Float64Array(length.buffer)[0]!);
+      await broadcastInto(all, root);
       return all;
     },
     abort: (code) => void abortAll(world, code),

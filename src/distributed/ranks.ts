@@ -5,10 +5,13 @@ import { alone, type Collective, type WithinProgram } from "./collective.ts";
 import { launched } from "./launcher.ts";
 import type { Mpi } from "./mpi.ts";
 
-export interface RankSettings {
+export interface LaunchSettings {
   readonly distributed: "auto" | "mpi" | "none";
   /** Seconds. */
   readonly rankTimeout: number;
+}
+
+export interface BatchSettings {
   readonly batchNorm: "local" | "global";
   readonly negatives: "local" | "global";
 }
@@ -20,7 +23,7 @@ let joined: Mpi | undefined;
  *
  * @throws RequestError where MPI is missing or of another make
  */
-export const joinRanks = async (settings: RankSettings): Promise<Collective> => {
+export const joinRanks = async (settings: LaunchSettings): Promise<Collective> => {
   const { distributed, rankTimeout } = settings;
   const place = distributed === "none" ? undefined : launched();
   if (place === undefined && distributed === "mpi")
@@ -40,11 +43,14 @@ export const leaveRanks = (): void => {
   joined = undefined;
 };
 
-/** Images of a rank's share of a batch. Throws a RequestError where it does not come out whole. */
-export const shareOf = (batch: number, { size }: Collective): number => {
-  if (batch % size !== 0 || batch / size < 2)
+/**
+ * Images of a rank's share of a batch, `least` at least: batch norm in training mode needs two. Throws a RequestError where it
+ * does not come out whole.
+ */
+export const shareOf = (batch: number, { size }: Collective, least = 2): number => {
+  if (batch % size !== 0 || batch / size < least)
     throw new RequestError(
-      `a batch of ${batch} can't be shared by ${size} ranks in equal parts of at least 2; choose --batch as a multiple of ${size}`,
+      `a batch of ${batch} can't be shared by ${size} ranks in equal parts of at least ${least}; choose --batch as a multiple of ${size}`,
     );
   return batch / size;
 };
@@ -52,7 +58,7 @@ export const shareOf = (batch: number, { size }: Collective): number => {
 /** What a step is built for, and what the engine has to bring where ranks speak inside of it. */
 export const sharedBatch = (
   { size, rank, within }: Collective,
-  { batchNorm, negatives }: Pick<RankSettings, "batchNorm" | "negatives">,
+  { batchNorm, negatives }: BatchSettings,
 ): { readonly ranks?: Ranks; readonly within?: WithinProgram } => {
   if (size === 1) return {};
   const ranks = { size, rank, batchNorm: batchNorm === "global", negatives: negatives === "global" };

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { datasetNames, splits } from "../data/dataset.ts";
-import { conditionSettings, matchSetting, modelSettings, targetSetting } from "../settings/fragments.ts";
+import { conditionSettings, launchSettings, matchSetting, modelSettings, targetSetting } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 
@@ -54,6 +54,7 @@ export const evaluateSettings = {
     ...computing,
     changeable: true,
   }),
+  ...launchSettings,
   saveAdversarial: setting(z.boolean().default(false), "keep all adversarial images (--out)", results),
   grid: setting(z.int().min(0).max(100).default(12), "images in the picture of attacks (--out)", results),
   resume: setting(z.boolean().default(false), "go on with the evaluation in --out", results),

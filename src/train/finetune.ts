@@ -110,6 +110,7 @@ const createValidation = async (
   measured: Measured,
   { chooseBy, validationSteps }: Finetuning,
   { validation }: FinetuningImages,
+  ranks: Collective,
 ) => {
   if (validation === undefined) return undefined;
   const batch = Math.min(128, validation.count);
@@ -118,7 +119,7 @@ const createValidation = async (
     chooseBy: chooseBy === "robust" && validationSteps > 0 ? "robustValidation" : "validation",
     evaluate: async (epoch: number, weights: ReadonlyMap<string, Tensor>): Promise<Record<string, number>> => {
       if (epoch === 0) return {};
-      const { accuracy, robustAccuracy } = await judge.measure(validation, weights);
+      const { accuracy, robustAccuracy } = await judge.measure(validation, weights, ranks);
       return { validation: accuracy, ...(robustAccuracy !== undefined && { robustValidation: robustAccuracy }) };
     },
     release: () => judge.release(),
@@ -135,10 +136,12 @@ const finish = async (
   measured: Measured,
   { tensors }: Trained,
   common: Common,
+  ranks: Collective,
   context: VerbContext,
 ): Promise<FinetuneResult> => {
   const { out, steps, epoch, metrics } = common;
   if (test === undefined) {
+    if (ranks.rank > 0) return common;
     const figures = Object.entries(metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
     await writeReport(out);
     context.print(`${out}: ${steps} steps on pseudo-labels, ${figures.join(", ")}`);
@@ -146,9 +149,12 @@ const finish = async (
   }
   const options = { ...measured, batch: Math.min(128, test.count), attackSteps: evaluate ? 20 : 0 };
   const judge = await createJudge(engine, options);
-  const { accuracy, robustAccuracy } = await judge.measure(test, chosenWeightsOf(tensors));
+  const { accuracy, robustAccuracy } = await judge.measure(test, chosenWeightsOf(tensors), ranks);
   await judge.release();
   const accuracies = { accuracy, ...(robustAccuracy !== undefined && { robustAccuracy }) };
+  const { metrics: _, waitSeconds, ...first } = common;
+  const result = { ...first, testImages: test.count, ...accuracies, metrics, waitSeconds };
+  if (ranks.rank > 0) return result;
   await writeFileAtomic(join(out, resultsFile), `${JSON.stringify(accuracies)}\n`);
   await writeReport(out);
   const imported =
@@ -165,8 +171,7 @@ const finish = async (
   context.print(
     `${out}: ${steps} steps, epoch ${epoch}${choice}; accuracy on ${test.count} test images ${percent(accuracy)}${robust}`,
   );
-  const { metrics: _, waitSeconds, ...first } = common;
-  return { ...first, testImages: test.count, ...accuracies, metrics, waitSeconds };
+  return result;
 };
 
 const commonResult = (run: RunFolder, { scheme, epochs }: Finetuning, trained: Trained): Common => {
@@ -217,7 +222,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const folder = await context.openRun({ collective });
   const loader = loaderOf(settings, images, collective);
   const measured = { ...model, eps, stepSize, seed };
-  const validation = await createValidation(engine, measured, settings, images);
+  const validation = await createValidation(engine, measured, settings, images, collective);
   context.log(
     `${scheme}: ResNet-${network.depth} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
       `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch, ` +
@@ -234,8 +239,8 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
     });
     if (trained.interrupted) throw new Interrupted(`stopped after step ${trained.steps}; go on with --resume`);
     const common = commonResult(folder, settings, trained);
-    if (collective.rank > 0) return common;
-    return await withConditions(conditions, await finish(settings, images, engine, measured, trained, common, context));
+    const finished = await finish(settings, images, engine, measured, trained, common, collective, context);
+    return await withConditions(conditions, finished);
   } finally {
     await validation?.release();
     await loader.close();

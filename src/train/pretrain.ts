@@ -7,6 +7,7 @@ import type { Step } from "../../graphs/steps/step.ts";
 import { type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
 import { createLoader } from "../data/loader.ts";
 import { checkPseudoLabels, type PseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
+import type { Collective } from "../distributed/collective.ts";
 import { joinRanks, ranksText, sharedBatch, shareOf } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
@@ -120,16 +121,23 @@ const teacherFor = async (
 };
 
 /** kNN accuracy of the test images in a bank of the training images; nothing where the dataset has no labels. */
-const createKnn = async (engine: Engine, network: Network, bank: Dataset, loadTest: () => Promise<Dataset>) => {
+const createKnn = async (
+  engine: Engine,
+  network: Network,
+  bank: Dataset,
+  loadTest: () => Promise<Dataset>,
+  ranks: Collective,
+) => {
   if (bank.labels === undefined) return { accuracy: async () => ({}), chance: 0, release: async () => {} };
   const { labels } = bank;
   const queries = await loadTest();
   const extractor = await createExtractor(engine, network, network.evaluatedBranch);
   return {
     accuracy: async (weights: ReadonlyMap<string, Tensor>) => {
-      const known = { features: await extractor.extract(bank, weights), labels };
-      const asked = { features: await extractor.extract(queries, weights), labels: queries.labels ?? new Int32Array() };
-      return { knnAccuracy: await knnAccuracy(engine, known, asked, bank.classes.length) };
+      const known = { features: await extractor.extract(bank, weights, ranks), labels };
+      const features = await extractor.extract(queries, weights, ranks);
+      const asked = { features, labels: queries.labels ?? new Int32Array() };
+      return { knnAccuracy: await knnAccuracy(engine, known, asked, bank.classes.length, ranks) };
     },
     chance: chanceOf(queries.labels ?? new Int32Array()),
     release: () => extractor.release(),
@@ -188,7 +196,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   });
   const folder = await context.openRun({ collective });
   const test = { ...imagesOf(settings, context), split: "test" } as const;
-  const knn = await createKnn(engine, network, dataset, () => loadDataset(test));
+  const knn = await createKnn(engine, network, dataset, () => loadDataset(test), collective);
   context.log(
     `${methods[method].title}: ResNet-${settings.depth} width ${settings.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
       `${loader.stepsPerEpoch} steps of ${batch} an epoch, ${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,

@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "@jest/globals";
 import { readSafetensors } from "../../src/files/safetensors.ts";
 import { built } from "../built.ts";
@@ -28,6 +29,9 @@ const lastCheckpoint = async (run: string) => {
   const last = readdirSync(join(run, "checkpoints")).sort().at(-1) ?? "";
   return (await readSafetensors(join(run, "checkpoints", last, "tensors.safetensors"))).tensors;
 };
+
+const largest = (values: Float32Array) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+const apart = (a: Float32Array, b: Float32Array) => largest(a.map((value, i) => value - (b[i] ?? Number.NaN)));
 
 /** Starts two ranks that train for long, and does something to the second once a checkpoint is there. */
 const disturbed = async (args: string, run: string, signal: NodeJS.Signals) => {
@@ -67,15 +71,49 @@ needsMpi("several ranks", () => {
       let trained = 0;
       for (const [name, { data: values }] of head) {
         const [expected, found] = [values as Float32Array, several.get(name)?.data as Float32Array];
-        const scale = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-        const apart = expected.reduce(
-          (most, value, i) => Math.max(most, Math.abs(value - (found[i] ?? Number.NaN))),
-          0,
-        );
-        expect([name, apart <= 1e-5 * scale]).toEqual([name, true]);
-        if (apart > 0) trained++;
+        const distance = apart(expected, found);
+        expect([name, distance <= 1e-5 * largest(expected)]).toEqual([name, true]);
+        if (distance > 0) trained++;
       }
       expect(trained).toBeGreaterThan(0); // sums in another order: not the same run twice
+    }
+  });
+
+  test("evaluate and cluster give the bytes of one process, and harden its weights", async () => {
+    const given = (name: string) => join(folder, name);
+    const common = "--dataset shapes --threads 1";
+    const twice = (args: string, ...names: readonly [string, string]) => {
+      for (const [i, name] of names.entries()) {
+        const { status, stderr } = advcl(i === 0 ? 1 : 3, `${args} --out ${given(name)}`);
+        expect([status, stderr]).toEqual([0, expect.not.stringContaining("rror")]);
+      }
+    };
+    const attacks = "--attacks clean,pgd3,apgd-ce,fab-t --iterations 3 --targets 2 --save-adversarial";
+    twice(`evaluate --model ${given("head1")} ${common} --limit 40 --batch 8 ${attacks}`, "judged1", "judged3");
+    const files = readdirSync(given("judged1"), { recursive: true, withFileTypes: true }).filter((f) => f.isFile());
+    expect(files.length).toBeGreaterThan(7);
+    for (const { parentPath, name } of files) {
+      const path = join(parentPath, name);
+      const same = readFileSync(path).equals(readFileSync(path.replace(given("judged1"), given("judged3"))));
+      expect([name, same]).toEqual([name, true]);
+    }
+    const clustering = `cluster --teacher ${given("encoder")} ${common} --limit 150 --clusters 3,5 --feature-batch 64`;
+    twice(clustering, "labels1.safetensors", "labels3.safetensors");
+    expect(readFileSync(given("labels3.safetensors")).equals(readFileSync(given("labels1.safetensors")))).toBe(true);
+    const small = fileURLToPath(new URL("../fixtures/harden/small.onnx", import.meta.url));
+    const harden = `harden --from ${small} ${common} --limit 48 --test-limit 20 --test-steps 1 --attack-steps 1 --batch 24 --epochs 2 --lr 0.001 --no-augment`;
+    twice(harden, "hard1.onnx", "hard3.onnx");
+    const [whole, shared] = [
+      await lastCheckpoint(given("hard1.onnx.run")),
+      await lastCheckpoint(given("hard3.onnx.run")),
+    ];
+    for (const [name, { data: values }] of whole) {
+      if (!name.startsWith("param.")) continue;
+      const found = shared.get(name)?.data as Float32Array;
+      expect([name, apart(values as Float32Array, found) <= 1e-5 * largest(values as Float32Array)]).toEqual([
+        name,
+        true,
+      ]);
     }
   });
 
@@ -87,8 +125,6 @@ needsMpi("several ranks", () => {
   const weightsOf = async (run: string) =>
     [...(await lastCheckpoint(run))].filter(([name]) => name.startsWith("param."));
   const layerOf = (name: string) => name.replace(/\.(weight|bias)$/, "");
-  const largest = (values: Float32Array) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-  const apart = (a: Float32Array, b: Float32Array) => largest(a.map((value, i) => value - (b[i] ?? Number.NaN)));
   let one: Awaited<ReturnType<typeof weightsOf>> = [];
   const expectAsOne = async (run: string) => {
     const found = new Map(await weightsOf(run));
