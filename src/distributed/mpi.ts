@@ -3,7 +3,7 @@ import type { KoffiFunc, LibraryHandle } from "koffi";
 import { loadKoffi } from "../engine/native/library.ts";
 import { RequestError, RunError } from "../errors.ts";
 import type { Collective, WithinProgram } from "./collective.ts";
-import type { Launched } from "./launcher.ts";
+import { type Launched, mpiLibraries } from "./launcher.ts";
 
 type Koffi = typeof import("koffi");
 type Handle = bigint | number;
@@ -29,9 +29,6 @@ export interface Mpi extends Collective {
   finalize(): void;
 }
 
-/** Names of the library under which distributions and vendors install it, Open MPI's first. */
-const libraries = ["libmpi.so.40", "libmpi.so", "libmpich.so.12", "libmpi.so.12", "libmpi.40.dylib", "libmpi.dylib"];
-
 /** MPI_THREAD_SERIALIZED: calls come from koffi's threads, one at a time. */
 const SERIALIZED = 2;
 
@@ -49,15 +46,24 @@ const koffiForMpi = (): Koffi => {
   }
 };
 
-const openLibrary = (koffi: Koffi): LibraryHandle => {
-  for (const name of libraries)
+/** Libraries that are open: koffi unloads one that the collector finds unused, whoever is inside it. */
+const kept: LibraryHandle[] = [];
+
+const openLibrary = (koffi: Koffi, given: string | undefined): LibraryHandle => {
+  const names = given === undefined ? mpiLibraries() : [given];
+  let reason = "";
+  for (const name of names)
     try {
-      return koffi.load(name, { global: true });
-    } catch {
-      // The next name.
+      const library = koffi.load(name, { global: true });
+      kept.push(library);
+      return library;
+    } catch (error) {
+      reason = (error as Error).message;
     }
   throw new RequestError(
-    `this process was started by an MPI launcher, but none of ${libraries.slice(0, 4).join(", ")} can be loaded; install Open MPI or MPICH, or train alone with --distributed none`,
+    given === undefined
+      ? `this process was started by an MPI launcher, but none of ${names.join(", ")} can be loaded; install Open MPI or MPICH, name its library with --mpi-library, or work alone with --distributed none`
+      : `--mpi-library ${given} cannot be loaded (${reason}); name the shared library of the launcher's MPI`,
   );
 };
 
@@ -143,10 +149,14 @@ const speakWithin = (
   };
 };
 
-/** Joins the processes that were launched with this one. */
-export const joinMpi = ({ size, localRank }: Launched, limitSeconds: number): Mpi => {
+/**
+ * Joins the processes that were launched with this one.
+ *
+ * @param given the library of MPI; left out, it is looked for
+ */
+export const joinMpi = ({ size, localRank }: Launched, limitSeconds: number, given?: string): Mpi => {
   const koffi = koffiForMpi();
-  const library = openLibrary(koffi);
+  const library = openLibrary(koffi, given);
   const abi = abiOf(koffi, library);
   const { handle, world } = abi;
   library.func("int MPI_Init_thread(void *argc, void *argv, int required, void *provided)")(
@@ -160,7 +170,7 @@ export const joinMpi = ({ size, localRank }: Launched, limitSeconds: number): Mp
   const [rank, found] = [query("MPI_Comm_rank"), query("MPI_Comm_size")];
   if (found !== size)
     throw new RequestError(
-      `the launcher started ${size} processes and MPI sees ${found}; start them by the mpirun or srun of the MPI library that is loaded`,
+      `the launcher started ${size} processes and the MPI library that was found sees ${found}: it is another's; name the launcher's own with --mpi-library`,
     );
   const abortAll = library.func(`int MPI_Abort(${handle} comm, int code)`);
   const finalizeAll = library.func("int MPI_Finalize()");

@@ -9,6 +9,8 @@ export interface LaunchSettings {
   readonly distributed: "auto" | "mpi" | "none";
   /** Seconds. */
   readonly rankTimeout: number;
+  /** The shared library of MPI, where it is not found by itself. */
+  readonly mpiLibrary?: string | undefined;
 }
 
 export interface BatchSettings {
@@ -24,13 +26,13 @@ let joined: Mpi | undefined;
  * @throws RequestError where MPI is missing or of another make
  */
 export const joinRanks = async (settings: LaunchSettings): Promise<Collective> => {
-  const { distributed, rankTimeout } = settings;
+  const { distributed, rankTimeout, mpiLibrary } = settings;
   const place = distributed === "none" ? undefined : launched();
   if (place === undefined && distributed === "mpi")
     throw new RequestError("--distributed mpi needs a launcher: start it as mpirun -np N npx advcl …");
   if (place === undefined) return alone;
   const { joinMpi } = await import("./mpi.ts");
-  joined ??= joinMpi(place, rankTimeout);
+  joined ??= joinMpi(place, rankTimeout, mpiLibrary);
   return joined;
 };
 

@@ -150,6 +150,10 @@ export const launchSettings = {
     ...ranks,
     changeable: true,
   }),
+  mpiLibrary: setting(path().optional(), "shared library of MPI; left out, the launcher's own is looked for", {
+    ...ranks,
+    changeable: true,
+  }),
 };
 
 /** Of verbs that train. */

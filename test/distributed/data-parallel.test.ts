@@ -3,7 +3,7 @@ import { simclr } from "../../graphs/methods/simclr.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { benchFeeds } from "../../src/bench/measure.ts";
 import { alone, type Collective } from "../../src/distributed/collective.ts";
-import { launched } from "../../src/distributed/launcher.ts";
+import { launched, mpiLibraries } from "../../src/distributed/launcher.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { createRunner } from "../../src/engine/runner.ts";
 import { createParallelRunner } from "../../src/train/data-parallel.ts";
@@ -67,6 +67,16 @@ test("ranks that hold different weights are found, and a rank's wish to stop is 
   await runner.run(inputs);
   expect(stopped).toBe(true);
   await runner.release();
+});
+
+test("the library that is looked for first is the launcher's", () => {
+  expect(mpiLibraries({ OMPI_COMM_WORLD_RANK: "0" })[0]).toBe("libmpi.so.40");
+  expect(mpiLibraries({ OMPI_COMM_WORLD_RANK: "0", OMPI_LIBDIR_LOC: "/opt/openmpi/lib" }).slice(0, 2)).toEqual([
+    "/opt/openmpi/lib/libmpi.so.40",
+    "libmpi.so.40",
+  ]);
+  expect(mpiLibraries({ PMI_RANK: "0" })[0]).toBe("libmpich.so.12");
+  expect(new Set(mpiLibraries({ PMI_RANK: "0" }))).toEqual(new Set(mpiLibraries({})));
 });
 
 test("launchers are known by their environment", () => {

@@ -2,7 +2,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "@jest/globals";
@@ -29,6 +29,12 @@ const lastCheckpoint = async (run: string) => {
   const last = readdirSync(join(run, "checkpoints")).sort().at(-1) ?? "";
   return (await readSafetensors(join(run, "checkpoints", last, "tensors.safetensors"))).tensors;
 };
+
+/**
+ * Rounding grows from step to step, and where a gradient to a pixel is nearly 0 the attack takes either sign: so the rate is low,
+ * the attack is small, and the two weights of a batch norm (1 and 0 at first) are measured by the larger.
+ */
+const together = `pretrain ${data.replace("--width 2", "--width 4")} --limit 64 --batch 32 --epochs 10 --attack-steps 1 --eps 0.001 --step-size 0.00025 --lr 0.0003 --temperature 1 --base-temperature 1 --knn-every 0 --radius 3 --no-clusters --batch-norm global --negatives global --rank-check 1`;
 
 const largest = (values: Float32Array) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
 const apart = (a: Float32Array, b: Float32Array) => largest(a.map((value, i) => value - (b[i] ?? Number.NaN)));
@@ -117,11 +123,6 @@ needsMpi("several ranks", () => {
     }
   });
 
-  /**
-   * Rounding grows from step to step, and where a gradient to a pixel is nearly 0 the attack takes either sign: so the rate is low,
-   * the attack is small, and the two weights of a batch norm (1 and 0 at first) are measured by the larger.
-   */
-  const together = `pretrain ${data.replace("--width 2", "--width 4")} --limit 64 --batch 32 --epochs 10 --attack-steps 1 --eps 0.001 --step-size 0.00025 --lr 0.0003 --temperature 1 --base-temperature 1 --knn-every 0 --radius 3 --no-clusters --batch-norm global --negatives global --rank-check 1`;
   const weightsOf = async (run: string) =>
     [...(await lastCheckpoint(run))].filter(([name]) => name.startsWith("param."));
   const layerOf = (name: string) => name.replace(/\.(weight|bias)$/, "");
@@ -190,6 +191,44 @@ needsMpi("several ranks", () => {
     ]);
     expect(refused("demo")).toEqual([expect.stringContaining("demo runs in one process, and a launcher started 2")]);
   });
+});
+
+const mpich = process.env.ADVCL_MPICH ?? "mpiexec.mpich";
+const needsMpich = available("mpich", spawnSync(mpich, ["--version"]).status === 0) ? test : test.skip;
+needsMpich("MPICH's ranks do what one process does", () => {
+  const args = `${together} --epochs 1`;
+  const lossesOf = (run: string): number[] =>
+    readFileSync(join(run, "metrics.jsonl"), "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => (JSON.parse(line) as { loss: number }).loss);
+  const [one, two] = [join(folder, "mpich1"), join(folder, "mpich2")];
+  expect(advcl(1, `${args} --out ${one}`).status).toBe(0);
+  const beside = join(dirname(mpich), "../lib/libmpi.so.12");
+  const library = existsSync(beside) ? ["--mpi-library", beside] : [];
+  const started = [mpich, "-np", "2", process.execPath, main, ...args.split(" "), "--out", two, ...library] as const;
+  const { status, stderr } = spawnSync(started[0], started.slice(1), { encoding: "utf8", env });
+  expect([status, stderr]).toEqual([0, expect.stringContaining("shared by 2 ranks")]);
+  const expected = lossesOf(one);
+  expect(lossesOf(two).length).toBe(2);
+  for (const [i, loss] of lossesOf(two).entries()) expect(loss / expected[i]!).toBeCloseTo(1, 5);
+});
+
+const canMakeHosts = (): boolean => {
+  const made = spawnSync("ip", ["netns", "add", `advcl-probe-${process.pid}`]).status === 0;
+  if (made) spawnSync("ip", ["netns", "delete", `advcl-probe-${process.pid}`]);
+  return made;
+};
+const needsHosts = available("namespaces", canMakeHosts()) && version.status === 0 ? test : test.skip;
+needsHosts("ranks on two hosts train; one is killed, and twice as many end the run", () => {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [built("scripts/clusters/two-hosts.js")], {
+    encoding: "utf8",
+  });
+  expect([status, status === 0 || stderr]).toEqual([0, true]);
+  const told = JSON.parse(stdout);
+  expect(told).toMatchObject({ resumed: 0, steps: 8, whole: true });
+  expect(told.killed).not.toBe(0);
+  expect(told.stepsBefore).toBeLessThan(8);
 });
 
 test("without a launcher, --distributed mpi says what is missing", () => {
