@@ -147,8 +147,9 @@ class TrainingState {
   readonly #tensors: Map<string, Tensor>;
   #figures: Record<string, number>;
   #best: Best | undefined;
-  /** Seconds that the loader had kept the engine waiting when the last step was logged. */
+  /** Seconds that the loader had kept the engine waiting when the last step was logged, and those of communication. */
   #waited = 0;
+  #communicated = 0;
 
   constructor(training: Training, runner: Runner, { names, tensors }: ReturnType<typeof beginningOf>) {
     const { run, reporter, loader, epochs } = training;
@@ -183,10 +184,11 @@ class TrainingState {
 
   /** Measures the figures of an epoch, logs them, and keeps the weights where they are the best so far. */
   async evaluate(epoch: number): Promise<void> {
-    const { evaluate, reporter, loader, chooseBy = "", kept } = this.#training;
+    const { evaluate, reporter, loader, chooseBy = "", kept, collective = alone } = this.#training;
     if (evaluate !== undefined) await this.#collect();
     const figures = await evaluate?.(epoch, weightsOf(this.#tensors));
     this.#waited = loader.waitSeconds;
+    this.#communicated = collective.seconds;
     if (figures === undefined || Object.keys(figures).length === 0) return;
     this.#figures = { ...this.#figures, ...figures };
     this.#writer.write({ step: this.done, epoch }, figures);
@@ -242,15 +244,18 @@ class TrainingState {
 
   /** Takes over a run of one step or more, and logs each. */
   #accept(epoch: number, taken: readonly Taken[], seconds: number): void {
-    const { loader, batch } = this.#training;
+    const { loader, batch, collective = alone } = this.#training;
     this.#runner.accept();
     const dataWait = (loader.waitSeconds - this.#waited) / taken.length;
     this.#waited = loader.waitSeconds;
+    const communication = collective.seconds - this.#communicated;
+    this.#communicated = collective.seconds;
+    const shared = collective.size > 1 && { communication };
     for (const { metrics, lr } of taken) {
       const step = ++this.done;
       this.#figures = { ...this.#figures, ...metrics };
       const imagesPerSecond = batch / (seconds + dataWait);
-      this.#writer.write({ step, epoch }, { ...metrics, lr }, { seconds, dataWait, imagesPerSecond });
+      this.#writer.write({ step, epoch }, { ...metrics, lr }, { seconds, dataWait, imagesPerSecond, ...shared });
       this.#progress.update({ step, epoch, figures: metrics, images: batch, dataWait });
     }
   }
