@@ -240,7 +240,8 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
     if (trained.interrupted) throw new Interrupted(`stopped after step ${trained.steps}; go on with --resume`);
     const common = commonResult(folder, settings, trained);
     const finished = await finish(settings, images, engine, measured, trained, common, collective, context);
-    return await withConditions(conditions, finished);
+    // The first rank has the figures of every step on its disk.
+    return collective.rank > 0 ? finished : await withConditions(conditions, finished);
   } finally {
     await validation?.release();
     await loader.close();
