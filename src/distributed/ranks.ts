@@ -1,7 +1,8 @@
 /** The ranks that this process belongs to: joined once, when a verb first trains. */
 import type { Ranks } from "../../graphs/ops/ranks.ts";
+import type { EngineRequest } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
-import { alone, type Collective, type WithinProgram } from "./collective.ts";
+import { alone, type Collective } from "./collective.ts";
 import { launched } from "./launcher.ts";
 import type { Mpi } from "./mpi.ts";
 
@@ -61,10 +62,10 @@ export const shareOf = (batch: number, { size }: Collective, least = 2): number 
 export const sharedBatch = (
   { size, rank, within }: Collective,
   { batchNorm, negatives }: BatchSettings,
-): { readonly ranks?: Ranks; readonly within?: WithinProgram } => {
+): { readonly ranks?: Ranks; readonly spoken?: Pick<EngineRequest, "ranks" | "speaking"> } => {
   if (size === 1) return {};
   const ranks = { size, rank, batchNorm: batchNorm === "global", negatives: negatives === "global" };
-  return { ranks, ...(within && (ranks.batchNorm || ranks.negatives) && { within }) };
+  return { ranks, spoken: { ranks: within, speaking: ranks.batchNorm || ranks.negatives } };
 };
 
 /** Of several ranks, for the line that says what is trained. */

@@ -40,8 +40,10 @@ export interface EngineRequest {
   readonly engine?: EngineName | "auto" | undefined;
   /** What products compute in; left out or auto, float32 on the CPU and WebGPU, TF32 on CUDA. */
   readonly precision?: Precision | "auto" | undefined;
-  /** Who sends messages between ranks that steps hold, which only the native engine can; left out where they hold none. */
+  /** Who sends messages between ranks from inside of steps, which only the native engine can. */
   readonly ranks?: WithinProgram | undefined;
+  /** Whether steps hold such messages whatever the engine is; it then has to be the native one. */
+  readonly speaking?: boolean | undefined;
 }
 
 export interface Engine {
@@ -52,6 +54,8 @@ export interface Engine {
   readonly precision: Precision;
   /** Whether programs are replayed as CUDA graphs. */
   readonly graphs: boolean;
+  /** Whether its programs may hold messages between ranks. */
+  readonly speaks: boolean;
   readonly target: Target;
   /** Why this one, for people. */
   readonly reason: string;
@@ -217,8 +221,8 @@ const cudaTargetOf = (precision: Precision): string =>
   precision === "float16" ? "cuda-convolution-turned-float16" : "cuda";
 
 /** The engine that is asked for: the native one where steps hold messages between ranks. */
-const engineAsked = ({ engine = "auto", ranks }: EngineRequest, provider: Provider): EngineName | "auto" => {
-  if (ranks === undefined) return engine;
+const engineAsked = ({ engine = "auto", speaking }: EngineRequest, provider: Provider): EngineName | "auto" => {
+  if (!speaking) return engine;
   if (engine === "binding" || provider === "webgpu")
     throw new RequestError(
       `--batch-norm global and --negatives global need --engine native with --provider cpu or cuda; choose those, or local`,
@@ -268,6 +272,7 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
     nameReason,
     precision,
     graphs,
+    speaks: name === "native" && request.ranks !== undefined,
     target,
     reason: lacking === undefined ? reason : `${reason}; ${lacking}`,
     options,

@@ -1,12 +1,12 @@
 /** A step over several ranks: each has its share of the batch, gradients are averaged, and all make the same update. */
 
-import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { gradName } from "../../graphs/steps/names.ts";
-import { splitStep } from "../../graphs/steps/split.ts";
+import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
+import { feedName, gradName } from "../../graphs/steps/names.ts";
+import { averagedStep, splitStep, TOLD } from "../../graphs/steps/split.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import type { Collective } from "../distributed/collective.ts";
 import type { Engine } from "../engine/engine.ts";
-import type { Runner } from "../engine/runner.ts";
+import { createRunner, type Runner } from "../engine/runner.ts";
 import { RunError } from "../errors.ts";
 
 /** FNV-1a over 32-bit words, in four numbers of 8 bits: their sums over 65,536 ranks are exact in float32. */
@@ -71,6 +71,58 @@ const inputsOf = ({ store }: Step): string[] => [
   ...Array.from(store.inputs.keys(), (name) => `input.${name}`),
 ];
 
+/** Sums of the parts of a digest, and of whether to stop: what ranks tell each other with every step. */
+const WORDS = 5;
+
+/** Tells the ranks' digests of what they hold: all ranks call it after the same steps. Throws a RunError where they differ. */
+const compared = async (
+  held: ReadonlyMap<string, Tensor>,
+  collective: Collective,
+  steps: number,
+): Promise<Map<string, Tensor>> => {
+  const digest = digestOf(held.values());
+  const sums = Float32Array.from(digest);
+  await collective.sum(sums);
+  checkSame(digest, sums, collective.size, steps);
+  return new Map(held);
+};
+
+const oneAtATime: Runner["runMany"] = async () => {
+  throw new Error("internal: several steps in a run are not taken over several ranks");
+};
+
+/** By an engine whose programs speak with the other ranks: one run a step, and weights stay where it holds them. */
+const createSpeakingRunner = async (
+  engine: Engine,
+  step: Step,
+  initial: ReadonlyMap<string, Tensor>,
+  collective: Collective,
+  { stopping, stop, checkEvery }: ParallelOptions,
+): Promise<Runner> => {
+  const runner = await createRunner(engine, averagedStep(step, collective.size, WORDS), initial);
+  let steps = 0;
+  return {
+    model: runner.model,
+    run: async (inputs) => {
+      const digest = steps % checkEvery === 0 ? digestOf((await runner.tensors()).values()) : [0, 0, 0, 0];
+      const told = float32([WORDS], [...digest, stopping() ? 1 : 0]);
+      const results = await runner.run({ ...inputs, [feedName(TOLD)]: told }).catch((error: unknown) => {
+        throw collective.within?.failure ?? error;
+      });
+      const { [TOLD]: sums, ...others } = results;
+      const words = sums?.data as Float32Array;
+      checkSame(digest, words, collective.size, steps);
+      steps++;
+      if (words[WORDS - 1]! > 0) stop();
+      return others;
+    },
+    runMany: oneAtATime,
+    accept: () => runner.accept(),
+    tensors: async () => compared(await runner.tensors(), collective, steps),
+    release: () => runner.release(),
+  };
+};
+
 /**
  * Runs a step over all ranks. Running statistics and metrics become the means over ranks, so that every rank holds the same
  * bits after every step.
@@ -83,8 +135,18 @@ export const createParallelRunner = async (
   step: Step,
   initial: ReadonlyMap<string, Tensor>,
   collective: Collective,
-  { stopping, stop, checkEvery }: ParallelOptions,
-): Promise<Runner> => {
+  options: ParallelOptions,
+): Promise<Runner> =>
+  (engine.speaks ? createSpeakingRunner : createSplitRunner)(engine, step, initial, collective, options);
+
+/** By any engine: gradients in one run, their sum over ranks, the update in another. */
+const createSplitRunner: typeof createParallelRunner = async (
+  engine,
+  step,
+  initial,
+  collective,
+  { stopping, stop, checkEvery },
+) => {
   const parts = splitStep(step);
   const first = await engine.load(parts.gradients);
   const second = await engine.load(parts.update);
@@ -96,9 +158,7 @@ export const createParallelRunner = async (
     Object.fromEntries(names.map((name) => [name, given[name] ?? (held.get(name) as Tensor)]));
 
   const run: Runner["run"] = async (inputs) => {
-    const computed = await first.session.run(pick(firstInputs, inputs)).catch((error: unknown) => {
-      throw collective.within?.failure ?? error;
-    });
+    const computed = await first.session.run(pick(firstInputs, inputs));
     const digest = steps % checkEvery === 0 ? digestOf(held.values()) : [0, 0, 0, 0];
     const { means, sums } = await average(collective, computed, [...digest, stopping() ? 1 : 0]);
     checkSame(digest, sums, collective.size, steps);
@@ -118,20 +178,12 @@ export const createParallelRunner = async (
   return {
     model: first.model,
     run,
-    runMany: async () => {
-      throw new Error("internal: several steps in a run are not taken over several ranks");
-    },
+    runMany: oneAtATime,
     accept: () => {
       for (const [name, value] of pending) held.set(name, value);
       pending = new Map();
     },
-    tensors: async () => {
-      const digest = digestOf(held.values());
-      const sums = Float32Array.from(digest);
-      await collective.sum(sums);
-      checkSame(digest, sums, collective.size, steps);
-      return new Map(held);
-    },
+    tensors: () => compared(held, collective, steps),
     release: async () => {
       await first.session.release();
       await second.session.release();

@@ -212,8 +212,8 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const branch = network.evaluatedBranch;
   const collective = await joinRanks(given);
   // Losses of finetuning set no image against another.
-  const { ranks, within } = sharedBatch(collective, { ...given, negatives: "local" });
-  const engine = await chooseEngine({ ...settings, device: collective.localRank, ranks: within });
+  const { ranks, spoken } = sharedBatch(collective, { ...given, negatives: "local" });
+  const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
   const classes = images.classes.length;
   const start = origin && startOf(origin, headOnly, images.classes);
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };

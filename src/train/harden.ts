@@ -7,7 +7,7 @@ import { paramName } from "../../graphs/steps/names.ts";
 import { createLoader, type Loader } from "../data/loader.ts";
 import { normalStart, plainView, uniformStart, weakView } from "../data/view.ts";
 import type { Collective } from "../distributed/collective.ts";
-import { joinRanks } from "../distributed/ranks.ts";
+import { joinRanks, sharedBatch } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { percent } from "../evaluate/accuracy.ts";
@@ -149,7 +149,9 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   const collective = await joinRanks(settings);
   const prepared = await prepare(settings, collective, context);
   const { original, training, test, share } = prepared;
-  const engine = await chooseEngine({ ...settings, device: collective.localRank });
+  // Its batch norms stay as they are, and no image is set against another.
+  const { spoken } = sharedBatch(collective, { batchNorm: "local", negatives: "local" });
+  const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
   await warnOfProbabilities(original, test, engine, context.warn);
   const model = trainable(original, share);
   const { bytes } = original.model as ClassifierModel;

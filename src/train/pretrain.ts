@@ -177,8 +177,8 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const dataset = await loadTraining(settings, context);
   const pseudoLabels = await labelsFor(settings, dataset, context);
   const collective = await joinRanks(settings);
-  const { ranks, within } = sharedBatch(collective, settings);
-  const engine = await chooseEngine({ ...settings, device: collective.localRank, ranks: within });
+  const { ranks, spoken } = sharedBatch(collective, settings);
+  const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
   const network = networkOf(settings, dataset.height);
   const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network, ranks);
   const knnNames = knnEvery > 0 && dataset.labels !== undefined ? ["knnAccuracy"] : [];

@@ -61,7 +61,14 @@ const whole = { size: SIZE, rank: 1, batchNorm: true, negatives: true } as const
 
 /** Gradients, metrics and running statistics of a step on a target. */
 const computed = async (step: Step, feeds: Readonly<Record<string, Tensor>>, target: string, ranks?: WithinProgram) => {
-  const engine = await chooseEngine({ provider: "cpu", threads: 1, engine: "native", target, ranks });
+  const engine = await chooseEngine({
+    provider: "cpu",
+    threads: 1,
+    engine: "native",
+    target,
+    ranks,
+    speaking: ranks !== undefined,
+  });
   const { gradients } = splitStep(step);
   const { session } = await engine.load(gradients);
   const given = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name] as Tensor]));
