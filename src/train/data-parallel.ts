@@ -4,10 +4,10 @@ import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { feedName, gradName } from "../../graphs/steps/names.ts";
 import { averagedStep, splitStep, TOLD } from "../../graphs/steps/split.ts";
 import type { Step } from "../../graphs/steps/step.ts";
-import type { Collective } from "../distributed/collective.ts";
+import { alone, type Collective } from "../distributed/collective.ts";
 import type { Engine } from "../engine/engine.ts";
 import { createRunner, type Runner } from "../engine/runner.ts";
-import { RunError } from "../errors.ts";
+import { RequestError, RunError } from "../errors.ts";
 
 /** FNV-1a over 32-bit words, in four numbers of 8 bits: their sums over 65,536 ranks are exact in float32. */
 const digestOf = (values: Iterable<Tensor>): number[] => {
@@ -188,5 +188,32 @@ const createSplitRunner: typeof createParallelRunner = async (
       await first.session.release();
       await second.session.release();
     },
+  };
+};
+
+/** What a training tells of the processes that share it. */
+interface Shared {
+  readonly collective?: Collective;
+  readonly engine: Engine;
+  readonly step: Step;
+  readonly signal: AbortSignal;
+  readonly rankCheck?: number;
+  readonly stepsPerRun?: number;
+  readonly openRunner?: (initial: ReadonlyMap<string, Tensor>) => Promise<Runner>;
+}
+
+/** A training over several processes: they stop after the same step, and their runner sums gradients. */
+export const overRanks = <T extends Shared>(given: T): T => {
+  const { collective = alone, engine, step, signal, rankCheck = 16 } = given;
+  if (collective.size === 1) return given;
+  if ((given.stepsPerRun ?? 1) > 1)
+    throw new RequestError("--steps-per-run is for one process, and there are several ranks; leave it out");
+  const agreed = new AbortController();
+  const stops = { stopping: () => signal.aborted, stop: () => agreed.abort(), checkEvery: rankCheck };
+  return {
+    ...given,
+    signal: agreed.signal,
+    openRunner: (initial: ReadonlyMap<string, Tensor>) =>
+      createParallelRunner(engine, step, initial, collective, stops),
   };
 };

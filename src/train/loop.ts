@@ -14,7 +14,7 @@ import { MetricsWriter } from "../runs/metrics.ts";
 import { chosenName, weightsOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import type { ProgressLine, Reporter } from "../verbs/reporter.ts";
-import { createParallelRunner } from "./data-parallel.ts";
+import { overRanks } from "./data-parallel.ts";
 import { allFinite, diverged } from "./diverged.ts";
 import { initialTensor } from "./initialize.ts";
 
@@ -307,21 +307,6 @@ const trainEpoch = async (training: Training, state: TrainingState, epoch: numbe
     return true;
   }
   return false;
-};
-
-/** A training over several processes: they stop after the same step, and their runner sums gradients. */
-const overRanks = (given: Training): Training => {
-  const { collective = alone, engine, step, signal, rankCheck = 16 } = given;
-  if (collective.size === 1) return given;
-  if ((given.stepsPerRun ?? 1) > 1)
-    throw new RequestError("--steps-per-run is for one process, and there are several ranks; leave it out");
-  const agreed = new AbortController();
-  const stops = { stopping: () => signal.aborted, stop: () => agreed.abort(), checkEvery: rankCheck };
-  return {
-    ...given,
-    signal: agreed.signal,
-    openRunner: (initial) => createParallelRunner(engine, step, initial, collective, stops),
-  };
 };
 
 /** Runs a training to its end, or to the step at which its signal is seen. */
