@@ -1,6 +1,12 @@
 import { z } from "zod";
 import { datasetNames, splits } from "../data/dataset.ts";
-import { conditionSettings, launchSettings, matchSetting, modelSettings, targetSetting } from "../settings/fragments.ts";
+import {
+  conditionSettings,
+  launchSettings,
+  matchSetting,
+  modelSettings,
+  targetSetting,
+} from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 
