@@ -54,7 +54,7 @@ export interface Engine {
   readonly precision: Precision;
   /** Whether programs are replayed as CUDA graphs. */
   readonly graphs: boolean;
-  /** Whether its programs may hold messages between ranks. */
+  /** Whether steps average their gradients by messages of their own. */
   readonly speaks: boolean;
   readonly target: Target;
   /** Why this one, for people. */
@@ -272,7 +272,8 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
     nameReason,
     precision,
     graphs,
-    speaks: name === "native" && request.ranks !== undefined,
+    // A message ends a CUDA graph, which is worth more than one run a step: there only what has to speak does.
+    speaks: name === "native" && request.ranks !== undefined && (!graphs || request.speaking === true),
     target,
     reason: lacking === undefined ? reason : `${reason}; ${lacking}`,
     options,
