@@ -1,5 +1,15 @@
 /** What some tests need and a machine may lack. */
-export type Need = "browser" | "webgpu" | "data" | "dist" | "compiler" | "koffi" | "nvrtc" | "mpi";
+export type Need =
+  | "browser"
+  | "webgpu"
+  | "data"
+  | "dist"
+  | "compiler"
+  | "koffi"
+  | "nvrtc"
+  | "mpi"
+  | "mpich"
+  | "namespaces";
 
 const remedies: Readonly<Record<Need, string>> = {
   browser: "Chromium: install it, or name it in ADVCL_CHROMIUM",
@@ -9,6 +19,8 @@ const remedies: Readonly<Record<Need, string>> = {
   koffi: "koffi, an optional dependency: npm install --include=optional",
   nvrtc: "NVRTC, which needs no GPU: run scripts/install-nvrtc.sh",
   mpi: "mpirun of Open MPI: install it (Debian: openmpi-bin)",
+  mpich: "MPICH's mpiexec beside Open MPI's: install it (Debian: mpich), or name one in ADVCL_MPICH",
+  namespaces: "network namespaces, which root makes on Linux with ip (Debian: iproute2)",
   dist: "the built project: npm run build",
 };
 

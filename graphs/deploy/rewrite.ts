@@ -1,6 +1,7 @@
 /** Graphs made anew with some values or ops replaced. */
 
 import {
+  type Attributes,
   apply,
   isConstant,
   isInput,
@@ -18,8 +19,11 @@ export interface Rules {
   readonly given?: ReadonlyMap<Value, Value>;
   /** What stands for a constant or an input; undefined keeps it. */
   readonly leaf?: (value: Value) => Value | undefined;
-  /** What stands for a node's outputs, given what stands for its inputs; undefined applies the same op to them. */
-  readonly node?: (node: Node, inputs: readonly Value[]) => readonly Value[] | undefined;
+  /**
+   * What stands for a node's outputs, given what stands for its inputs and its attributes (bodies are rewritten before the node);
+   * undefined applies the same op to them.
+   */
+  readonly node?: (node: Node, inputs: readonly Value[], attributes: Attributes) => readonly Value[] | undefined;
 }
 
 /** Rewrites a graph, bodies of control flow included. */
@@ -49,7 +53,10 @@ export const rewrite = <K extends string>(
       const inputs = node.inputs.map(at);
       const bodies = Object.entries(node.attributes).map(([name, a]) => [name, isSubgraph(a) ? body(a) : a] as const);
       const attributes = Object.fromEntries(bodies);
-      const results = onBehalfOf(node, () => rule?.(node, inputs) ?? apply(node.definition, inputs, attributes));
+      const results = onBehalfOf(
+        node,
+        () => rule?.(node, inputs, attributes) ?? apply(node.definition, inputs, attributes),
+      );
       node.outputs.forEach((output, i) => {
         made.set(output, results[i]!);
       });

@@ -5,20 +5,7 @@
 import { asymmetricContrastive } from "../losses/asymmetric.ts";
 import { Scope } from "../nn/scope.ts";
 import { named, scalar, type Value } from "../onnx/graph.ts";
-import {
-  add,
-  div,
-  greater,
-  less,
-  max,
-  mul,
-  reduceMean,
-  reduceSum,
-  sqrt,
-  stopGradient,
-  sub,
-  where,
-} from "../ops/index.ts";
+import { add, div, greater, less, max, mul, reduceMean, reduceSum, sqrt, sub, where } from "../ops/index.ts";
 import { type AdvclOptions, advclBranches, advclInputs, advclPaper, advclStep } from "./advcl.ts";
 import { advclTraining, defineMethod, type StepOptions, type StepParts } from "./method.ts";
 
@@ -49,7 +36,7 @@ const inferiorShare = ({ store, encoder }: StepParts, clean: Value, attacked: Va
     const settled = store.input("settled", { dtype: "float32", shape: [] });
     const features = (x: Value) => encoder(new Scope(store, { branches: ["normal"], statistics: "keep" }), x);
     const moved = sub(features(clean), features(attacked));
-    const distance = stopGradient(
+    const distance = store.meanOfAll(
       reduceMean(sqrt(reduceSum(mul(moved, moved), { axes: [1], keepdims: 0 })), { keepdims: 0 }),
     );
     const start = { kind: "constant", value: 0 } as const;

@@ -29,7 +29,7 @@ export const aclStreams = (options: StepOptions & ContrastiveAttackOptions) => {
   const { store, encoder, attack } = parts;
   const { clean, start } = viewPair(parts);
   const project = (scope: Scope, x: Value) => threeLayerProjector(branches)(scope.at("head_proj"), encoder(scope, x));
-  const contrast = (z: Value) => ntXent(z, 2, options.temperature);
+  const contrast = (z: Value) => ntXent(store.contrasted(z), 2, options.temperature);
 
   const attacking = new Scope(store, { mode: "eval", branches: ["pgd"] });
   const attacked = pgd(attack, (x) => contrast(project(attacking, x)))(clean, start);

@@ -86,7 +86,8 @@ const jointLoss =
     const z = projectorOutput(adversarial.at("head_proj"), viewOf(hidden, 0, branches.length));
     const width = z.dim(1);
     const all = concat([reshape(z, [batch, 1, width]), reshape(others, [batch, views.length, width])], { axis: 1 });
-    const together = contrast(reshape(all, [batch * (views.length + 1), width]), views.length + 1);
+    const rows = store.contrasted(reshape(all, [batch * (views.length + 1), width]));
+    const together = contrast(rows, views.length + 1);
     if (labels.length === 0) return { loss: together, contrastive: together };
     const logits = clusterHeads(adversarial.with({ branches: ["pgd_ce"] }), clusters, viewOf(h, 1, 2));
     const clustered = named("clustering", () =>

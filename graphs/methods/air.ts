@@ -55,7 +55,7 @@ const regularised = ({ store, image, project, projections, metrics }: Streams, l
   const [a1, a2] = projections.adversarial.map(unit) as [Value, Value];
   /** log p(u,v), [1,B]. */
   const logP = (u: Value, v: Value) => {
-    const cosines = reduceSum(mul(u, v), { axes: [1], keepdims: 0 });
+    const cosines = store.contrasted(reduceSum(mul(u, v), { axes: [1], keepdims: 0 }));
     return logSoftmax(div(reshape(cosines, [1, -1]), options.temperature), { axis: 1 });
   };
   const divergence = (p: Value, q: Value) =>

@@ -51,7 +51,7 @@ export const dynaclStreams = (options: StepOptions & ContrastiveAttackOptions) =
   const { store, encoder, attack } = parts;
   const { clean, start } = viewPair(parts);
   const project = (scope: Scope, x: Value) => threeLayerProjector(branches)(scope.at("head_proj"), encoder(scope, x));
-  const contrast = (z1: Value, z2: Value) => ntXent(interleave([z1, z2]), 2, options.temperature);
+  const contrast = (z1: Value, z2: Value) => ntXent(store.contrasted(interleave([z1, z2])), 2, options.temperature);
 
   const online = new Scope(store, { branches });
   const average = online.with({ copy: AVERAGE });

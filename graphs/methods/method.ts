@@ -9,7 +9,7 @@ import type { Layer } from "../nn/layer.ts";
 import { type Depth, resnet, type Stem } from "../nn/resnet.ts";
 import { Store } from "../nn/scope.ts";
 import type { Type, Value } from "../onnx/graph.ts";
-import { add } from "../ops/index.ts";
+import { add, type Ranks } from "../ops/index.ts";
 import type { OptimizerOptions } from "../optim/optimizer.ts";
 import type { FinishOptions, Step } from "../steps/step.ts";
 import { type InputRecipes, uniformStart } from "../views/recipe.ts";
@@ -21,6 +21,8 @@ export interface StepOptions extends FinishOptions {
   readonly depth: Depth;
   readonly width: number;
   readonly stem: Stem;
+  /** Processes that share the batch, of which `batch` is then this one's part. */
+  readonly ranks?: Ranks | undefined;
 }
 
 /** Settings of a training that every method has: for how long, at which rate. */
@@ -132,7 +134,7 @@ export interface StepParts {
 
 /** A store with what every step starts from. */
 export const stepParts = (options: StepOptions, branches?: readonly string[]): StepParts => {
-  const store = new Store();
+  const store = new Store(options.ranks);
   const type: Type = { dtype: "float32", shape: [options.batch, 3, options.size, options.size] };
   return {
     store,

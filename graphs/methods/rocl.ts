@@ -28,7 +28,8 @@ export const rocl = defineMethod<ContrastiveAttackOptions>({
   inputs: ({ eps }) => ({ view1: advclView, view2: advclView, start1: uniformStart(eps) }),
   build: (options) => {
     const { store, encoder, image, attack } = attackedParts(options);
-    const similarity = (z: Value, views: number) => ntXent(z, views, options.temperature, { detachSecond: true });
+    const similarity = (z: Value, views: number) =>
+      ntXent(store.contrasted(z), views, options.temperature, { detachSecond: true });
     const project = (scope: Scope, x: Value) => {
       const h = encoder(scope, x);
       const head = twoLayerProjector({ hidden: 4 * h.dim(1), output: 128, norm: false });

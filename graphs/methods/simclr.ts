@@ -24,6 +24,6 @@ export const simclr = defineMethod<{ readonly temperature: number }>({
     // Both views are one batch to the batch norm.
     const h = encoder(scope, interleave([image("view1"), image("view2")]));
     const z = threeLayerProjector()(scope.at("head_proj"), h);
-    return finish(store, options, { loss: ntXent(z, 2, options.temperature) });
+    return finish(store, options, { loss: ntXent(store.contrasted(z), 2, options.temperature) });
   },
 });

@@ -80,7 +80,8 @@ export const batchNorm =
       };
       const scale = stacked((view) => view.parameter("weight", [channels], { kind: "constant", value: 1 }));
       const bias = stacked((view) => view.parameter("bias", [channels], { kind: "constant", value: 0 }));
-      const count = x.size / channels / views.length;
+      const ranks = scope.store.ranks?.batchNorm ? scope.store.ranks.size : 1;
+      const count = (x.size / channels / views.length) * ranks;
       if (scope.mode === "eval") {
         const mean = stacked((view) => view.state("running_mean", [channels], { kind: "constant", value: 0 }));
         const variance = stacked((view) => view.state("running_var", [channels], { kind: "constant", value: 1 }));
@@ -91,11 +92,10 @@ export const batchNorm =
           x.shape,
         );
       }
-      const [y, mean, variance] = batchNormTraining.outputs(x, scale, bias, { branches: views.length, epsilon }) as [
-        Value,
-        Value,
-        Value,
-      ];
+      const [y, mean, variance] = batchNormTraining.outputs(x, scale, bias, {
+        ...{ branches: views.length, epsilon },
+        ...(ranks > 1 && { ranks }),
+      }) as [Value, Value, Value];
       if (scope.statistics !== "keep") {
         const rows = (v: Value) => (views.length === 1 ? [v] : split(v, { axis: 0, sizes: views.map(() => 1) }));
         const means = rows(mean);

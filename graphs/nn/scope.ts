@@ -5,7 +5,7 @@
 import type { DType } from "../onnx/dtype.ts";
 import { GraphError } from "../onnx/error.ts";
 import { input, named, type Type, type Value } from "../onnx/graph.ts";
-import { add, loop, mul } from "../ops/index.ts";
+import { add, loop, meansOverRanks, mul, type Ranks, stopGradient, wholeBatch } from "../ops/index.ts";
 import { feedName, paramName, stateName } from "../steps/names.ts";
 
 /** How a parameter or a state starts, as data: the driver draws the numbers. */
@@ -41,7 +41,28 @@ export class Store {
   readonly parameters = new Map<string, Slot>();
   readonly states = new Map<string, Slot>();
   readonly inputs = new Map<string, Value>();
+  /** Processes that share the batch; left out where this one has all of it. */
+  readonly ranks: Ranks | undefined;
   #current = new Map<string, Value>();
+
+  constructor(ranks?: Ranks) {
+    this.ranks = ranks;
+  }
+
+  /**
+   * Rows of the batch as a loss sees them that sets images against each other: of all ranks where `negatives` says so. What is
+   * computed from them has to be the same on every rank.
+   */
+  contrasted(rows: Value): Value {
+    const { size, rank, negatives } = this.ranks ?? { size: 1, rank: 0, negatives: false };
+    return negatives && size > 1 ? wholeBatch(rows, { ranks: size, rank }) : rows;
+  }
+
+  /** A mean over the batch, taken over all ranks where losses are; no gradient flows into it. */
+  meanOfAll(mean: Value): Value {
+    const still = stopGradient(mean);
+    return this.ranks?.negatives ? meansOverRanks([still], this.ranks.size)[0]! : still;
+  }
 
   parameter(path: string, shape: readonly number[], init: Init): Value {
     return this.#slot(this.parameters, paramName, path, { dtype: "float32", shape }, init).value;

@@ -11,5 +11,6 @@ export * from "./movement.ts";
 export * from "./normalize.ts";
 export * from "./pool.ts";
 export * from "./random.ts";
+export * from "./ranks.ts";
 export * from "./reduce.ts";
 export * from "./slice.ts";

@@ -4,6 +4,7 @@ import { isAbsent, type Type, type Value } from "../onnx/graph.ts";
 import { axisOf, broadcast, defineOp, notDifferentiable, type Op, sameDtype } from "./define.ts";
 import { add, div, exp, mul, reciprocal, sqrt, sub } from "./elementwise.ts";
 import { reshape } from "./movement.ts";
+import { meansOverRanks, statisticsOverRanks } from "./ranks.ts";
 import { reduceMean, reduceSum } from "./reduce.ts";
 
 type Axis = { axis?: number };
@@ -74,7 +75,8 @@ export const batchNormalization: Op<[x: Value, scale: Value, bias: Value, mean: 
     ],
   });
 
-export type BranchedNorm = { readonly branches: number; readonly epsilon: number };
+/** `ranks`: so many processes have equal shares of the batch, and statistics are those of all of it (left out: of this one's). */
+export type BranchedNorm = { readonly branches: number; readonly epsilon: number; readonly ranks?: number };
 
 /** Interleaved branches side by side as channels: image b of branch j is row b·nb + j, so [B·nb,C,…] is [B,nb·C,…]. */
 export const branchesAsChannels = (x: Value, branches: number): Value =>
@@ -107,12 +109,12 @@ export const batchNormTraining: Op<[x: Value, scale: Value, bias: Value], Branch
       { dtype, shape: scale.shape },
     ];
   },
-  lower: ([x, scale, bias], { branches, epsilon }) => {
+  lower: ([x, scale, bias], { branches, epsilon, ranks = 1 }) => {
     const wide = branchesAsChannels(x, branches);
     const axes = statisticAxes(wide);
-    const mean = reduceMean(wide, { axes, keepdims: 1 });
-    const centred = sub(wide, mean);
-    const variance = reduceMean(mul(centred, centred), { axes, keepdims: 0 });
+    const own = reduceMean(wide, { axes, keepdims: 1 });
+    const centred = sub(wide, own);
+    const [mean, variance] = statisticsOverRanks(own, reduceMean(mul(centred, centred), { axes, keepdims: 0 }), ranks);
     const flat = (v: Value) => reshape(v, [-1]);
     const y = batchNormalization(wide, flat(scale), flat(bias), flat(mean), variance, { epsilon });
     return [reshape(y, x.shape), reshape(mean, scale.shape), reshape(variance, scale.shape)];
@@ -147,7 +149,8 @@ export const batchNormTraining: Op<[x: Value, scale: Value, bias: Value], Branch
 
 /**
  * Gradient of batchNormTraining (Ioffe & Szegedy 2015). With x̂ = (x - mean)/σ and means over a branch's channel:
- * dx = scale/σ · (dy - mean(dy) - x̂ · mean(dy·x̂)), dscale = Σ dy·x̂, dbias = Σ dy.
+ * dx = scale/σ · (dy - mean(dy) - x̂ · mean(dy·x̂)), dscale = Σ dy·x̂, dbias = Σ dy. Of several ranks dx has the means over all
+ * of them, while dscale and dbias are this one's, as gradients to all weights are until they are averaged.
  * Inputs x, dy [B·nb,C,…], scale, mean, variance [nb,C]; outputs dx, dscale, dbias.
  */
 export const batchNormTrainingGrad: Op<
@@ -155,7 +158,7 @@ export const batchNormTrainingGrad: Op<
   BranchedNorm
 > = defineOp<[x: Value, dy: Value, scale: Value, mean: Value, variance: Value], BranchedNorm>("batchNormTrainingGrad", {
   infer: ([x, , scale]): Type[] => [x, scale, scale].map(({ dtype, shape }) => ({ dtype, shape })),
-  lower: ([x, dy, scale, mean, variance], { branches, epsilon }) => {
+  lower: ([x, dy, scale, mean, variance], { branches, epsilon, ranks = 1 }) => {
     const [wide, g] = [branchesAsChannels(x, branches), branchesAsChannels(dy, branches)];
     const along = (v: Value) => alongChannels(v, wide.rank);
     const axes = statisticAxes(wide);
@@ -164,7 +167,8 @@ export const batchNormTrainingGrad: Op<
     const normal = mul(sub(wide, along(mean)), along(invStd));
     const meanG = reduceMean(g, { axes, keepdims: 0 });
     const meanGN = reduceMean(mul(g, normal), { axes, keepdims: 0 });
-    const dx = mul(sub(sub(g, along(meanG)), mul(normal, along(meanGN))), along(mul(scale, invStd)));
+    const [allG, allGN] = meansOverRanks([meanG, meanGN], ranks) as [Value, Value];
+    const dx = mul(sub(sub(g, along(allG)), mul(normal, along(allGN))), along(mul(scale, invStd)));
     const total = (v: Value) => reshape(mul(v, count), scale.shape);
     return [reshape(dx, x.shape), total(meanGN), total(meanG)];
   },

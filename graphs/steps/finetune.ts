@@ -9,7 +9,7 @@ import { resnet } from "../nn/resnet.ts";
 import { Scope, Store } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
 import type { Tensor } from "../onnx/tensor.ts";
-import { add, identity } from "../ops/index.ts";
+import { add, identity, type Ranks } from "../ops/index.ts";
 import { type SgdOptions, sgd } from "../optim/sgd.ts";
 import { accuracy } from "./accuracy.ts";
 import { metrics } from "./names.ts";
@@ -38,6 +38,8 @@ export interface FinetuneOptions extends ClassifierBatch, AttackOptions, SgdOpti
    * evaluation mode and only the head is trained. Left out, everything is trained, in training mode.
    */
   readonly encoder?: ReadonlyMap<string, Tensor> | undefined;
+  /** Processes that share the batch, of which `batch` is then this one's part. */
+  readonly ranks?: Ranks | undefined;
   /** Also give `attack.x`, for comparisons. */
   readonly trace?: boolean;
 }
@@ -72,8 +74,8 @@ const modelOf = (
  * images, then by the attacked ones, as two passes would.
  */
 export const finetuneStep = (options: FinetuneOptions): Step => {
-  const { objective, branch, beta, encoder } = options;
-  const store = new Store();
+  const { objective, branch, beta, encoder, ranks } = options;
+  const store = new Store(ranks);
   const model = modelOf(store, options, encoder);
   const { clean, label, start } = inputsOf(store, options);
   const judged = (x: Value) => model("eval", [branch], x);

@@ -45,11 +45,11 @@ export const hardenStep = (options: HardenOptions, classify: (store: Store) => (
   const attacked = logits(pgd(attack, loss)(clean, start));
   const measured =
     objective === "trades" ? trades(natural, attacked, label, beta) : { loss: crossEntropy(attacked, label) };
-  const { outputs } = update(store, measured.loss, sgd(options), undefined, options.clip);
+  const { outputs, gradients } = update(store, measured.loss, sgd(options), undefined, options.clip);
   const figures = {
     ...measured,
     trainAccuracy: accuracy(natural, label),
     trainRobustAccuracy: accuracy(attacked, label),
   };
-  return { store, outputs: { ...outputs, ...metrics(figures) } };
+  return { store, outputs: { ...outputs, ...metrics(figures) }, gradients };
 };

@@ -1,9 +1,13 @@
-/** A step in two programs, gradients and update: what data-parallel training sums between the two. */
+/**
+ * A data-parallel step: its gradients are averaged over ranks before the update, by the driver between two programs or by a message
+ * inside of one.
+ */
 import { bind } from "../deploy/rewrite.ts";
 import { Store } from "../nn/scope.ts";
 import { GraphError } from "../onnx/error.ts";
-import { isInput, type Value } from "../onnx/graph.ts";
+import { absent, isInput, type Value } from "../onnx/graph.ts";
 import { visibleNodesOf } from "../onnx/order.ts";
+import { allReduceSum, concat, div, reshape, split } from "../ops/index.ts";
 import { fedBackTo, gradName, kindOf } from "./names.ts";
 import type { Step } from "./step.ts";
 
@@ -20,6 +24,16 @@ export interface SplitStep {
  * Batch norm then sees a machine's part, as in PyTorch's DistributedDataParallel without SyncBatchNorm.
  */
 export const splitStep = (step: Step): SplitStep => {
+  const { gradients, early, late } = partsOf(step);
+  const named = Object.fromEntries(Array.from(gradients, ([path, value]) => [gradName(path), value]));
+  return {
+    gradients: program(step, { ...named, ...early }, new Map()),
+    update: program(step, late, gradients),
+  };
+};
+
+/** Gradients of a step, its outputs that do not depend on them, and those that do. */
+const partsOf = (step: Step) => {
   const { gradients } = step;
   if (gradients === undefined) throw new GraphError("parameter", "only a training step can be split at its gradients");
   const names = Object.keys(step.outputs).filter((name) => fedBackTo(name) !== undefined || kindOf(name) === "metric");
@@ -27,14 +41,39 @@ export const splitStep = (step: Step): SplitStep => {
     names.map((name) => step.outputs[name]!),
     new Set(gradients.values()),
   );
-  const late = names.filter((name) => after.has(step.outputs[name]!));
-  const early = names.filter((name) => !late.includes(name));
   const pick = (wanted: readonly string[]) => Object.fromEntries(wanted.map((name) => [name, step.outputs[name]!]));
-  const named = Object.fromEntries(Array.from(gradients, ([path, value]) => [gradName(path), value]));
   return {
-    gradients: program(step, { ...named, ...pick(early) }, new Map()),
-    update: program(step, pick(late), gradients),
+    gradients,
+    early: pick(names.filter((name) => !after.has(step.outputs[name]!))),
+    late: pick(names.filter((name) => after.has(step.outputs[name]!))),
   };
+};
+
+/** Input and output of an averaged step: numbers that ranks tell each other, and their sums. */
+export const TOLD = "told";
+
+/**
+ * The same in one program: gradients, metrics and running statistics become their means over ranks in one message, and the update
+ * follows in the same run, so that weights stay where the engine has them. Another input `told` [`told`] is summed along.
+ */
+export const averagedStep = (step: Step, ranks: number, told: number): Step => {
+  const { gradients, early, late } = partsOf(step);
+  const values = [...new Set([...gradients.values(), ...Object.values(early)])];
+  for (const value of values)
+    if (value.dtype !== "float32")
+      throw new GraphError("dtype", "only float32 is averaged over ranks", { path: value.node.path, types: [value] });
+  const store = new Store();
+  const words = store.input(TOLD, { dtype: "float32", shape: [told] });
+  const flat = [...values.map((value) => reshape(value, [-1])), words];
+  const count = values.reduce((sum, { size }) => sum + size, 0);
+  const all = concat(flat, { axis: 0 });
+  const [sums, answer] = split(reshape(allReduceSum(all, absent), all.shape), { axis: 0, sizes: [count, told] });
+  const means = split(div(sums!, ranks), { axis: 0, sizes: values.map(({ size }) => size) });
+  const averaged = new Map(values.map((value, i) => [value, reshape(means[i]!, value.shape)]));
+  const of = (outputs: Readonly<Record<string, Value>>) =>
+    Object.fromEntries(Object.entries(outputs).map(([name, value]) => [name, averaged.get(value) as Value]));
+  const updated = bind(late, new Map([...gradients.values()].map((value) => [value, averaged.get(value) as Value])));
+  return program(step, { ...of(early), ...updated, [TOLD]: answer as Value }, new Map(), store);
 };
 
 /** What computes `outputs` from the step's inputs and from `given`, which becomes inputs of its own. */
@@ -42,8 +81,8 @@ const program = (
   { store: whole }: Step,
   outputs: Readonly<Record<string, Value>>,
   given: ReadonlyMap<string, Value>,
+  store = new Store(),
 ): Step => {
-  const store = new Store();
   const replaced = Array.from(given, ([path, value]) => [value, store.input(gradName(path), value)] as const);
   const bound = bind(outputs, new Map(replaced));
   const used = new Set(visibleNodesOf(Object.values(bound)).flatMap((node) => node.outputs.filter(isInput)));

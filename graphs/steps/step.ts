@@ -9,6 +9,7 @@ import { AVERAGE, type MovingAverage, moveAverage } from "../optim/ema.ts";
 import { type OptimizerOptions, optimizerOf } from "../optim/optimizer.ts";
 import type { Optimizer } from "../optim/sgd.ts";
 import { lowerInOneOpset, type Target } from "../targets/lower.ts";
+import { inOneOrder } from "../targets/ranks.ts";
 import { gradName, metrics, nextName, paramName, stateName } from "./names.ts";
 
 /** A program that reads a batch and the parameters and gives the next ones, under the names of names.ts; a driver knows no others. */
@@ -117,5 +118,5 @@ export const finish = (
 /** Lowers a step for a target and writes it as a model. */
 export const compile = ({ outputs }: Pick<Step, "outputs">, target: Target, options: ModelOptions = {}): Model => {
   const lowered = lowerInOneOpset(outputs, target);
-  return buildModel(target.rewrite?.(lowered) ?? lowered, [], { kernels: target.kernels, ...options });
+  return buildModel(inOneOrder(target.rewrite?.(lowered) ?? lowered), [], { kernels: target.kernels, ...options });
 };

@@ -16,6 +16,7 @@ import {
   branchesAsChannels,
   cast,
   max,
+  meansOverRanks,
   mul,
   type OpDefinition,
   type Reduction,
@@ -26,6 +27,7 @@ import {
   reshape,
   sqrt,
   statisticAxes,
+  statisticsOverRanks,
   sub,
 } from "../ops/index.ts";
 import { type Layout, type Lowered, rowMajor } from "./layout.ts";
@@ -66,14 +68,15 @@ const staged =
  * lowering.
  */
 const batchNorm: Lowering = ({ inputs, attributes, types: [y, each] }) => {
-  const { branches, epsilon } = attributes as BranchedNorm;
+  const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
   const [x, scale, bias] = inputs.map(({ plain }) => plain) as [Value, Value, Value];
   const wide = branchesAsChannels(x, branches);
   const flat = (v: Value) => reshape(v, [-1]);
   const share = wide.dim(1) / wide.size;
   const axes = statisticAxes(wide);
-  const mean = mul(stagedSum(wide, { axes, keepdims: 1 }), share);
-  const variance = mul(stagedSum(sub(wide, mean), { axes, keepdims: 0 }, reduceSumSquare), share);
+  const own = mul(stagedSum(wide, { axes, keepdims: 1 }), share);
+  const squares = stagedSum(sub(wide, own), { axes, keepdims: 0 }, reduceSumSquare);
+  const [mean, variance] = statisticsOverRanks(own, mul(squares, share), ranks);
   const out = batchNormalization(wide, flat(scale), flat(bias), flat(mean), variance, { epsilon });
   const { shape } = each as Type;
   return [reshape(out, (y as Type).shape), reshape(mean, shape), reshape(variance, shape)];
@@ -123,7 +126,7 @@ export const batchNormGrad =
   ({ dots = reducedDots, activation = rowMajor, gradient = rowMajor, lift = 1 }: GradientForms = {}): Lowering =>
   ({ inputs: [x, dy, ...others], attributes, types: [dx, each] }) => {
     if (activation !== rowMajor && (x as Lowered).layout.name !== activation.name) return undefined;
-    const { branches, epsilon } = attributes as BranchedNorm;
+    const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
     const form = (v: Lowered | undefined, layout: Layout) => (v as Lowered).one(layout);
     const [wide, g] = [
       branchesAsChannels(form(x, activation), branches),
@@ -138,7 +141,8 @@ export const batchNormGrad =
     const overImages = (rows: Value) => reduceMean(as("float32", rows), { axes: [0], keepdims: 0 });
     const meanG = overImages(overPixels(g));
     const meanGN = mul(sub(overImages(dots(g, wide)), mul(mean, meanG)), invStd);
-    const centred = sub(g, shifted(wide, mean, mul(meanGN, invStd), meanG));
+    const [allG, allGN] = meansOverRanks([meanG, meanGN], ranks) as [Value, Value];
+    const centred = sub(g, shifted(wide, mean, mul(allGN, invStd), allG));
     const factor = alongChannels(as(wide.dtype, mul(scale, invStd)), wide.rank);
     const total = (v: Value) => reshape(mul(v, wide.size / wide.dim(1) / lift), (each as Type).shape);
     return [

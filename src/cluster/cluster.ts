@@ -3,10 +3,12 @@ import { z } from "zod";
 import { type Dataset, loadDataset, splits } from "../data/dataset.ts";
 import { officialDigests } from "../data/digest.ts";
 import { UNLABELLED, writePseudoLabels } from "../data/pseudo-labels.ts";
+import type { Collective } from "../distributed/collective.ts";
+import { joinRanks } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { checkWritable } from "../files/atomic.ts";
-import { datasetSettings } from "../settings/fragments.ts";
+import { datasetSettings, launchSettings } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
@@ -35,6 +37,7 @@ export const clusterSettings = {
   restarts: setting(z.int().min(1).default(3), "runs of which the best is kept", means),
   maxPasses: setting(z.int().min(1).default(100), "passes of a run at most", means),
   tolerance: setting(z.number().min(0).default(1e-4), "as scikit-learn's tol", means),
+  ...launchSettings,
   out: setting(path(), "safetensors file to write", { group: "Common settings", path: true }),
 };
 
@@ -77,7 +80,12 @@ interface Features {
 }
 
 /** The teacher's features of all images. */
-const readFeatures = async (settings: Settings, engine: Engine, context: VerbContext): Promise<Features> => {
+const readFeatures = async (
+  settings: Settings,
+  engine: Engine,
+  ranks: Collective,
+  context: VerbContext,
+): Promise<Features> => {
   const { dataset: name, data, split, limit, seed, clusters, testShare, skipBroken } = settings;
   const asked = { ...settings, size: settings.teacherSize, batch: settings.featureBatch };
   const teacher = await openTeacher(asked, engine, context.warn);
@@ -101,10 +109,14 @@ const readFeatures = async (settings: Settings, engine: Engine, context: VerbCon
   let read = 0;
   const began = performance.now();
   const features = await teacher
-    .features(dataset, (images) => {
-      read += images;
-      reading.update({ step: read, images });
-    })
+    .features(
+      dataset,
+      (images) => {
+        read += images;
+        reading.update({ step: read, images });
+      },
+      ranks,
+    )
     .finally(() => teacher.release());
   reading.stop();
   const seconds = (performance.now() - began) / 1000;
@@ -141,6 +153,7 @@ const clusterBy = async (
   { points, dataset }: Features,
   settings: Settings,
   engine: Engine,
+  ranks: Collective,
   context: VerbContext,
 ) => {
   const { signal } = context;
@@ -150,7 +163,7 @@ const clusterBy = async (
   let passes = 0;
   const onPass = ({ inertia }: { readonly inertia: number }) =>
     progress.update({ step: ++passes, figures: { inertia } });
-  const found = await kMeans(points, { ...settings, k, engine: engine.options, signal, onPass })
+  const found = await kMeans(points, { ...settings, k, engine: engine.options, signal, onPass, ranks })
     .catch((error: unknown) => {
       throw signal.aborted ? new Interrupted("") : error;
     })
@@ -173,18 +186,29 @@ const clusterBy = async (
 const run = async (settings: Settings, context: VerbContext): Promise<ClusterResult> => {
   const { clusters, seed, out } = settings;
   if (clusters.length === 0) throw new RequestError("clusters is empty: give at least one K");
-  await checkWritable(out);
-  const engine = await chooseEngine(settings);
-  const features = await readFeatures(settings, engine, context);
+  const ranks = await joinRanks(settings);
+  if (ranks.rank === 0) await checkWritable(out);
+  const engine = await chooseEngine({ ...settings, device: ranks.localRank });
+  const features = await readFeatures(settings, engine, ranks, context);
   const { dataset, description } = features;
   const labels = new Map<number, Int32Array>();
   const figures: ClusterFigures[] = [];
   for (const k of [...clusters].sort((a, b) => a - b)) {
-    const fitted = await clusterBy(k, features, settings, engine, context);
+    const fitted = await clusterBy(k, features, settings, engine, ranks, context);
     figures.push(fitted.figures);
     labels.set(k, fitted.official);
   }
   const { name, count, officialCount } = dataset;
+  const { dim, seconds } = features;
+  const result = {
+    out,
+    teacher: description,
+    images: count,
+    features: dim,
+    featureSeconds: seconds,
+    clusters: figures,
+  };
+  if (ranks.rank > 0) return result;
   await writePseudoLabels(
     out,
     { ks: [...labels.keys()], labels: (k) => labels.get(k) as Int32Array, digests: officialDigests(dataset) },
@@ -198,8 +222,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<ClusterRes
   );
   const others = count < officialCount ? ` (the other ${officialCount - count} of ${name} have none)` : "";
   context.print(`${out}: labels of ${count} images${others}`);
-  const { dim, seconds } = features;
-  return { out, teacher: description, images: count, features: dim, featureSeconds: seconds, clusters: figures };
+  return result;
 };
 
 /**

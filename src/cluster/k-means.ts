@@ -4,8 +4,10 @@
  * centres form groups, and a point meets a group only where its nearest centre may have come to lie in it. The engine
  * proposes, exact distances decide. The sums of clusters are kept here, where only points that changed cluster cost.
  */
+import { deserialize, serialize } from "node:v8";
 import { nearestCentres, productsWith } from "../../graphs/steps/k-means.ts";
 import { random } from "../data/random.ts";
+import { alone, type Collective, gathered, isMine } from "../distributed/collective.ts";
 import { createSession, type SessionOptions } from "../engine/session.ts";
 import { RequestError } from "../errors.ts";
 import { type Assigning, Assignment, groupsOf } from "./assignment.ts";
@@ -26,6 +28,8 @@ export interface KMeansOptions {
   /** Called after each pass. */
   readonly onPass?: (pass: { readonly restart: number; readonly pass: number; readonly inertia: number }) => void;
   readonly signal?: AbortSignal;
+  /** Processes that each do a part of the restarts (default: this one does all). */
+  readonly ranks?: Collective;
 }
 
 export interface Clustering {
@@ -81,12 +85,25 @@ const lloyd = async (
   return { labels: forming.labels, sizes: forming.sizes, centres: found, inertia, passes: pass };
 };
 
+/** A run of k-means, of that number. */
+interface Restart extends Omit<Clustering, "k"> {
+  readonly restart: number;
+}
+
+/** Of the ranks' best runs the one that a single process would have kept: the first of those that fit best. */
+const bestOf = async (own: Restart | undefined, ranks: Collective): Promise<Restart> => {
+  if (ranks.size === 1) return own as Restart;
+  const told = await gathered(ranks, serialize(own));
+  const all = told.flatMap((bytes) => (deserialize(bytes) as Restart | undefined) ?? []);
+  return all.sort((a, b) => a.inertia - b.inertia || a.restart - b.restart)[0]!;
+};
+
 /**
  * Clusters points into k. The same points, options and engine give the same labels.
  * @throws RequestError where there are fewer points than clusters
  */
 export const kMeans = async (points: Points, options: KMeansOptions): Promise<Clustering> => {
-  const { k, seed, restarts, engine = {} } = options;
+  const { k, seed, restarts, engine = {}, ranks = alone } = options;
   const { count, dim } = points;
   if (k > count) throw new RequestError(`${count} images cannot form ${k} clusters; give a smaller K.`);
   const trials = 2 + Math.floor(Math.log(k));
@@ -95,13 +112,15 @@ export const kMeans = async (points: Points, options: KMeansOptions): Promise<Cl
   const one = await createSession(nearestCentres({ dim, groups: 1, size }).bytes, engine);
   const drawing = await createSession(productsWith({ dim, k: trials }).bytes, engine);
   try {
-    let best: Omit<Clustering, "k"> | undefined;
+    let best: Restart | undefined;
     for (let restart = 0; restart < restarts; restart++) {
+      if (!isMine(ranks, restart)) continue;
       const first = await plusPlus(points, k, random(seed, restart, k, "k-means"), drawing, trials);
       const run = await lloyd(points, first, { all, one }, options, restart);
-      if (best === undefined || run.inertia < best.inertia) best = run;
+      if (best === undefined || run.inertia < best.inertia) best = { restart, ...run };
     }
-    return { k, ...(best as Omit<Clustering, "k">) };
+    const { restart: _, ...run } = await bestOf(best, ranks);
+    return { k, ...run };
   } finally {
     await all.release();
     await one.release();

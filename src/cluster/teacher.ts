@@ -4,6 +4,7 @@ import { fromFloat16 } from "../../graphs/onnx/float16.ts";
 import type { FileModel, FileNode } from "../../graphs/onnx/parse.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import type { Dataset } from "../data/dataset.ts";
+import { alone, type Collective, isMine } from "../distributed/collective.ts";
 import type { Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createExtractor } from "../evaluate/knn.ts";
@@ -38,8 +39,15 @@ export interface Teacher {
   readonly size: number | undefined;
   /** What was given and what was guessed, for people. */
   readonly description: string;
-  /** Features [count, dim] of every image, un-augmented; `onBatch` is told how many are done. */
-  features(dataset: Dataset, onBatch: (images: number) => void): Promise<{ data: Float32Array; dim: number }>;
+  /**
+   * Features [count, dim] of every image, un-augmented; `onBatch` is told how many are done.
+   * @param ranks processes that each compute a part of the batches; every one gets all features
+   */
+  features(
+    dataset: Dataset,
+    onBatch: (images: number) => void,
+    ranks?: Collective,
+  ): Promise<{ data: Float32Array; dim: number }>;
   release(): Promise<void>;
 }
 
@@ -74,8 +82,8 @@ const ofRun = async (request: TeacherRequest, engine: Engine, warn: (m: string) 
   return {
     size: network.size,
     description: `ResNet-${network.depth} of width ${network.width} in ${teacher}, branch ${chosen}, images of ${network.size}×${network.size}`,
-    features: async (dataset: Dataset, onBatch: (images: number) => void) => {
-      const { data, shape } = await extractor.extract(dataset, tensors);
+    features: async (dataset: Dataset, onBatch: (images: number) => void, ranks?: Collective) => {
+      const { data, shape } = await extractor.extract(dataset, tensors, ranks);
       onBatch(dataset.count);
       return { data, dim: shape[1]! };
     },
@@ -116,20 +124,25 @@ const ofModel = async (request: TeacherRequest, engine: Engine, warn: (message: 
   return {
     size: guess.size,
     description: guess.description,
-    features: async (dataset, onBatch) => {
+    features: async (dataset, onBatch, ranks = alone) => {
       const batch = await batchFor(dataset);
       let all = new Float32Array(0);
       let dim = 0;
       for (let from = 0; from < dataset.count; from += batch) {
+        const mine = isMine(ranks, from / batch);
+        // The first tells every rank how long a row is.
+        if (!mine && from > 0) continue;
         const { data, dim: width } = await ask(dataset, from, batch);
         if (from === 0) {
           dim = width;
           all = new Float32Array(dataset.count * dim);
         }
         const rows = Math.min(batch, dataset.count - from);
-        all.set(data.subarray(0, rows * dim), from * dim);
+        if (mine) all.set(data.subarray(0, rows * dim), from * dim);
         onBatch(rows);
       }
+      // Each number is one rank's, and zeros of the others.
+      await ranks.sum(all);
       if (!all.every(Number.isFinite))
         throw new RequestError(
           `the features of ${teacher} are not finite for some images; give another teacher or --output`,

@@ -1,4 +1,5 @@
-/** Whether a launcher of MPI programs started this process, by the environment that it gave. */
+/** Whether a launcher of MPI programs started this process, by the environment that it gave, and which library is the launcher's. */
+import { join } from "node:path";
 
 export interface Launched {
   readonly rank: number;
@@ -7,6 +8,21 @@ export interface Launched {
 }
 
 type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Names of the library under which distributions and vendors install it. */
+const openMpi = ["libmpi.so.40", "libmpi.so", "libmpi.40.dylib", "libmpi.dylib"];
+const mpich = ["libmpich.so.12", "libmpi.so.12", "libmpi.12.dylib"];
+
+/**
+ * Where the library of MPI is looked for, in this order: both implementations may be installed, and only that of the launcher
+ * finds the other processes. Open MPI 5 says where its own lies.
+ */
+export const mpiLibraries = (environment: Environment = process.env): readonly string[] => {
+  if (environment.OMPI_COMM_WORLD_RANK === undefined && environment.PMI_RANK !== undefined)
+    return [...mpich, ...openMpi];
+  const told = environment.OMPI_LIBDIR_LOC;
+  return [...(told === undefined ? [] : [join(told, "libmpi.so.40")]), ...openMpi, ...mpich];
+};
 
 /** Variables for rank, size and rank on the machine: mpirun of Open MPI; hydra and srun --mpi=pmi2; srun --mpi=pmix. */
 const launchers = [

@@ -1,5 +1,5 @@
 /** What computes: a provider of onnxruntime, the target that graphs are lowered for, and how sessions are made. */
-import { input, type Value } from "../../graphs/onnx/graph.ts";
+import { input, type Node, type Value } from "../../graphs/onnx/graph.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
 import { buildModel, type Model } from "../../graphs/onnx/write.ts";
 import { conv } from "../../graphs/ops/index.ts";
@@ -11,9 +11,11 @@ import { type CudaOptions, cudaTarget, cudaWays } from "../../graphs/targets/cud
 import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { webgpu } from "../../graphs/targets/webgpu.ts";
+import type { WithinProgram } from "../distributed/collective.ts";
 import { RequestError } from "../errors.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
 import { missingApi } from "./native/api.ts";
+import { collectiveName, speaks } from "./native/collective-ops.ts";
 import { type Precision, precisions } from "./native/cuda-options.ts";
 import { launchKernels, missingKernels } from "./native/kernels.ts";
 import { requiredApi } from "./native/session.ts";
@@ -38,6 +40,10 @@ export interface EngineRequest {
   readonly engine?: EngineName | "auto" | undefined;
   /** What products compute in; left out or auto, float32 on the CPU and WebGPU, TF32 on CUDA. */
   readonly precision?: Precision | "auto" | undefined;
+  /** Who sends messages between ranks from inside of steps, which only the native engine can. */
+  readonly ranks?: WithinProgram | undefined;
+  /** Whether steps hold such messages whatever the engine is; it then has to be the native one. */
+  readonly speaking?: boolean | undefined;
 }
 
 export interface Engine {
@@ -48,6 +54,8 @@ export interface Engine {
   readonly precision: Precision;
   /** Whether programs are replayed as CUDA graphs. */
   readonly graphs: boolean;
+  /** Whether steps average their gradients by messages of their own. */
+  readonly speaks: boolean;
   readonly target: Target;
   /** Why this one, for people. */
   readonly reason: string;
@@ -212,11 +220,21 @@ const pickPrecision = (asked: Precision | "auto", provider: Provider, name: Engi
 const cudaTargetOf = (precision: Precision): string =>
   precision === "float16" ? "cuda-convolution-turned-float16" : "cuda";
 
+/** The engine that is asked for: the native one where steps hold messages between ranks. */
+const engineAsked = ({ engine = "auto", speaking }: EngineRequest, provider: Provider): EngineName | "auto" => {
+  if (!speaking) return engine;
+  if (engine === "binding" || provider === "webgpu")
+    throw new RequestError(
+      `--batch-norm global and --negatives global need --engine native with --provider cpu or cuda; choose those, or local`,
+    );
+  return "native";
+};
+
 /** Picks the engine of a request. Throws a RequestError where what it names is not there. */
 export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   const { provider, threads, target: named } = request;
   const { provider: chosen, reason } = provider === "auto" ? await pick(threads) : { provider, reason: "as asked" };
-  const { name, nameReason } = pickEngine(request.engine ?? "auto", chosen);
+  const { name, nameReason } = pickEngine(engineAsked(request, chosen), chosen);
   const precision = pickPrecision(request.precision ?? "auto", chosen, name);
   const options: SessionOptions = {
     provider: chosen,
@@ -254,15 +272,21 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
     nameReason,
     precision,
     graphs,
+    // A message ends a CUDA graph, which is worth more than one run a step: there only what has to speak does.
+    speaks: name === "native" && request.ranks !== undefined && (!graphs || request.speaking === true),
     target,
     reason: lacking === undefined ? reason : `${reason}; ${lacking}`,
     options,
     keepsState: chosen === "webgpu",
     load: async (step, more = {}) => {
-      const model = compile(step, target);
+      const { ranks } = request;
+      const named = ranks && { kernels: (node: Node) => collectiveName(node) ?? target.kernels?.(node) };
+      const model = compile(step, { ...target, ...named });
       const rewriting = target.optimization === undefined ? {} : { optimization: target.optimization };
       const kernels = target.kernels && { kernels: await launchKernels(model) };
-      return { model, session: await loadGraphed(model, { ...options, ...rewriting, ...kernels, ...more }, graphs) };
+      const all = { ...options, ...rewriting, ...kernels, ranks, ...more };
+      // The host speaks in between, and a CUDA graph is the device's alone.
+      return { model, session: await loadGraphed(model, all, graphs && !speaks(model)) };
     },
     loadEvaluation: (outputs) => loadEvaluation(outputs),
     threads: (count) =>

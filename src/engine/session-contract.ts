@@ -2,6 +2,7 @@
 import type { DType } from "../../graphs/onnx/dtype.ts";
 import { sizeOf, type Tensor, typeName } from "../../graphs/onnx/tensor.ts";
 import type { Model } from "../../graphs/onnx/write.ts";
+import type { WithinProgram } from "../distributed/collective.ts";
 import { RequestError, RunError } from "../errors.ts";
 import type { CudaOptions } from "./native/cuda-options.ts";
 import type { Prepare } from "./native/kernel-ops.ts";
@@ -17,6 +18,8 @@ export interface SessionOptions {
   readonly provider?: Provider;
   /** How kernels of this project's own are launched that a model holds; only the native engine can. */
   readonly kernels?: Prepare | undefined;
+  /** Who sends the messages between ranks that a model holds; only the native engine can. */
+  readonly ranks?: WithinProgram | undefined;
   /** What the CUDA provider is told; only the native engine can. */
   readonly cuda?: CudaOptions | undefined;
   /** Threads inside an op; default: onnxruntime's choice (all cores). */

@@ -5,6 +5,7 @@ import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { type ClassifierBatch, classifierStep } from "../../graphs/steps/finetune.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { random } from "../data/random.ts";
+import { alone, type Collective, isMine } from "../distributed/collective.ts";
 import type { Engine } from "../engine/engine.ts";
 import { imageBatch } from "../models/images.ts";
 import { predictionOf } from "../models/prediction.ts";
@@ -19,8 +20,11 @@ export interface Accuracies extends Record<string, number> {
 
 /** Measures a classifier; made once, used with new weights each time. */
 export interface Judge {
-  /** `accuracy` and, where there is an attack, `robustAccuracy`. `weights` are by PyTorch name. */
-  measure(dataset: Dataset, weights: ReadonlyMap<string, Tensor>): Promise<Accuracies>;
+  /**
+   * `accuracy` and, where there is an attack, `robustAccuracy`. `weights` are by PyTorch name.
+   * @param ranks processes that each judge a part of the batches
+   */
+  measure(dataset: Dataset, weights: ReadonlyMap<string, Tensor>, ranks?: Collective): Promise<Accuracies>;
   release(): Promise<void>;
 }
 
@@ -37,11 +41,12 @@ export const createJudge = async (engine: Pick<Engine, "loadEvaluation">, option
   const step = classifierStep(options);
   const session = await engine.loadEvaluation(step.outputs);
   return {
-    measure: async (dataset, weights) => {
+    measure: async (dataset, weights, ranks = alone) => {
       const labels = dataset.labels as Int32Array;
       const feeds = weightFeeds(step.store, weights, "the classifier");
-      let [right, robust] = [0, 0];
+      let [ownRight, ownRobust] = [0, 0];
       for (let from = 0; from < dataset.count; from += batch) {
+        if (!isMine(ranks, from / batch)) continue;
         const rows = Math.min(batch, dataset.count - from);
         const at = (row: number) => Math.min(from + row, dataset.count - 1);
         const clean = imageBatch(dataset, from, batch);
@@ -72,9 +77,12 @@ export const createJudge = async (engine: Pick<Engine, "loadEvaluation">, option
           }
           return count;
         };
-        right += hits(results.logits);
-        robust += hits(results.robustLogits);
+        ownRight += hits(results.logits);
+        ownRobust += hits(results.robustLogits);
       }
+      const counts = Float32Array.of(ownRight, ownRobust);
+      await ranks.sum(counts);
+      const [right, robust] = counts as unknown as [number, number];
       const accuracy = right / dataset.count;
       return options.attackSteps === 0 ? { accuracy } : { accuracy, robustAccuracy: robust / dataset.count };
     },

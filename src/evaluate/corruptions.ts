@@ -4,13 +4,16 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { byteResizer } from "../data/resize.ts";
 import { samplePlaces } from "../data/sample.ts";
+import { alone, type Collective } from "../distributed/collective.ts";
 import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { isHidden } from "../files/hidden.ts";
 import { openNpy, readNpyLabels } from "../files/npy.ts";
 import { pixelsOf, planesOf } from "../models/images.ts";
 import { predictionOf } from "../models/prediction.ts";
+import { Interrupted } from "../verbs/verb.ts";
 import type { Oracle } from "./attacks/oracle.ts";
+import { recordsOf } from "./dealt.ts";
 import type { EvaluationLog, EvaluationProgress } from "./types.ts";
 
 /** The .npy files of a folder. */
@@ -34,6 +37,8 @@ export interface CorruptionOptions extends Corruptions {
   readonly size: number;
   readonly log: EvaluationLog;
   readonly signal: AbortSignal;
+  /** Processes that share the work. */
+  readonly ranks?: Collective;
   readonly progress: (update: EvaluationProgress) => void;
 }
 
@@ -131,32 +136,37 @@ export const readCorruptions = async (
   return { folder, names, labels: Int32Array.from(given, (label) => places?.[label] ?? label), chosen };
 };
 
-/** Scores one corruption: hits among the chosen images; undefined where the signal came before the end. */
-const scoreCorruption = async (options: CorruptionOptions, place: number): Promise<number | undefined> => {
-  const { folder, names, labels, chosen, oracle, size, log, signal, progress } = options;
+/** Scores one corruption: hits among the chosen images. Throws Interrupted where the signal came before the end. */
+const scoreCorruption = async (options: CorruptionOptions, place: number): Promise<number> => {
+  const { folder, names, labels, chosen, oracle, size, progress } = options;
+  const { size: together } = options.ranks ?? alone;
   const name = names[place]!;
   const file = await openNpy(join(folder, name));
   try {
     const [, h = 0, w = 0] = file.shape;
     const stage = `corruptions/${name.slice(0, -4)}`;
     const resize = byteResizer(h, w, size);
-    let right = 0;
-    for (let begin = 0, chunk = 0; begin < chosen.length; begin += oracle.batch, chunk++) {
-      const members = chosen.slice(begin, begin + oracle.batch);
-      let record = log.finished.get(`${stage}/${chunk}`);
-      if (record === undefined) {
-        if (signal.aborted) return undefined;
-        const images = [];
+    const chunks = Array.from({ length: Math.ceil(chosen.length / oracle.batch) }, (_, chunk) => {
+      const members = chosen.slice(chunk * oracle.batch, (chunk + 1) * oracle.batch);
+      const make = async () => {
+        const images: Float32Array[] = [];
         for (const i of members) images.push(scaled(await file.rows(i, i + 1), size, resize));
         const answers = await oracle.answer(images.map((x) => ({ kind: "logits", x })));
         const hits = answers.filter(({ logits }, k) => predictionOf(logits) === labels[members[k]!]).length;
-        record = { stage, chunk, images: [], notes: { right: hits } };
-        log.append(record);
+        return { record: { stage, chunk, images: [], notes: { right: hits } }, x: [] };
+      };
+      return { stage, chunk, members, make };
+    });
+    let [right, done] = [0, 0];
+    for (let begin = 0; begin < chunks.length; begin += together) {
+      const dealt = chunks.slice(begin, begin + together);
+      const records = await recordsOf(dealt, options);
+      for (const [i, { members }] of dealt.entries()) {
+        right += records[i]?.notes?.right ?? 0;
+        done += members.length;
+        const share = (place + done / chosen.length) / names.length;
+        progress({ stage, total: chosen.length, share, accuracy: right / done, images: members.length });
       }
-      right += record.notes?.right ?? 0;
-      const done = begin + members.length;
-      const share = (place + done / chosen.length) / names.length;
-      progress({ stage, total: chosen.length, share, accuracy: right / done, images: members.length });
     }
     return right;
   } finally {
@@ -170,9 +180,12 @@ export const evaluateCorruptions = async (options: CorruptionOptions): Promise<C
   // Names are those of files: `__proto__.npy` is one like others.
   const byCorruption: Record<string, number> = Object.create(null);
   for (const [place, name] of names.entries()) {
-    const right = await scoreCorruption(options, place);
-    if (right === undefined) return undefined;
-    byCorruption[name.slice(0, -4)] = right / chosen.length;
+    try {
+      byCorruption[name.slice(0, -4)] = (await scoreCorruption(options, place)) / chosen.length;
+    } catch (error) {
+      if (error instanceof Interrupted) return undefined;
+      throw error;
+    }
   }
   const all = Object.values(byCorruption);
   return { accuracy: all.reduce((a, b) => a + b, 0) / all.length, byCorruption };

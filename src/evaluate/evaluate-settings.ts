@@ -2,6 +2,7 @@ import { z } from "zod";
 import { datasetNames, splits } from "../data/dataset.ts";
 import {
   conditionSettings,
+  launchSettings,
   matchSetting,
   modelSettings,
   overrideSetting,
@@ -64,6 +65,7 @@ export const evaluateSettings = {
     ...computing,
     changeable: true,
   }),
+  ...launchSettings,
   saveAdversarial: setting(z.boolean().default(false), "keep all adversarial images (--out)", results),
   grid: setting(z.int().min(0).max(100).default(12), "images in the picture of attacks (--out)", results),
   resume: setting(z.boolean().default(false), "go on with the evaluation in --out", results),

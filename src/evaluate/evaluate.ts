@@ -1,6 +1,9 @@
 /** Accuracy of a classifier on clean, attacked and corrupted images. */
+import { deserialize, serialize } from "node:v8";
 import { type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
 import { datasetFingerprint } from "../data/digest.ts";
+import type { Collective } from "../distributed/collective.ts";
+import { joinRanks } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine, type EngineThread } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { chanceWarning } from "../models/chance.ts";
@@ -42,7 +45,7 @@ import {
   writePictures,
   writeResults,
 } from "./results.ts";
-import type { EvaluationLog, EvaluationProgress } from "./types.ts";
+import type { ChunkRecord, EvaluationLog, EvaluationProgress } from "./types.ts";
 
 export interface EvaluateResult extends Judged {
   /** The file or run folder. */
@@ -166,12 +169,20 @@ interface Evaluated extends RadiiResult {
   readonly corruptions: CorruptionFigures | undefined;
 }
 
+interface Measuring {
+  readonly oracle: Oracle;
+  readonly images: NamedImages;
+  readonly log: EvaluationLog;
+  readonly model: LoadedClassifier;
+  readonly ranks: Collective;
+}
+
 /** Runs attacks, then corruptions. */
 const measure = async (
   settings: Settings,
   attacks: readonly AttackSpec[],
   corruptions: Corruptions | undefined,
-  { oracle, images, log, model }: { oracle: Oracle; images: NamedImages; log: EvaluationLog; model: LoadedClassifier },
+  { oracle, images, log, model, ranks }: Measuring,
   context: VerbContext,
 ): Promise<Evaluated> => {
   const { norm, restarts, iterations, targets, queries, seed, out } = settings;
@@ -179,7 +190,7 @@ const measure = async (
   const stopped = new Interrupted(out === undefined ? "stopped" : "stopped; go on with --resume");
   const attacking = followProgress(context);
   const radii = await evaluateRadii({
-    ...{ oracle, images, attacks, log, signal, progress: attacking.progress, radii: radiiOf(settings) },
+    ...{ oracle, images, attacks, log, signal, ranks, progress: attacking.progress, radii: radiiOf(settings) },
     ...(model.asIs && { gradients: "float32 shadow" as const }),
     settingsAt: (eps) => ({
       ...{ norm, eps, restarts, iterations, targets, queries, seed },
@@ -190,7 +201,7 @@ const measure = async (
   if (radii === undefined) throw stopped;
   if (corruptions === undefined) return { ...radii, corruptions };
   const scoring = followProgress(context);
-  const options = { ...corruptions, oracle, size: model.image[1], log, signal, progress: scoring.progress };
+  const options = { ...corruptions, oracle, size: model.image[1], log, signal, ranks, progress: scoring.progress };
   const figures = await evaluateCorruptions(options);
   scoring.line.stop();
   if (figures === undefined) throw stopped;
@@ -210,6 +221,13 @@ const withChance = async (
   return warning === undefined
     ? evaluated
     : { ...evaluated, result: { ...evaluated.result, warnings: [...warnings, warning] } };
+};
+
+/** A log that holds on every rank what that of the first does. */
+const sameLog = async (log: EvaluationLog, ranks: Collective): Promise<EvaluationLog> => {
+  if (ranks.size === 1) return log;
+  const told = await ranks.broadcast(ranks.rank === 0 ? serialize([...log.finished]) : new Uint8Array());
+  return ranks.rank === 0 ? log : memoryLog(new Map(deserialize(told) as [string, ChunkRecord][]));
 };
 
 const summaryOf = (
@@ -248,20 +266,16 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
     files &&
     (await readCorruptions(files, { ...settings, classes: places?.length ?? dataset.classes.length, places, warn }));
   const images = attackedImages(dataset, classifier);
-  const engine = await chooseEngine(settings);
+  const ranks = await joinRanks(settings);
+  const engine = await chooseEngine({ ...settings, device: ranks.localRank });
   const { oracle, threads } = await openModel(classifier, settings, images.count, engine);
   const shown = firstRight(grid);
   const keeps = (i: number) => saveAdversarial || shown.has(i);
   const { digest, source, classes } = classifier;
-  const disk =
-    out === undefined
-      ? undefined
-      : openEvaluationLog(await context.openRun({ basis: { images: datasetFingerprint(dataset) } }), {
-          images,
-          digest,
-          keeps,
-        });
-  const log = disk === undefined ? memoryLog() : shown.watch(disk);
+  const basis = { images: datasetFingerprint(dataset) };
+  const folder = out === undefined ? undefined : await context.openRun({ collective: ranks, basis });
+  const disk = folder && ranks.rank === 0 ? openEvaluationLog(folder, { images, digest, keeps }) : undefined;
+  const log = await sameLog(disk === undefined ? memoryLog() : shown.watch(disk), ranks);
   const radius = radiiOf(settings)
     .map((eps) => printRadius(norm, eps))
     .join(", ");
@@ -270,7 +284,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
       `${norm === "linf" ? "L-inf" : "L2"} radius ${radius}, on ${engine.provider} (${engine.reason})`,
   );
   try {
-    const given = { oracle, images, log, model: classifier };
+    const given = { oracle, images, log, model: classifier, ranks };
     const measured = await measure(settings, request.attacks, corruptions, given, context);
     const evaluated = await withChance(measured, classifier, dataset, engine);
     for (const warning of evaluated.result.warnings) warn(warning);

@@ -40,7 +40,10 @@ const fileOf = (stage: string, chunk: number): string =>
   `${stage.replaceAll("/", ".")}-${String(chunk).padStart(5, "0")}.safetensors`;
 
 /** A log in memory: for evaluations that write no folder. */
-export const memoryLog = (): EvaluationLog => ({ finished: new Map(), append: () => {} });
+export const memoryLog = (finished: ReadonlyMap<string, ChunkRecord> = new Map()): EvaluationLog => ({
+  finished,
+  append: () => {},
+});
 
 /** Chunks that the lines of a log tell of. Throws a RequestError where they are damaged or of another model. */
 const readLog = (path: string, folder: string, digest: string): Map<string, ChunkRecord> | undefined => {

@@ -3,9 +3,10 @@
  * done, is a line of the log, so that a killed evaluation goes on after its last whole chunk and ends with the same numbers.
  * Chunks are fixed by what came before them, never by where a run was cut.
  */
+import { alone } from "../distributed/collective.ts";
 import { RequestError } from "../errors.ts";
-import { Interrupted } from "../verbs/verb.ts";
 import { type PlannedStage, planStages } from "./attack-list.ts";
+import { recordsOf } from "./dealt.ts";
 import type { ChunkRecord, EvaluationRequest, ImageOutcome } from "./types.ts";
 import { warningsOf } from "./warnings.ts";
 
@@ -52,24 +53,28 @@ export class Stages {
         accuracy: outlook.accuracy,
         images,
       });
-    for (let begin = 0, chunk = 0; begin < positions.length; begin += batch, chunk++) {
-      const members = positions.slice(begin, begin + batch);
+    const chunks = Array.from({ length: Math.ceil(positions.length / batch) }, (_, chunk) => {
+      const members = positions.slice(chunk * batch, (chunk + 1) * batch);
       let passes = 0;
-      const record = await this.#record(
-        name,
-        chunk,
-        members,
-        (more, answered) => {
-          passes += more;
-          report(Math.min(passes, members.length * each), answered);
-        },
-        runChunk,
-      );
-      for (const outcome of record.images) found.set(outcome.i, outcome);
-      for (const [note, count] of Object.entries(record.notes ?? {})) notes[note] = (notes[note] ?? 0) + count;
-      this.#spent += members.length * each;
-      outlook = this.#outlook(name, positions, found, begin + members.length);
-      report(0, members.length);
+      const passed = (more: number, answered: number) => {
+        passes += more;
+        report(Math.min(passes, members.length * each), answered);
+      };
+      return { stage: name, chunk, members, make: () => this.#make(name, chunk, members, passed, runChunk) };
+    });
+    // As many at once as there are processes.
+    const { size } = this.#request.ranks ?? alone;
+    for (let begin = 0; begin < chunks.length; begin += size) {
+      const dealt = chunks.slice(begin, begin + size);
+      const records = await recordsOf(dealt, this.#request);
+      for (const [i, { members }] of dealt.entries()) {
+        const record = this.#checked(records[i]!, members);
+        for (const outcome of record.images) found.set(outcome.i, outcome);
+        for (const [note, count] of Object.entries(record.notes ?? {})) notes[note] = (notes[note] ?? 0) + count;
+        this.#spent += members.length * each;
+        outlook = this.#outlook(name, positions, found, (begin + i) * batch + members.length);
+        report(0, members.length);
+      }
     }
     this.warnings.push(...warningsOf(name, notes, positions.length));
     return notes;
@@ -81,28 +86,23 @@ export class Stages {
     return positions.filter((i) => found?.get(i)?.broken === false);
   }
 
-  /** A chunk's record: of the log, or made now and logged. */
-  async #record(
+  async #make(
     stage: string,
     chunk: number,
     members: readonly number[],
     passed: (passes: number, images: number) => void,
     runChunk: RunChunk,
-  ): Promise<ChunkRecord> {
-    const { log, signal } = this.#request;
-    const known = log.finished.get(`${stage}/${chunk}`);
-    if (known !== undefined) {
-      if (known.images.map(({ i }) => i).join() !== members.join())
-        throw new RequestError(
-          `the log of finished batches does not fit this evaluation (${stage}); choose another folder`,
-        );
-      return known;
-    }
-    if (signal.aborted) throw new Interrupted("");
+  ): Promise<{ record: ChunkRecord; x: readonly Float32Array[] }> {
     const { images, x, notes } = await runChunk(members, passed);
-    const record = { stage, chunk, images, ...(notes && { notes }) };
-    await log.keep?.(record, x);
-    log.append(record);
+    return { record: { stage, chunk, images, ...(notes && { notes }) }, x };
+  }
+
+  /** A record, which has to be of the images that the chunk has in this evaluation. */
+  #checked(record: ChunkRecord, members: readonly number[]): ChunkRecord {
+    if (record.images.map(({ i }) => i).join() !== members.join())
+      throw new RequestError(
+        `the log of finished batches does not fit this evaluation (${record.stage}); choose another folder`,
+      );
     return record;
   }
 

@@ -1,5 +1,6 @@
 /** What an evaluation is asked, what it finds, and where finished batches of it are kept. */
 import type { Norm } from "../../graphs/attacks/threat-model.ts";
+import type { Collective } from "../distributed/collective.ts";
 import type { AttackSpec } from "./attack-list.ts";
 import type { Oracle } from "./attacks/oracle.ts";
 
@@ -103,6 +104,8 @@ export interface EvaluationRequest {
   readonly gradients?: AttackFigures["gradients"];
   readonly log: EvaluationLog;
   readonly signal: AbortSignal;
+  /** Processes that share the work (default: this one does all); their logs begin the same. */
+  readonly ranks?: Collective;
   readonly progress: (update: EvaluationProgress) => void;
 }
 

@@ -144,7 +144,7 @@ export const momentumSetting = {
 const ranks = { group: "Several processes (MPI)" };
 
 /** Of verbs that train on several processes. */
-export const distributedSettings = {
+export const launchSettings = {
   distributed: setting(
     z.enum(["auto", "mpi", "none"]).default("auto"),
     "auto: with the processes that mpirun or srun started with this one, else alone",
@@ -154,6 +154,24 @@ export const distributedSettings = {
     ...ranks,
     changeable: true,
   }),
+  mpiLibrary: setting(path().optional(), "shared library of MPI; left out, the launcher's own is looked for", {
+    ...ranks,
+    changeable: true,
+  }),
+};
+
+/** Of verbs that train. */
+export const rankCheckSetting = {
+  rankCheck: setting(z.int().min(1).default(16), "steps between two looks at whether the ranks hold the same weights", {
+    ...ranks,
+    changeable: true,
+  }),
+};
+
+/** Of verbs whose batch norm sees the batch. */
+export const distributedSettings = {
+  ...launchSettings,
+  ...rankCheckSetting,
   batchNorm: setting(z.enum(["local", "global"]).default("local"), "statistics over a rank's images, or all", ranks),
   negatives: setting(
     z.enum(["local", "global"]).default("local"),

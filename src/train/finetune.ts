@@ -7,7 +7,7 @@ import { datasetFingerprint } from "../data/digest.ts";
 import { createLoader } from "../data/loader.ts";
 import { normalStart, uniformStart, weakView } from "../data/view.ts";
 import type { Collective } from "../distributed/collective.ts";
-import { joinRanks, ranksText, shareOf } from "../distributed/ranks.ts";
+import { joinRanks, ranksText, sharedBatch, shareOf } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createJudge, percent } from "../evaluate/accuracy.ts";
@@ -111,6 +111,7 @@ const createValidation = async (
   measured: Measured,
   { chooseBy, validationSteps }: Finetuning,
   { validation }: FinetuningImages,
+  ranks: Collective,
 ) => {
   if (validation === undefined) return undefined;
   const batch = Math.min(128, validation.count);
@@ -119,7 +120,7 @@ const createValidation = async (
     chooseBy: chooseBy === "robust" && validationSteps > 0 ? "robustValidation" : "validation",
     evaluate: async (epoch: number, weights: ReadonlyMap<string, Tensor>): Promise<Record<string, number>> => {
       if (epoch === 0) return {};
-      const { accuracy, robustAccuracy } = await judge.measure(validation, weights);
+      const { accuracy, robustAccuracy } = await judge.measure(validation, weights, ranks);
       return { validation: accuracy, ...(robustAccuracy !== undefined && { robustValidation: robustAccuracy }) };
     },
     release: () => judge.release(),
@@ -136,10 +137,12 @@ const finish = async (
   measured: Measured,
   { tensors }: Trained,
   common: Common,
+  ranks: Collective,
   context: VerbContext,
 ): Promise<FinetuneResult> => {
   const { out, steps, epoch, metrics } = common;
   if (test === undefined) {
+    if (ranks.rank > 0) return common;
     const figures = Object.entries(metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
     await writeReport(out);
     context.print(`${out}: ${steps} steps on pseudo-labels, ${figures.join(", ")}`);
@@ -147,9 +150,12 @@ const finish = async (
   }
   const options = { ...measured, batch: Math.min(128, test.count), attackSteps: evaluate ? 20 : 0 };
   const judge = await createJudge(engine, options);
-  const { accuracy, robustAccuracy } = await judge.measure(test, chosenWeightsOf(tensors));
+  const { accuracy, robustAccuracy } = await judge.measure(test, chosenWeightsOf(tensors), ranks);
   await judge.release();
   const accuracies = { accuracy, ...(robustAccuracy !== undefined && { robustAccuracy }) };
+  const { metrics: _, waitSeconds, ...first } = common;
+  const result = { ...first, testImages: test.count, ...accuracies, metrics, waitSeconds };
+  if (ranks.rank > 0) return result;
   await writeSealed(join(out, resultsFile), accuracies);
   await writeReport(out);
   const imported =
@@ -166,8 +172,7 @@ const finish = async (
   context.print(
     `${out}: ${steps} steps, epoch ${epoch}${choice}; accuracy on ${test.count} test images ${percent(accuracy)}${robust}`,
   );
-  const { metrics: _, waitSeconds, ...first } = common;
-  return { ...first, testImages: test.count, ...accuracies, metrics, waitSeconds };
+  return result;
 };
 
 const commonResult = (run: RunFolder, { scheme, epochs }: Finetuning, trained: Trained): Common => {
@@ -207,11 +212,13 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const network = origin?.network ?? freshNetwork(settings, images.side);
   const branch = network.evaluatedBranch;
   const collective = await joinRanks(given);
-  const engine = await chooseEngine({ ...settings, device: collective.localRank });
+  // Losses of finetuning set no image against another.
+  const { ranks, spoken } = sharedBatch(collective, { ...given, negatives: "local" });
+  const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
   const classes = images.classes.length;
   const start = origin && startOf(origin, headOnly, images.classes);
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
-  const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective) });
+  const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective), ranks });
   checkConditions(conditions, figureNames(step, settings, images));
   const basis = {
     images: datasetFingerprint(images.training),
@@ -220,26 +227,26 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const folder = await context.openRun({ collective, basis });
   const loader = loaderOf(settings, images, collective);
   const measured = { ...model, eps, stepSize, seed };
-  const validation = await createValidation(engine, measured, settings, images);
+  const validation = await createValidation(engine, measured, settings, images, collective);
   context.log(
     `${scheme}: ResNet-${network.depth} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
       `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch, ` +
-      `${ranksText(collective)}on ${engine.provider} (${engine.reason})`,
+      `${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
       record: { network: networkRecord(network), classes: images.classes, scheme },
       rate: (epoch) => stepRate(settings.lr, settings.milestones, epoch),
-      collective,
-      saveEvery,
+      ...{ collective, rankCheck: given.rankCheck, saveEvery },
       ...start,
       ...(validation && { chooseBy: validation.chooseBy, evaluate: validation.evaluate }),
     });
     if (trained.interrupted) throw new Interrupted(`stopped after step ${trained.steps}; go on with --resume`);
     const common = commonResult(folder, settings, trained);
-    if (collective.rank > 0) return common;
-    return await withConditions(conditions, await finish(settings, images, engine, measured, trained, common, context));
+    const finished = await finish(settings, images, engine, measured, trained, common, collective, context);
+    // The first rank has the figures of every step on its disk.
+    return collective.rank > 0 ? finished : await withConditions(conditions, finished);
   } finally {
     await validation?.release();
     await loader.close();

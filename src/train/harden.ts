@@ -1,11 +1,14 @@
 /** Hardening: a classifier in an ONNX file becomes robust, and stays the same file but for its weights. */
 
+import { deserialize, serialize } from "node:v8";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { hardenStep } from "../../graphs/steps/harden.ts";
 import { paramName } from "../../graphs/steps/names.ts";
 import { datasetFingerprint } from "../data/digest.ts";
 import { createLoader, type Loader } from "../data/loader.ts";
 import { normalStart, plainView, uniformStart, weakView } from "../data/view.ts";
+import type { Collective } from "../distributed/collective.ts";
+import { joinRanks, sharedBatch } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { percent } from "../evaluate/accuracy.ts";
@@ -40,7 +43,11 @@ export interface HardenResult extends Judged {
 const describe = ({ accuracy, robustAccuracy }: Measured): string =>
   `accuracy ${percent(accuracy)}, under PGD ${percent(robustAccuracy)}`;
 
-const createImages = ({ objective, eps, seed, augment }: HardenSettings, { training, batch }: Prepared): Loader =>
+const createImages = (
+  { objective, eps, seed, augment }: HardenSettings,
+  { training, batch }: Prepared,
+  share: Collective,
+): Loader =>
   createLoader({
     dataset: training,
     batch,
@@ -52,6 +59,7 @@ const createImages = ({ objective, eps, seed, augment }: HardenSettings, { train
       start: objective === "trades" ? normalStart() : uniformStart(eps),
     },
     dropLast: true,
+    share,
   });
 
 const createMeasure =
@@ -84,20 +92,22 @@ interface Start {
   readonly folder: RunFolder;
   readonly loader: Loader;
   readonly engine: Engine;
+  readonly collective: Collective;
 }
 
 const trainModel = (
   settings: HardenSettings,
-  { original, batch }: Prepared,
-  { model, before, folder, loader, engine }: Start,
+  { original, batch, share }: Prepared,
+  { model, before, folder, loader, engine, collective }: Start,
   context: VerbContext,
 ): Promise<Trained> => {
-  const { seed, epochs, lr, ramp, saveEvery } = settings;
+  const { seed, epochs, lr, ramp, saveEvery, rankCheck } = settings;
   const objective = settings.objective === "trades" ? "trades" : "pgd";
   const steps = epochs * loader.stepsPerEpoch;
   const done = (epoch: number, at: number): number => (epoch - 1) * loader.stepsPerEpoch + at;
   return train({
-    step: hardenStep({ ...settings, objective, batch, image: original.image }, model.classify),
+    step: hardenStep({ ...settings, objective, batch: share, image: original.image }, model.classify),
+    ...{ collective, rankCheck },
     ...{ engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch, saveEvery },
     record: { digest: original.digest, before: { ...before } },
     rate: (epoch, at) => 0.5 * lr * (1 + Math.cos((Math.PI * done(epoch, at)) / steps)),
@@ -137,11 +147,14 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   const { from, out, eps, objective, dataset } = settings;
   const conditions = parseConditions(settings);
   checkConditions(conditions, { followed: ["accuracy", "robustAccuracy"] });
-  const prepared = await prepare(settings, context);
-  const { original, training, test, batch } = prepared;
-  const engine = await chooseEngine(settings);
+  const collective = await joinRanks(settings);
+  const prepared = await prepare(settings, collective, context);
+  const { original, training, test, share } = prepared;
+  // Its batch norms stay as they are, and no image is set against another.
+  const { spoken } = sharedBatch(collective, { batchNorm: "local", negatives: "local" });
+  const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
   await warnOfProbabilities(original, test, engine, context.warn);
-  const model = trainable(original, batch);
+  const model = trainable(original, share);
   const { bytes } = original.model as ClassifierModel;
   if (original.model?.file.nodes.some(({ op }) => op === "If"))
     context.warn(`${from} chooses between branches (If): weights that only a branch reads stay as they are`);
@@ -151,26 +164,29 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   context.log(
     `${model.weights.size} weights (${count} numbers) of ${from} move; ${training.count} images, ${test.count} to measure on`,
   );
-  const loader = createImages(settings, prepared);
+  const loader = createImages(settings, prepared, collective);
   const basis = { images: datasetFingerprint(training), stepsPerEpoch: loader.stepsPerEpoch };
-  const folder = await context.openRun({ basis });
+  const folder = await context.openRun({ collective, basis });
   const measureModel = createMeasure(settings, prepared, engine);
   const before = await measureBefore(settings, prepared, folder, engine, measureModel, context);
-  const start = { model, before, folder, loader, engine };
+  const start = { model, before, folder, loader, engine, collective };
   const trained = await trainModel(settings, prepared, start, context).finally(() => loader.close());
   const { tensors, steps } = trained;
   if (trained.interrupted)
     throw new Interrupted(`stopped after step ${steps}: ${out} is not written yet; go on with --resume`);
   const moved = new Map(Array.from(model.weights.keys(), (name) => [name, tensors.get(paramName(name)) as Tensor]));
+  const result = { out, steps, weights: model.weights.size, before };
+  // The others may not see the first one's disk, and are told what it measures.
+  if (collective.rank > 0) return { ...result, after: deserialize(await collective.broadcast(new Uint8Array())) };
   const note = { objective, eps, steps, dataset, advcl: version() };
   await writeFileAtomic(out, patchWeights(bytes, moved, { hardened: JSON.stringify(note) }));
   const hardened = await openClassifier(out, { ...settings, warn: () => {} });
   const after = await measureModel(hardened.classifier(original.classes).build);
+  await collective.broadcast(serialize(after));
   context.print(`after:  ${describe(after)}`);
   judge(settings, before, after, chanceOf(test.labels), context);
   context.print(`${out}: ${from} hardened by ${objective}, ${steps} steps`);
-  const result = { out, steps, weights: model.weights.size, before, after };
-  return { ...result, ...judged(conditions, figuresOf(before, after)) };
+  return { ...result, after, ...judged(conditions, figuresOf(before, after)) };
 };
 
 /**

@@ -14,7 +14,7 @@ import { MetricsWriter } from "../runs/metrics.ts";
 import { chosenName, weightsOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import type { ProgressLine, Reporter } from "../verbs/reporter.ts";
-import { createParallelRunner } from "./data-parallel.ts";
+import { overRanks } from "./data-parallel.ts";
 import { allFinite, diverged } from "./diverged.ts";
 import { initialTensor } from "./initialize.ts";
 
@@ -32,6 +32,8 @@ export interface Training {
   readonly openRunner?: (initial: ReadonlyMap<string, Tensor>) => Promise<Runner>;
   readonly seed: number;
   readonly epochs: number;
+  /** Steps between two looks at whether these processes hold the same (default 16). */
+  readonly rankCheck?: number;
   /** Images a step, over all processes. */
   readonly batch: number;
   /** Steps in one run of the engine (default 1); what an epoch leaves over is taken step by step. */
@@ -145,8 +147,9 @@ class TrainingState {
   readonly #tensors: Map<string, Tensor>;
   #figures: Record<string, number>;
   #best: Best | undefined;
-  /** Seconds that the loader had kept the engine waiting when the last step was logged. */
+  /** Seconds that the loader had kept the engine waiting when the last step was logged, and those of communication. */
   #waited = 0;
+  #communicated = 0;
 
   constructor(training: Training, runner: Runner, { names, tensors }: ReturnType<typeof beginningOf>) {
     const { run, reporter, loader, epochs } = training;
@@ -181,10 +184,11 @@ class TrainingState {
 
   /** Measures the figures of an epoch, logs them, and keeps the weights where they are the best so far. */
   async evaluate(epoch: number): Promise<void> {
-    const { evaluate, reporter, loader, chooseBy = "", kept } = this.#training;
+    const { evaluate, reporter, loader, chooseBy = "", kept, collective = alone } = this.#training;
     if (evaluate !== undefined) await this.#collect();
     const figures = await evaluate?.(epoch, weightsOf(this.#tensors));
     this.#waited = loader.waitSeconds;
+    this.#communicated = collective.seconds;
     if (figures === undefined || Object.keys(figures).length === 0) return;
     this.#figures = { ...this.#figures, ...figures };
     this.#writer.write({ step: this.done, epoch }, figures);
@@ -240,15 +244,18 @@ class TrainingState {
 
   /** Takes over a run of one step or more, and logs each. */
   #accept(epoch: number, taken: readonly Taken[], seconds: number): void {
-    const { loader, batch } = this.#training;
+    const { loader, batch, collective = alone } = this.#training;
     this.#runner.accept();
     const dataWait = (loader.waitSeconds - this.#waited) / taken.length;
     this.#waited = loader.waitSeconds;
+    const communication = collective.seconds - this.#communicated;
+    this.#communicated = collective.seconds;
+    const shared = collective.size > 1 && { communication };
     for (const { metrics, lr } of taken) {
       const step = ++this.done;
       this.#figures = { ...this.#figures, ...metrics };
       const imagesPerSecond = batch / (seconds + dataWait);
-      this.#writer.write({ step, epoch }, { ...metrics, lr }, { seconds, dataWait, imagesPerSecond });
+      this.#writer.write({ step, epoch }, { ...metrics, lr }, { seconds, dataWait, imagesPerSecond, ...shared });
       this.#progress.update({ step, epoch, figures: metrics, images: batch, dataWait });
     }
   }
@@ -300,21 +307,6 @@ const trainEpoch = async (training: Training, state: TrainingState, epoch: numbe
     return true;
   }
   return false;
-};
-
-/** A training over several processes: they stop after the same step, and their runner sums gradients. */
-const overRanks = (given: Training): Training => {
-  const { collective = alone, engine, step, signal } = given;
-  if (collective.size === 1) return given;
-  if ((given.stepsPerRun ?? 1) > 1)
-    throw new RequestError("--steps-per-run is for one process, and there are several ranks; leave it out");
-  const agreed = new AbortController();
-  const stops = { stopping: () => signal.aborted, stop: () => agreed.abort() };
-  return {
-    ...given,
-    signal: agreed.signal,
-    openRunner: (initial) => createParallelRunner(engine, step, initial, collective, stops),
-  };
 };
 
 /** Runs a training to its end, or to the step at which its signal is seen. */

@@ -2,12 +2,14 @@
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
 import { methods } from "../../graphs/methods/index.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import type { Ranks } from "../../graphs/ops/ranks.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import { checkDataset, type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.ts";
 import { datasetFingerprint } from "../data/digest.ts";
 import { createLoader } from "../data/loader.ts";
 import { checkPseudoLabels, type PseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
-import { joinRanks, ranksText, shareOf } from "../distributed/ranks.ts";
+import type { Collective } from "../distributed/collective.ts";
+import { joinRanks, ranksText, sharedBatch, shareOf } from "../distributed/ranks.ts";
 import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { percent } from "../evaluate/accuracy.ts";
@@ -68,7 +70,7 @@ const networkOf = ({ method: name, depth, width, stem }: Settings, size: number)
   return { depth: Number(depth) as Network["depth"], width, stem: stemOf(stem, size), size, branches, evaluatedBranch };
 };
 
-const stepOf = (settings: Settings, network: Network): Step => {
+const stepOf = (settings: Settings, network: Network, ranks: Ranks | undefined): Step => {
   const tasks = apDpeTasks.filter((task) => settings.tasks.includes(task));
   if (tasks.length === 0 || tasks.length < settings.tasks.length) {
     const [unknown = ""] = settings.tasks.filter((name) => !apDpeTasks.some((task) => task === name));
@@ -79,7 +81,7 @@ const stepOf = (settings: Settings, network: Network): Step => {
   const radius = settings.highFrequency ? settings.radius : 0;
   const method = methods[settings.method];
   // Options of a method that are no settings are as in its paper.
-  return method.build({ ...method.paper, ...settings, ...network, tasks, radius });
+  return method.build({ ...method.paper, ...settings, ...network, tasks, radius, ranks });
 };
 
 const labelsFor = async (
@@ -134,7 +136,13 @@ const testImagesOf = async (settings: Settings, context: VerbContext): Promise<D
 };
 
 /** kNN accuracy of the test images in a bank of the training images; nothing where there are no such images or no labels. */
-const createKnn = async (engine: Engine, network: Network, bank: Dataset, test: DatasetOptions | undefined) => {
+const createKnn = async (
+  engine: Engine,
+  network: Network,
+  bank: Dataset,
+  test: DatasetOptions | undefined,
+  ranks: Collective,
+) => {
   if (bank.labels === undefined || test === undefined)
     return { accuracy: async () => ({}), chance: 0, release: async () => {} };
   const { labels } = bank;
@@ -142,9 +150,10 @@ const createKnn = async (engine: Engine, network: Network, bank: Dataset, test: 
   const extractor = await createExtractor(engine, network, network.evaluatedBranch);
   return {
     accuracy: async (weights: ReadonlyMap<string, Tensor>) => {
-      const known = { features: await extractor.extract(bank, weights), labels };
-      const asked = { features: await extractor.extract(queries, weights), labels: queries.labels ?? new Int32Array() };
-      return { knnAccuracy: await knnAccuracy(engine, known, asked, bank.classes.length) };
+      const known = { features: await extractor.extract(bank, weights, ranks), labels };
+      const features = await extractor.extract(queries, weights, ranks);
+      const asked = { features, labels: queries.labels ?? new Int32Array() };
+      return { knnAccuracy: await knnAccuracy(engine, known, asked, bank.classes.length, ranks) };
     },
     chance: chanceOf(queries.labels ?? new Int32Array()),
     release: () => extractor.release(),
@@ -185,9 +194,10 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const dataset = await loadTraining(settings, context);
   const pseudoLabels = await labelsFor(settings, dataset, context);
   const collective = await joinRanks(settings);
-  const engine = await chooseEngine({ ...settings, device: collective.localRank });
+  const { ranks, spoken } = sharedBatch(collective, settings);
+  const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
   const network = networkOf(settings, dataset.height);
-  const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network);
+  const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network, ranks);
   const knnNames = test !== undefined && dataset.labels !== undefined ? ["knnAccuracy"] : [];
   checkConditions(conditions, { followed: [...measuredBy(step), ...knnNames] });
   const initial = await teacherFor(settings, network, context);
@@ -205,15 +215,21 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     collective,
     basis: { images: datasetFingerprint(dataset), stepsPerEpoch: loader.stepsPerEpoch },
   });
-  const knn = await createKnn(engine, network, dataset, test);
+  const knn = await createKnn(engine, network, dataset, test, collective);
   context.log(
     `${methods[method].title}: ResNet-${settings.depth} width ${settings.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
-      `${loader.stepsPerEpoch} steps of ${batch} an epoch, ${ranksText(collective)}on ${engine.provider} (${engine.reason})`,
+      `${loader.stepsPerEpoch} steps of ${batch} an epoch, ${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
-      ...{ collective, stepsPerRun, saveEvery, ...schedulesOf(settings, loader.stepsPerEpoch) },
+      ...{
+        collective,
+        rankCheck: settings.rankCheck,
+        stepsPerRun,
+        saveEvery,
+        ...schedulesOf(settings, loader.stepsPerEpoch),
+      },
       record: { network: networkRecord(network), method, clusters },
       replay: true,
       ...(initial && { initial }),

@@ -16,10 +16,12 @@ import {
   div,
   matMul,
   max,
+  meansOverRanks,
   mul,
   neg,
   type OpDefinition,
   sqrt,
+  statisticsOverRanks,
   sub,
 } from "../../ops/index.ts";
 import type { Lowered } from "../layout.ts";
@@ -53,12 +55,13 @@ const branchMeans = (perImage: Value, branches: number): Value => {
 const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }) => {
   const layout = (x as Lowered).layout;
   if (!isPixel(layout)) return undefined;
-  const { branches, epsilon } = attributes as BranchedNorm;
+  const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
   const parts = (x as Lowered).in(layout);
   const [images = 0, channels = 0] = (y as Type).shape;
-  const mean = branchMeans(pixelMeans(parts, channels), branches);
+  const own = branchMeans(pixelMeans(parts, channels), branches);
   const squares = parts.map((part) => mul(part, part));
-  const variance = max(sub(branchMeans(pixelMeans(squares, channels), branches), mul(mean, mean)), 0);
+  const ownVariance = max(sub(branchMeans(pixelMeans(squares, channels), branches), mul(own, own)), 0);
+  const [mean, variance] = statisticsOverRanks(own, ownVariance, ranks);
   const factor = div((scale as Lowered).plain, sqrt(add(variance, epsilon)));
   const term = sub((bias as Lowered).plain, mul(mean, factor));
   const normalised = affine(factor, term, layout, images);
@@ -75,7 +78,7 @@ const affine = (factor: Value, term: Value, layout: PixelLayout, images: number)
 const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx] }) => {
   const layout = (x as Lowered).layout;
   if (!isPixel(layout)) return undefined;
-  const { branches, epsilon } = attributes as BranchedNorm;
+  const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
   const [images = 0, channels = 0, h = 0, w = 0] = (dx as Type).shape;
   const [parts, g] = [(x as Lowered).in(layout), (dy as Lowered).in(layout)];
   const sigma = sqrt(add((variance as Lowered).plain, epsilon));
@@ -85,8 +88,9 @@ const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attrib
   const meanGX = branchMeans(pixelMeans(products, channels), branches);
   const meanGN = div(sub(meanGX, mul(centre, meanG)), sigma);
   const f = div((scale as Lowered).plain, sigma);
-  const p = neg(div(mul(f, meanGN), sigma));
-  const q = neg(add(mul(f, meanG), mul(p, centre)));
+  const [allG, allGN] = meansOverRanks([meanG, meanGN], ranks) as [Value, Value];
+  const p = neg(div(mul(f, allGN), sigma));
+  const q = neg(add(mul(f, allG), mul(p, centre)));
   const [fs, ps, qs] = [f, p, q].map((v) => branchRows(v, layout, images)) as [Value[], Value[], Value[]];
   const count = (images / branches) * h * w;
   return [

@@ -4,7 +4,16 @@
  * dots, where graphs/targets/gpu.ts takes 12. None has been timed (docs/gpu.md).
  */
 import { apply, constant, type Definition, filled, type Type, type Value } from "../../onnx/graph.ts";
-import { add, type BranchedNorm, branchesAsChannels, mul, reduceMean, reshape, sub } from "../../ops/index.ts";
+import {
+  add,
+  type BranchedNorm,
+  branchesAsChannels,
+  mul,
+  reduceMean,
+  reshape,
+  statisticsOverRanks,
+  sub,
+} from "../../ops/index.ts";
 import { fusedMatMul } from "../contrib.ts";
 import { inverseDeviation, type PixelDots, reducedDots, shifted, varianceOf } from "../gpu.ts";
 import type { Layout, Lowered } from "../layout.ts";
@@ -24,9 +33,10 @@ export const cudnnTraining: Definition = {
 
 const flat = (x: Lowered | undefined): Value => reshape((x as Lowered).plain, [-1]);
 
-/** Batch norm in training mode by cuDNN's kernel. */
+/** Batch norm in training mode by cuDNN's kernel, which knows one rank's images only. */
 export const fusedTraining: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
-  const { branches, epsilon } = attributes as BranchedNorm;
+  const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
+  if (ranks > 1) return undefined;
   const [a, b] = [flat(scale), flat(bias)];
   const outputs = apply(cudnnTraining, [branchesAsChannels((x as Lowered).plain, branches), a, b, b, a], { epsilon });
   const [out, , , mean, invStd] = outputs as [Value, Value, Value, Value, Value];
@@ -57,16 +67,16 @@ export const trainingInHalf =
   (half: Layout): Lowering =>
   ({ inputs: [x, scale, bias], attributes, types: [y, each] }) => {
     if ((x as Lowered).layout.name !== half.name || (y as Type).shape.length !== 4) return undefined;
-    const { branches, epsilon } = attributes as BranchedNorm;
+    const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
     const wide = branchesAsChannels((x as Lowered).one(half), branches);
     const rows = reshape(wide, [wide.dim(0) * wide.dim(1), -1]);
     const ones = constant(filled(wide.dtype, [rows.dim(1)], 1));
     const [, ...ofRows] = apply(rowNorm, [rows, ones], { axis: -1, epsilon });
     const [means, invStds] = ofRows.map((v) => reshape(v, [wide.dim(0), wide.dim(1)])) as [Value, Value];
-    const mean = reduceMean(means, { axes: [0], keepdims: 0 });
-    const off = sub(means, mean);
+    const own = reduceMean(means, { axes: [0], keepdims: 0 });
+    const off = sub(means, own);
     const squares = add(varianceOf(invStds, epsilon), mul(off, off));
-    const variance = reduceMean(squares, { axes: [0], keepdims: 0 });
+    const [mean, variance] = statisticsOverRanks(own, reduceMean(squares, { axes: [0], keepdims: 0 }), ranks);
     const [invStd] = inverseDeviation(epsilon).pack(variance) as [Value];
     const out = shifted(wide, mean, mul(flat(scale), invStd), flat(bias));
     const { shape } = each as Type;

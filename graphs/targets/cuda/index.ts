@@ -75,7 +75,7 @@ export const cudaTarget = (options: CudaOptions = {}): Target => {
     lowerings.set(definition, either(lowering, lowerings.get(definition)));
   const dots = { fused: reducedDots, dots: productDots, composed: undefined }[norm];
   if (dots !== undefined) {
-    lowerings.set(batchNormTraining.definition, fusedTraining);
+    prefer(batchNormTraining.definition, fusedTraining);
     lowerings.set(batchNormTrainingGrad.definition, batchNormGrad({ dots }));
   }
   if (precision === "float16")

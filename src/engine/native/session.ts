@@ -13,9 +13,10 @@ import {
 } from "../session-contract.ts";
 import { type Argument, Handle, missingApi, type OrtApi, ortApi } from "./api.ts";
 import { type BoundProgram, bindProgram } from "./bound-program.ts";
+import { collectiveOps } from "./collective-ops.ts";
 import { loadCudaRuntime } from "./cuda-runtime.ts";
 import { type CustomOpDomain, customOpDomain } from "./custom-op.ts";
-import { kernelOps, type Prepare } from "./kernel-ops.ts";
+import { kernelOps } from "./kernel-ops.ts";
 import { cudaPlaces, type Memory } from "./memory.ts";
 import { sessionOptions } from "./options.ts";
 import { runOnce } from "./run-once.ts";
@@ -78,10 +79,13 @@ const turns = () => {
 const kernelDomain = (
   api: OrtApi,
   model: Model,
-  provider: "cpu" | "cuda" | "webgpu",
-  prepare: Prepare,
+  { provider, kernels, ranks }: SessionOptions,
 ): CustomOpDomain | undefined => {
-  const ops = kernelOps(model, provider === "cuda" ? "CUDAExecutionProvider" : "CPUExecutionProvider", prepare);
+  const place = provider === "cuda" ? "CUDAExecutionProvider" : "CPUExecutionProvider";
+  const ops = [
+    ...(kernels === undefined ? [] : kernelOps(model, place, kernels)),
+    ...(ranks === undefined ? [] : collectiveOps(model, ranks)),
+  ];
   return ops.length === 0 ? undefined : customOpDomain(api, ops);
 };
 
@@ -98,7 +102,7 @@ const openSession = async (
   let kernels: CustomOpDomain | undefined;
   try {
     made = sessionOptions(api, options);
-    kernels = built && options.kernels && kernelDomain(api, built, provider, options.kernels);
+    kernels = built && kernelDomain(api, built, options);
     if (kernels !== undefined) api.call("AddCustomOpDomain", made.address, kernels.address);
   } catch (error) {
     throw provider === "cpu" ? explain(error) : unavailable(provider, error);

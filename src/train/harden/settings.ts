@@ -5,10 +5,12 @@ import {
   ballSettings,
   conditionSettings,
   datasetSettings,
+  launchSettings,
   matchSetting,
   modelSettings,
   normalisationSettings,
   overrideSetting,
+  rankCheckSetting,
   runSettings,
 } from "../../settings/fragments.ts";
 import { path, setting } from "../../settings/schema.ts";
@@ -59,6 +61,8 @@ export const hardenSettings = {
   ),
   momentum: setting(z.number().min(0).max(1).default(0.9), "of SGD", optimisation),
   weightDecay: setting(z.number().min(0).default(2e-4), "on every weight that moves", optimisation),
+  ...launchSettings,
+  ...rankCheckSetting,
   ...runSettings,
   resume: setting(z.boolean().default(false), "go on with the run in OUT.run", { group: "Run" }),
   ...conditionSettings,

@@ -11,6 +11,7 @@ import {
   relu,
   reluGrad,
   reshape,
+  statisticsOverRanks,
 } from "../../../ops/index.ts";
 import { type Lowered, sameShape } from "../../layout.ts";
 import type { Lowering } from "../../lower.ts";
@@ -29,9 +30,10 @@ const training =
   ({ inputs, attributes, types }) => {
     const [x, ...parameters] = inputs as [Lowered, ...Lowered[]];
     if (!isSingle(types) || ![2, 4].includes(x.type.shape.length)) return undefined;
-    const { branches, epsilon } = attributes as BranchedNorm;
+    const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
     const tensor = layouts.activate(x);
-    const [mean, variance] = batchNormStatistics.outputs(tensor, { branches }) as [Value, Value];
+    const [ownMean, ownVariance] = batchNormStatistics.outputs(tensor, { branches }) as [Value, Value];
+    const [mean, variance] = statisticsOverRanks(ownMean, ownVariance, ranks);
     const [scale, bias] = plainOf(parameters) as [Value, Value];
     const later = new Normalised(
       tensor,
@@ -123,7 +125,9 @@ const trainingGrad =
   ({ inputs, attributes, types }) => {
     const [x, dy, scale, mean, variance] = inputs as [Lowered, Lowered, Lowered, Lowered, Lowered];
     if (!isSingle(types) || ![2, 4].includes(x.type.shape.length)) return undefined;
-    const { branches, epsilon } = attributes as BranchedNorm;
+    const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
+    // The kernel sums and applies in one; several ranks have to speak in between.
+    if (ranks > 1) return undefined;
     const tensor = layouts.activate(x);
     const gathered = dy.layout instanceof Gathered && dy.layout.known === undefined ? dy.layout : undefined;
     const terms = gathered?.terms ?? [layouts.termOf(dy)];
