@@ -14,6 +14,7 @@ import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { percent } from "../evaluate/accuracy.ts";
 import { createExtractor, knnAccuracy } from "../evaluate/knn.ts";
+import { collapseWarning, featureSpread } from "../evaluate/spread.ts";
 import { chanceOf } from "../models/chance.ts";
 import { writeReport } from "../report/write.ts";
 import { loadRun, type Network, networkRecord, stemOf } from "../runs/network.ts";
@@ -135,7 +136,7 @@ const testImagesOf = async (settings: Settings, context: VerbContext): Promise<D
   }
 };
 
-/** kNN accuracy of the test images in a bank of the training images; nothing where there are no such images or no labels. */
+/** How good features are: kNN accuracy of the test images in a bank of the training images, and how they are spread; nothing where there are no such images or no labels. */
 const createKnn = async (
   engine: Engine,
   network: Network,
@@ -144,16 +145,17 @@ const createKnn = async (
   ranks: Collective,
 ) => {
   if (bank.labels === undefined || test === undefined)
-    return { accuracy: async () => ({}), chance: 0, release: async () => {} };
+    return { figures: async () => ({}), chance: 0, release: async () => {} };
   const { labels } = bank;
   const queries = await loadDataset(test);
   const extractor = await createExtractor(engine, network, network.evaluatedBranch);
   return {
-    accuracy: async (weights: ReadonlyMap<string, Tensor>) => {
+    figures: async (weights: ReadonlyMap<string, Tensor>) => {
       const known = { features: await extractor.extract(bank, weights, ranks), labels };
       const features = await extractor.extract(queries, weights, ranks);
       const asked = { features, labels: queries.labels ?? new Int32Array() };
-      return { knnAccuracy: await knnAccuracy(engine, known, asked, bank.classes.length, ranks) };
+      const accuracy = await knnAccuracy(engine, known, asked, bank.classes.length, ranks);
+      return { knnAccuracy: accuracy, ...featureSpread(known.features) };
     },
     chance: chanceOf(queries.labels ?? new Int32Array()),
     release: () => extractor.release(),
@@ -180,6 +182,17 @@ const warnOfChance = (accuracy: number | undefined, chance: number, out: string,
   );
 };
 
+/** Steps from which on features are expected to tell images apart. */
+const LEARNING = 100;
+
+/** Warns where features of the end are hardly told apart. */
+const warnOfCollapse = ({ steps, metrics }: PretrainResult, { warn }: VerbContext): void => {
+  const { participationRatio, meanCosine } = metrics;
+  if (steps < LEARNING || participationRatio === undefined || meanCosine === undefined) return;
+  const warning = collapseWarning({ participationRatio, meanCosine });
+  if (warning !== undefined) warn(warning);
+};
+
 const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context: VerbContext): void => {
   const figures = Object.entries(metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`);
   context.print(`${out}: ${steps} steps, ${figures.join(", ")}`);
@@ -198,7 +211,8 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
   const network = networkOf(settings, dataset.height);
   const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network, ranks);
-  const knnNames = test !== undefined && dataset.labels !== undefined ? ["knnAccuracy"] : [];
+  const knnNames =
+    test !== undefined && dataset.labels !== undefined ? ["knnAccuracy", "participationRatio", "meanCosine"] : [];
   checkConditions(conditions, { followed: [...measuredBy(step), ...knnNames] });
   const initial = await teacherFor(settings, network, context);
   const loader = createLoader({
@@ -234,7 +248,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
       replay: true,
       ...(initial && { initial }),
       evaluate: async (epoch, weights) =>
-        knnEvery > 0 && (epoch % knnEvery === 0 || epoch === epochs) ? knn.accuracy(weights) : {},
+        knnEvery > 0 && (epoch % knnEvery === 0 || epoch === epochs) ? knn.figures(weights) : {},
     });
     const { steps, metrics, waitSeconds } = trained;
     if (trained.interrupted) throw new Interrupted(`stopped after step ${steps}; go on with --resume`);
@@ -242,6 +256,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     if (collective.rank === 0) await writeReport(folder.path);
     printEnd(result, context);
     warnOfChance(metrics.knnAccuracy, knn.chance, folder.path, context);
+    warnOfCollapse(result, context);
     if (collective.size > 1) context.log(`${collective.seconds.toFixed(1)} s of communication in all`);
     if (collective.rank > 0) return result;
     const extremes = await readExtremes(folder.path, metrics);
