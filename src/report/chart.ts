@@ -115,7 +115,7 @@ export const robustBars = (bars: readonly RobustBar[]): string => {
   return chart({
     height: 60 + 40 * bars.length,
     marginTop: 10,
-    marginLeft: 165,
+    marginLeft: 205,
     marginRight: 24,
     x: { label: "right, %", domain: [0, 100], grid: true },
     y: { label: null, domain: bars.map(({ name }) => name) },

@@ -24,6 +24,23 @@ const curveOf = async (folder: string, name: string, figure: string): Promise<Se
   ),
 });
 
+/** The comparison that the report is for, as a picture and in figures. */
+const opening = (classifiers: Story["classifiers"]): string => {
+  const { head, rows } = classifierTable(classifiers);
+  const bars = classifiers.map((classifier) => ({
+    name: classifier.title,
+    clean: classifier.accuracy,
+    robust: classifier.robustAccuracy,
+    interval: intervalOf(classifier.robustAccuracy, classifier),
+  }));
+  const picture = card(robustBars(bars), "right on test images: pale clean, full under attack (PGD-20, 8/255)");
+  const figures = table(
+    head,
+    rows.map(([, ...row], i) => [classifiers[i]!.title, ...row]),
+  );
+  return `${cards([picture, figures])}<p class="note">SA: accuracy on clean test images. RA: under PGD-20, each pixel moved by at most 8/255. All learned from the same few labels. AdvCL's encoder never saw one, and the head on it no attack: what that withstands comes from pretraining. Finetuned: all of the network, by TRADES.</p>`;
+};
+
 export const demoReport = async (
   folder: string,
   { classifiers, parts }: Story,
@@ -34,7 +51,6 @@ export const demoReport = async (
   const curves = await Promise.all(pretrained.map(({ name }) => curveOf(folder, name, "knnAccuracy")));
   const losses = await Promise.all(pretrained.slice(-1).map(({ name }) => curveOf(folder, name, "loss")));
   const minutes = parts.reduce((sum, { seconds }) => sum + seconds, 0) / 60;
-  const { head, rows } = classifierTable(classifiers);
   return html({
     title: "Robust features without labels",
     subtitle: `AdvCL on generated images, from a teacher to a robust classifier · ${minutes.toFixed(1)} minutes of work`,
@@ -44,23 +60,7 @@ export const demoReport = async (
     sections: [
       {
         title: "What a linear head keeps of it",
-        body: cards([
-          card(
-            robustBars(
-              classifiers.map((classifier) => ({
-                name: classifier.title,
-                clean: classifier.accuracy,
-                robust: classifier.robustAccuracy,
-                interval: intervalOf(classifier.robustAccuracy, classifier),
-              })),
-            ),
-            "right on test images: pale clean, full under attack (PGD-20, 8/255)",
-          ),
-        ]),
-      },
-      {
-        title: "In figures",
-        body: `${table(head, rows)}<p class="note">SA: accuracy on clean test images. RA: under PGD-20, each pixel moved by at most 8/255. All learned from the same few labels. AdvCL's encoder never saw one, and the head on it no attack: what that withstands comes from pretraining.</p>`,
+        body: opening(classifiers),
       },
       {
         title: "Pretraining",
