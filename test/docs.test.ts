@@ -5,12 +5,15 @@ import { expect, test } from "@jest/globals";
 import { settingsReference } from "../scripts/docs/reference.ts";
 import { packageRoot } from "../src/version.ts";
 
+/** Words of a document: what has a letter or a digit; rules and bars of tables have none. */
+const words = (text: string): string[] => text.split(/\s+/).filter((token) => /[\p{L}\p{N}]/u.test(token));
+
 test("docs/settings.md is what the schemas say (node dist/scripts/docs/settings-reference.js)", () => {
   expect(readFileSync(join(packageRoot, "docs/settings.md"), "utf8")).toBe(settingsReference());
 });
 
 test("the README can be read at one go", () => {
-  expect(readFileSync(join(packageRoot, "README.md"), "utf8").split(/\s+/).length).toBeLessThanOrEqual(900);
+  expect(words(readFileSync(join(packageRoot, "README.md"), "utf8")).length).toBeLessThanOrEqual(900);
 });
 
 test("links between documents lead to what is there", () => {
