@@ -25,6 +25,7 @@ import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { checkOptions, feeds, rateOf, teacherState } from "./feeds.ts";
 import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { train } from "./loop.ts";
+import { type PortraitOptions, writePortrait } from "./portrait.ts";
 import { pretrainPresets, pretrainSettings } from "./pretrain-settings.ts";
 
 type Settings = Resolved<typeof pretrainSettings>;
@@ -199,6 +200,27 @@ const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context:
   context.log(`the engine waited ${waitSeconds.toFixed(1)} s for data in all`);
 };
 
+/** The report with its pictures; a run whose training is done does not fail for want of these. */
+const leaveReport = async (
+  settings: Settings,
+  context: VerbContext,
+  given: Pick<PortraitOptions, "engine" | "network" | "dataset" | "pseudoLabels"> & { readonly folder: string },
+): Promise<void> => {
+  const { method, highFrequency } = settings;
+  try {
+    const { tensors: weights } = await loadRun(given.folder, context.warn);
+    const trainsOnIt = highFrequency && methods[method].options.includes("radius");
+    await writePortrait(given.folder, {
+      ...{ ...settings, ...given, weights, highFrequency: trainsOnIt },
+      pseudoLabels: given.pseudoLabels,
+      inputs: feeds[method].inputs(settings, 1),
+    });
+  } catch (error) {
+    context.warn(`the report of ${given.folder} has no pictures: ${error instanceof Error ? error.message : error}`);
+  }
+  await writeReport(given.folder);
+};
+
 const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
   const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
   const conditions = parseConditions(settings);
@@ -253,7 +275,8 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     const { steps, metrics, waitSeconds } = trained;
     if (trained.interrupted) throw new Interrupted(`stopped after step ${steps}; go on with --resume`);
     const result = { out: folder.path, steps, epochs, metrics, waitSeconds };
-    if (collective.rank === 0) await writeReport(folder.path);
+    const shown = { folder: folder.path, engine, network, dataset, pseudoLabels };
+    if (collective.rank === 0) await leaveReport(settings, context, shown);
     printEnd(result, context);
     warnOfChance(metrics.knnAccuracy, knn.chance, folder.path, context);
     warnOfCollapse(result, context);
