@@ -23,6 +23,7 @@ import { subset } from "../data/subset.ts";
 import type { Engine } from "../engine/engine.ts";
 import { createExtractor } from "../evaluate/knn.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
+import { sealed } from "../files/seal.ts";
 import { imageBatch } from "../models/images.ts";
 import { type FeatureMap, type Gallery, type Groups, type Portrait, portraitFile } from "../report/portrait-file.ts";
 import { type Network, weightFeeds } from "../runs/network.ts";
@@ -216,7 +217,7 @@ export const writePortrait = async (folder: string, options: PortraitOptions): P
   const path = join(folder, portraitFile);
   try {
     const portrait: Portrait = { gallery: await galleryOf(options), map: await mapOf(options) };
-    await writeFileAtomic(path, `${JSON.stringify(portrait)}\n`);
+    await writeFileAtomic(path, `${sealed(portrait)}\n`);
   } catch (error) {
     // One of an earlier state of the run would be wrong.
     await rm(path, { recursive: true, force: true });

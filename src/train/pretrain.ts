@@ -18,6 +18,7 @@ import { collapseWarning, featureSpread } from "../evaluate/spread.ts";
 import { chanceOf } from "../models/chance.ts";
 import { writeReport } from "../report/write.ts";
 import { loadRun, type Network, networkRecord, stemOf } from "../runs/network.ts";
+import type { RunFolder } from "../runs/run-folder.ts";
 import { nearestName } from "../settings/resolve.ts";
 import type { Resolved } from "../settings/spec.ts";
 import { checkConditions, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
@@ -201,24 +202,26 @@ const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context:
 };
 
 /** The report with its pictures; a run whose training is done does not fail for want of these. */
-const leaveReport = async (
-  settings: Settings,
-  context: VerbContext,
-  given: Pick<PortraitOptions, "engine" | "network" | "dataset" | "pseudoLabels"> & { readonly folder: string },
-): Promise<void> => {
-  const { method, highFrequency } = settings;
+const leaveReport = async ({
+  settings,
+  context,
+  folder: { path },
+  ...given
+}: Pick<PortraitOptions, "engine" | "network" | "dataset" | "pseudoLabels"> & {
+  readonly settings: Settings;
+  readonly context: VerbContext;
+  readonly folder: RunFolder;
+}): Promise<void> => {
+  const { method, seed, eps, radius } = settings;
   try {
-    const { tensors: weights } = await loadRun(given.folder, context.warn);
-    const trainsOnIt = highFrequency && methods[method].options.includes("radius");
-    await writePortrait(given.folder, {
-      ...{ ...settings, ...given, weights, highFrequency: trainsOnIt },
-      pseudoLabels: given.pseudoLabels,
-      inputs: feeds[method].inputs(settings, 1),
-    });
+    const { tensors: weights } = await loadRun(path, context.warn);
+    const highFrequency = settings.highFrequency && methods[method].options.includes("radius");
+    const inputs = feeds[method].inputs(settings, 1);
+    await writePortrait(path, { ...given, weights, inputs, seed, eps, radius, highFrequency });
   } catch (error) {
-    context.warn(`the report of ${given.folder} has no pictures: ${error instanceof Error ? error.message : error}`);
+    context.warn(`the report of ${path} has no pictures: ${error instanceof Error ? error.message : error}`);
   }
-  await writeReport(given.folder);
+  await writeReport(path);
 };
 
 const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
@@ -275,8 +278,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     const { steps, metrics, waitSeconds } = trained;
     if (trained.interrupted) throw new Interrupted(`stopped after step ${steps}; go on with --resume`);
     const result = { out: folder.path, steps, epochs, metrics, waitSeconds };
-    const shown = { folder: folder.path, engine, network, dataset, pseudoLabels };
-    if (collective.rank === 0) await leaveReport(settings, context, shown);
+    if (collective.rank === 0) await leaveReport({ settings, context, folder, engine, network, dataset, pseudoLabels });
     printEnd(result, context);
     warnOfChance(metrics.knnAccuracy, knn.chance, folder.path, context);
     warnOfCollapse(result, context);

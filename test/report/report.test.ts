@@ -102,9 +102,7 @@ describe("of a run with a portrait", () => {
   };
 
   test("shows its pictures and a dot for each image in each colouring, and loads nothing", async () => {
-    const html = await reportOf(
-      folderOf("portrayed", { "config.yaml": config, "portrait.json": JSON.stringify(portrait) }),
-    );
+    const html = await reportOf(folderOf("portrayed", { "config.yaml": config, "portrait.json": sealed(portrait) }));
     expect(html).toContain('<img alt="cat &lt; dog, view1" src="data:image/png;base64,BBBB">');
     const [, byClass = "", byCluster = ""] = html.split("<h3>by c");
     const fills = (part: string) => [...part.matchAll(/<circle[^>]* fill="([^"]+)"/g)].map((match) => match[1]);
@@ -117,7 +115,7 @@ describe("of a run with a portrait", () => {
   });
 
   test("that is damaged is refused by name", async () => {
-    const folder = folderOf("misportrayed", { "config.yaml": config, "portrait.json": '{"gallery":[]}' });
+    const folder = folderOf("misportrayed", { "config.yaml": config, "portrait.json": sealed({ gallery: [] }) });
     await expect(reportOf(folder)).rejects.toThrow(/portrait.json is damaged/);
   });
 });
@@ -197,7 +195,7 @@ test("of an evaluation has bars, intervals and the picture itself", async () => 
 /** An evaluation of images that an attack brings down to this accuracy. */
 const evaluationOf = (accuracy: number, more: object = {}) => {
   const figures = { accuracy, interval: [accuracy - 0.1, accuracy + 0.1], right: 1, count: 2, attacked: 1, queries: 4 };
-  return JSON.stringify({
+  return sealed({
     ...{ model: "m.onnx", dataset: "shapes", count: 2, norm: "linf", eps: 8 / 255, seed: 0, warnings: [] },
     ...{ classes: ["cat", "dog"], attacks: { clean: { ...figures, accuracy: 0.75 }, pgd20: figures }, ...more },
   });
