@@ -77,7 +77,12 @@ export const readFlags = (command: string, rows: SettingRows, args: readonly str
   } catch (error) {
     throw error instanceof CommanderError ? refusal(error, command, flags) : error;
   }
-  const [extra] = parser.args;
+  const words = [...parser.args];
+  for (const [key, row] of Object.entries(rows)) {
+    if (!row.operand || given.has(key) || words.length === 0) continue;
+    given.set(key, { value: isList(row) ? words.splice(0) : words.shift(), label: `--${kebabCase(key)}` });
+  }
+  const [extra] = words;
   if (extra !== undefined)
     throw new RequestError(`advcl ${command} takes no ${JSON.stringify(extra)}; write settings as --name value`);
   return given;

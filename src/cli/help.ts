@@ -1,7 +1,7 @@
 /** The text of --help. */
 import wrapAnsi from "wrap-ansi";
 import { kebabCase, printFlags, printSetting, type SettingValue } from "../settings/name.ts";
-import { expectation, type SettingRow, type SettingRows, type SettingType } from "../settings/schema.ts";
+import { expectation, isList, type SettingRow, type SettingRows, type SettingType } from "../settings/schema.ts";
 
 const printDefault = ({ required, default: value }: SettingRow): string => {
   if (required) return "required";
@@ -76,6 +76,8 @@ export const printHelp = ({ name, summary, description, rows, presets }: HelpTex
   const named = Object.entries(presets).map(([preset, values]) => [preset, printPreset(values)] as const);
   if (named.length > 0) sections.push(`Presets:\n${printColumns(named, width, left)}`);
   const about = description === undefined ? [] : [wrap(description, width).join("\n")];
-  const usage = `Usage: advcl ${name} [--setting value …]`;
+  const operands = Object.values(rows).filter(({ operand }) => operand);
+  const words = operands.map((row) => (isList(row) ? " [FOLDER …]" : " FOLDER")).join("");
+  const usage = `Usage: advcl ${name}${words} [--setting value …]`;
   return `${[`advcl ${name}: ${summary}`, ...about, usage, ...sections].join("\n\n")}\n`;
 };

@@ -54,6 +54,8 @@ export interface EvaluateResult extends Judged {
   readonly digest: string;
   readonly dataset: string;
   readonly count: number;
+  /** Names of the classes, in the order of their numbers in `images.jsonl`; empty where the images have none. */
+  readonly classes: readonly string[];
   readonly norm: "linf" | "l2";
   /** The largest of the radii. */
   readonly eps: number;
@@ -233,13 +235,14 @@ const sameLog = async (log: EvaluationLog, ranks: Collective): Promise<Evaluatio
 const summaryOf = (
   settings: Settings,
   { source, digest, asIs }: LoadedClassifier,
-  { name, count }: Dataset,
+  { name, count, classes }: Dataset,
   { result, curve, corruptions }: Evaluated,
 ): EvaluateResult => ({
   model: source,
   digest,
   dataset: name,
   count,
+  classes,
   norm: settings.norm,
   eps: largestRadius(settings),
   seed: settings.seed,

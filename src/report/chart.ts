@@ -48,18 +48,31 @@ export const thinned = (points: readonly Point[]): readonly Point[] => {
   });
 };
 
+/** From where to where an axis goes; charts side by side share theirs. */
+export type Domain = readonly [low: number, high: number];
+
+/** The domain of all these values; undefined where there are none, or one. */
+export const domainOf = (values: readonly number[]): Domain | undefined => {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  return low < high ? [low, high] : undefined;
+};
+
+export interface LineOptions {
+  /** Name of the axis below. */
+  readonly x: string;
+  /** Values are shares: the axis goes from 0 to 100 %, so that it exaggerates nothing. */
+  readonly percent?: boolean;
+  readonly domain?: Domain | undefined;
+}
+
 /** Lines over the steps; a series of few points shows them. */
-export const lineChart = (
-  series: readonly Series[],
-  { x, percent = false }: { x: string; percent?: boolean },
-): string =>
+export const lineChart = (series: readonly Series[], { x, percent = false, domain }: LineOptions): string =>
   chart({
-    x: { label: x },
+    x: { label: x, ...(domain && { domain: [...domain] }) },
     y: {
       label: null,
       grid: true,
-      nice: true,
-      ...(percent && { tickFormat: (v: number) => `${Math.round(100 * v)} %` }),
+      ...(percent ? { domain: [0, 1], tickFormat: (v: number) => `${Math.round(100 * v)} %` } : { nice: true }),
     },
     marks: series.flatMap(({ points }, i) => {
       const shown = thinned(points);
@@ -112,6 +125,10 @@ export const robustBars = (bars: readonly RobustBar[]): string => {
   const shown = bars.map(({ name, clean, robust, interval: [low, high] }) => ({
     ...{ name, clean: 100 * clean, robust: 100 * robust, low: 100 * low, high: 100 * high },
   }));
+  type Shown = (typeof shown)[number];
+  const printed = ({ robust }: Shown): string => robust.toFixed(0);
+  // Where the full bar is too short for its number, that stands behind everything.
+  const holds = ({ robust }: Shown): boolean => robust >= 8;
   return chart({
     height: 60 + 40 * bars.length,
     marginTop: 10,
@@ -123,10 +140,17 @@ export const robustBars = (bars: readonly RobustBar[]): string => {
       Plot.barX(shown, { y: "name", x: "clean", fill: colours[0]!, fillOpacity: 0.22, insetTop: 6, insetBottom: 6 }),
       Plot.barX(shown, { y: "name", x: "robust", fill: colours[0]!, insetTop: 6, insetBottom: 6 }),
       Plot.ruleY(shown, { y: "name", x1: "low", x2: "high", strokeWidth: 2 }),
-      Plot.text(shown, {
-        ...{ y: "name", x: 1.5, text: (bar: { robust: number }) => bar.robust.toFixed(0), textAnchor: "start" },
+      Plot.text(shown.filter(holds), {
+        ...{ y: "name", x: 1.5, text: printed, textAnchor: "start" },
         ...{ fill: "white", fontWeight: "bold" },
       }),
+      Plot.text(
+        shown.filter((bar) => !holds(bar)),
+        {
+          ...{ y: "name", x: (bar: Shown) => Math.max(bar.clean, bar.high) + 1.5, text: printed },
+          ...{ textAnchor: "start", fill: "currentColor", fontWeight: "bold" },
+        },
+      ),
     ],
   });
 };

@@ -25,11 +25,8 @@ interface Mean {
   readonly dy: number;
 }
 
-/** Limits of an axis where values are equal, which would leave it without length. */
-const domainOf = (values: readonly number[]) => {
-  const [low, high] = [Math.min(...values), Math.max(...values)];
-  return high - low < 1 ? { domain: [Math.max(0, low - 1), high + 1] } : {};
-};
+/** Accuracies stand on the same axes in every chart, from 0 to 100 %. */
+const whole = { domain: [0, 100], grid: true };
 
 const meansOf = (group: string, { rows, groupOf, seriesOf }: Drawing): Mean[] =>
   rows.flatMap((row) => {
@@ -44,7 +41,6 @@ const scatter = (group: string, drawing: Drawing): string => {
   const single = cells.filter((cell) => groupOf(cell) === group);
   const means = meansOf(group, drawing);
   const spread = means.filter(({ dx, dy }) => dx > 0 || dy > 0);
-  const [xs, ys] = [means.flatMap(({ x, dx }) => [x - dx, x + dx]), means.flatMap(({ y, dy }) => [y - dy, y + dy])];
   const colour = { stroke: (mean: Mean) => colourOf(mean.name), strokeWidth: 1.5, strokeOpacity: 0.7 };
   const figure = (name: string) => (cell: Cell) => 100 * (cell.figures[name] ?? Number.NaN);
   return card(
@@ -52,14 +48,8 @@ const scatter = (group: string, drawing: Drawing): string => {
       height: 330,
       marginTop: 24,
       inset: 14,
-      x: {
-        label: "accuracy on clean images, % (SA) →",
-        labelAnchor: "center",
-        grid: true,
-        nice: true,
-        ...domainOf(xs),
-      },
-      y: { label: "↑ under PGD-20, % (RA)", grid: true, nice: true, ...domainOf(ys) },
+      x: { label: "accuracy on clean images, % (SA) →", labelAnchor: "center", ...whole },
+      y: { label: "↑ under PGD-20, % (RA)", ...whole },
       marks: [
         Plot.ruleY(spread, { y: "y", x1: (m: Mean) => m.x - m.dx, x2: (m: Mean) => m.x + m.dx, ...colour }),
         Plot.ruleX(spread, { x: "x", y1: (m: Mean) => m.y - m.dy, y2: (m: Mean) => m.y + m.dy, ...colour }),

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { printRadius } from "../evaluate/attacks/ball.ts";
 import { barChart, lineChart } from "./chart.ts";
+import { classSections, type JudgedImage } from "./classes.ts";
 import { card, cards, escaped, html, legend, table } from "./page.ts";
 
 const figures = z.object({
@@ -18,6 +19,7 @@ export const evaluationSchema = z.object({
   model: z.string(),
   dataset: z.string(),
   count: z.number(),
+  classes: z.array(z.string()).default([]),
   norm: z.enum(["linf", "l2"]),
   eps: z.number(),
   seed: z.number(),
@@ -35,7 +37,7 @@ export const attackPicture = (png: Uint8Array | undefined): string =>
     ? ""
     : `<img alt="clean images, perturbations, adversarial images" src="data:image/png;base64,${Buffer.from(png).toString("base64")}">`;
 
-type Summary = z.infer<typeof evaluationSchema>;
+export type Summary = z.infer<typeof evaluationSchema>;
 
 /** Accuracy against radius, a line an attack; none where there is one radius. */
 const radiusSections = ({ curve = [], norm }: Summary) => {
@@ -61,10 +63,18 @@ const radiusSections = ({ curve = [], norm }: Summary) => {
   return [{ title: "Accuracy against radius", body }];
 };
 
-/** @param picture `attacks.png`, where there is one */
-export const evaluationReport = (summary: Summary, picture?: Uint8Array): string => {
+/** What lies beside the summary, where it does. */
+export interface Beside {
+  /** `attacks.png` */
+  readonly picture?: Uint8Array | undefined;
+  /** `images.jsonl` */
+  readonly images?: readonly JudgedImage[] | undefined;
+}
+
+export const evaluationReport = (summary: Summary, { picture, images = [] }: Beside = {}): string => {
   const { model, dataset, count, norm, eps, seed, attacks, corruptions, warnings } = summary;
   const entries = Object.entries(attacks);
+  const attackNames = Object.keys(attacks).filter((name) => name !== "clean");
   const rows = entries.flatMap(([name, whole]) => [
     ...Object.entries(whole.parts ?? {}).map(([part, f]) => [`+ ${part}`, f] as const),
     [name, whole] as const,
@@ -97,6 +107,7 @@ export const evaluationReport = (summary: Summary, picture?: Uint8Array): string
           ]) + warnings.map((warning) => `<p class="note">${escaped(warning)}</p>`).join(""),
       },
       ...radiusSections(summary),
+      ...classSections(images, summary.classes, attackNames),
       ...(corruptions
         ? [
             {

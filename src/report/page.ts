@@ -33,7 +33,7 @@ h3{margin:0 0 6px;font-size:13px;font-weight:600}
 .figure b{display:block;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}
 .figure span{color:var(--soft);font-size:13px}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:14px}
-.card svg{width:100%;height:auto}
+.card svg{display:block;width:100%;max-width:720px;height:auto}
 .card img{display:block;max-width:100%;margin-top:10px;border-radius:6px}
 code span{white-space:nowrap}
 @media (max-width:520px){.card svg{font-size:16px!important}}
@@ -51,6 +51,11 @@ tr:last-child td{border-bottom:0}
 .settings b{font-weight:500;overflow-wrap:anywhere;text-align:right}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;margin:0 0 8px;padding:0;list-style:none;font-size:13px}
 .legend i{display:inline-block;width:10px;height:10px;margin-right:6px;border-radius:50%}
+.gallery th{padding:4px 12px 4px 0;vertical-align:middle;max-width:150px}
+.gallery tr:first-child th{vertical-align:bottom}
+.gallery i{font-weight:400;font-size:12px}
+.gallery td{padding:3px 10px 3px 0;border:0}
+.card .gallery img{width:84px;max-width:none;margin:0;image-rendering:pixelated}
 p.note{color:var(--soft);font-size:13px;max-width:80ch}
 `;
 
@@ -64,11 +69,13 @@ export const commandLine = (text: string): string =>
 /** Cards side by side where there is room. */
 export const cards = (all: readonly string[]): string => `<div class="charts">${all.join("")}</div>`;
 
+/** Names with their colours. */
+export const swatches = (entries: readonly (readonly [name: string, colour: string])[]): string =>
+  `<ul class="legend">${entries.map(([name, colour]) => `<li><i style="background:${colour}"></i>${escaped(name)}</li>`).join("")}</ul>`;
+
 /** Names of series, in the order of their colours; empty for one. */
 export const legend = (names: readonly string[]): string =>
-  names.length < 2
-    ? ""
-    : `<ul class="legend">${names.map((name, i) => `<li><i style="background:${colours[i % colours.length]}"></i>${escaped(name)}</li>`).join("")}</ul>`;
+  names.length < 2 ? "" : swatches(names.map((name, i) => [name, colours[i % colours.length]!]));
 
 /** A table; columns whose cells all begin with a digit are set as numbers, but never the first, whose short names are not broken. */
 export const table = (head: readonly string[], rows: readonly (readonly string[])[]): string => {

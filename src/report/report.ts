@@ -7,13 +7,17 @@ import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { readSealed } from "../files/seal.ts";
 import { readRunConfig } from "../runs/run-folder.ts";
+import { imageSchema } from "./classes.ts";
 import { comparisonReport } from "./comparison.ts";
 import { type Attacked, demoReport } from "./demo.ts";
 import { evaluationReport, evaluationSchema } from "./evaluation.ts";
+import { readFigures } from "./figures.ts";
 import { resultsFile } from "./files.ts";
+import { portraitFile, portraitSchema } from "./portrait-file.ts";
 import { runReport } from "./run.ts";
+import { type Column, sideBySide } from "./side-by-side.ts";
 
-const [evaluationFile, attacksFile] = ["evaluation.json", "attacks.png"];
+const [evaluationFile, attacksFile, imagesFile] = ["evaluation.json", "attacks.png", "images.jsonl"];
 
 const readMaybe = async (path: string): Promise<Buffer | undefined> => {
   try {
@@ -34,6 +38,20 @@ const readJson = async <T>(path: string, schema: z.ZodType<T>): Promise<T | unde
   return data;
 };
 
+/** A file of JSON lines; undefined where there is none. */
+const readLines = async <T>(path: string, schema: z.ZodType<T>): Promise<readonly T[] | undefined> => {
+  const bytes = await readMaybe(path);
+  const lines = bytes
+    ?.toString()
+    .split("\n")
+    .filter((line) => line !== "");
+  try {
+    return lines?.map((line) => schema.parse(JSON.parse(line)));
+  } catch {
+    throw new RequestError(`${path} is damaged; make it again with the command that wrote it`);
+  }
+};
+
 const cellSchema = z.object({
   variant: z.string(),
   seed: z.number(),
@@ -45,6 +63,27 @@ const budgetSchema = z.record(
   z.string(),
   z.union([z.string(), z.number(), z.boolean(), z.array(z.string()), z.array(z.number())]).nullable(),
 );
+
+const resultsSchema = z.record(z.string(), z.number());
+
+/**
+ * The report of runs and evaluations side by side.
+ * @throws RequestError where a folder is neither
+ */
+export const reportOfSeveral = async (folders: readonly string[]): Promise<string> => {
+  const columns: Column[] = [];
+  for (const folder of folders) {
+    const config = await readRunConfig(folder);
+    const evaluation = await readJson(join(folder, evaluationFile), evaluationSchema);
+    if (config === undefined || (evaluation === undefined && config.command === "evaluate"))
+      throw new RequestError(
+        `${folder} holds no run and no finished evaluation, which can be laid side by side; give --out folders of pretrain, finetune, harden or evaluate`,
+      );
+    const results = await readJson(join(folder, resultsFile), resultsSchema);
+    columns.push({ folder, evaluation, run: await readFigures(folder, config, results) });
+  }
+  return sideBySide(columns);
+};
 
 /**
  * The report of a folder: of a demonstration, a comparison, an evaluation, or a run of training.
@@ -65,12 +104,17 @@ export const reportOf = async (folder: string): Promise<string> => {
   if (compared !== undefined)
     return comparisonReport(compared.cells, (await readJson(join(folder, "compare.json"), budgetSchema)) ?? {});
   const evaluated = await readJson(join(folder, evaluationFile), evaluationSchema);
-  if (evaluated !== undefined) return evaluationReport(evaluated, await readMaybe(join(folder, attacksFile)));
+  if (evaluated !== undefined)
+    return evaluationReport(evaluated, {
+      picture: await readMaybe(join(folder, attacksFile)),
+      images: await readLines(join(folder, imagesFile), imageSchema),
+    });
   const config = await readRunConfig(folder);
   if (config === undefined)
     throw new RequestError(
       `${folder} holds no run, evaluation or comparison; give the --out folder of pretrain, finetune, evaluate or compare`,
     );
-  const results = await readJson(join(folder, resultsFile), z.record(z.string(), z.number()));
-  return runReport(folder, config, results);
+  const results = await readJson(join(folder, resultsFile), resultsSchema);
+  const portrait = await readJson(join(folder, portraitFile), portraitSchema);
+  return runReport(folder, config, results, portrait);
 };

@@ -17,6 +17,8 @@ export interface SettingMeta {
   readonly lowers?: boolean;
   /** It names a file or folder. */
   readonly path?: boolean;
+  /** Words of a command line that are no flags give it: one to a path, all that are left to a list. */
+  readonly operand?: boolean;
   /** A distance between pixels, which lie in [0, 1]: a larger number is one of 0 to 255. */
   readonly ofPixels?: boolean;
   /** How the names of an enum are made up, for help and messages, where they are many. */

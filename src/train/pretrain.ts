@@ -18,6 +18,7 @@ import { collapseWarning, featureSpread } from "../evaluate/spread.ts";
 import { chanceOf } from "../models/chance.ts";
 import { writeReport } from "../report/write.ts";
 import { loadRun, type Network, networkRecord, stemOf } from "../runs/network.ts";
+import type { RunFolder } from "../runs/run-folder.ts";
 import { nearestName } from "../settings/resolve.ts";
 import type { Resolved } from "../settings/spec.ts";
 import { checkConditions, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
@@ -25,6 +26,7 @@ import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { checkOptions, feeds, rateOf, teacherState } from "./feeds.ts";
 import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { train } from "./loop.ts";
+import { type PortraitOptions, writePortrait } from "./portrait.ts";
 import { pretrainPresets, pretrainSettings } from "./pretrain-settings.ts";
 
 type Settings = Resolved<typeof pretrainSettings>;
@@ -199,6 +201,29 @@ const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context:
   context.log(`the engine waited ${waitSeconds.toFixed(1)} s for data in all`);
 };
 
+/** The report with its pictures; a run whose training is done does not fail for want of these. */
+const leaveReport = async ({
+  settings,
+  context,
+  folder: { path },
+  ...given
+}: Pick<PortraitOptions, "engine" | "network" | "dataset" | "pseudoLabels"> & {
+  readonly settings: Settings;
+  readonly context: VerbContext;
+  readonly folder: RunFolder;
+}): Promise<void> => {
+  const { method, seed, eps, radius } = settings;
+  try {
+    const { tensors: weights } = await loadRun(path, context.warn);
+    const highFrequency = settings.highFrequency && methods[method].options.includes("radius");
+    const inputs = feeds[method].inputs(settings, 1);
+    await writePortrait(path, { ...given, weights, inputs, seed, eps, radius, highFrequency });
+  } catch (error) {
+    context.warn(`the report of ${path} has no pictures: ${error instanceof Error ? error.message : error}`);
+  }
+  await writeReport(path);
+};
+
 const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
   const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
   const conditions = parseConditions(settings);
@@ -253,7 +278,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     const { steps, metrics, waitSeconds } = trained;
     if (trained.interrupted) throw new Interrupted(`stopped after step ${steps}; go on with --resume`);
     const result = { out: folder.path, steps, epochs, metrics, waitSeconds };
-    if (collective.rank === 0) await writeReport(folder.path);
+    if (collective.rank === 0) await leaveReport({ settings, context, folder, engine, network, dataset, pseudoLabels });
     printEnd(result, context);
     warnOfChance(metrics.knnAccuracy, knn.chance, folder.path, context);
     warnOfCollapse(result, context);

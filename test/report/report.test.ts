@@ -8,7 +8,8 @@ import { stringify } from "yaml";
 import { reportCommand } from "../../src/cli/commands/report.ts";
 import { sealed } from "../../src/files/seal.ts";
 import { thinned } from "../../src/report/chart.ts";
-import { reportOf } from "../../src/report/report.ts";
+import { hues } from "../../src/report/portrait.ts";
+import { reportOf, reportOfSeveral } from "../../src/report/report.ts";
 
 const root = mkdtempSync(join(tmpdir(), "advcl-report-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -54,6 +55,9 @@ describe("of a run", () => {
     for (const text of ["pretrain advcl", "ResNet-18 · width 8", "kNN accuracy, last", "50.00 %", "learning rate"])
       expect(html).toContain(text);
     expect(html).toContain("<b>2.0</b><span>minutes of training</span>");
+    expect(html).toContain("<span>of them waiting for data</span><b>60.0 (50.0 %)</b>");
+    // Accuracies from 0 to 100 %, though they go from 10 to 50 %.
+    expect(html).toMatch(/>0 %<.*>100 %</s);
     expect(html).toContain("<span>eps</span><b>8/255</b>");
     expect(html).toContain("&lt;b&gt;&amp;");
     expect(loads(html)).toEqual([]);
@@ -71,6 +75,48 @@ describe("of a run", () => {
     expect(short.length).toBeLessThanOrEqual(120);
     expect(short[0]).toEqual({ x: 4, y: 8 });
     expect(thinned(short)).toBe(short);
+  });
+});
+
+describe("of a run with a portrait", () => {
+  const portrait = {
+    gallery: {
+      columns: [
+        { title: "clean", note: "as in the dataset" },
+        { title: "view1", note: "of the first epoch" },
+      ],
+      rows: [{ label: "cat < dog", pictures: ["AAAA", "BBBB"] }],
+    },
+    map: {
+      points: [
+        [0, 0],
+        [1, 0],
+        [0, 2],
+      ],
+      source: "Features of 3 images",
+      groups: [
+        { source: "by class", names: ["cat", "dog"], of: [0, 1, 0] },
+        { source: "by cluster", names: ["cluster 0"], of: [0, -1, 0] },
+      ],
+    },
+  };
+
+  test("shows its pictures and a dot for each image in each colouring, and loads nothing", async () => {
+    const html = await reportOf(folderOf("portrayed", { "config.yaml": config, "portrait.json": sealed(portrait) }));
+    expect(html).toContain('<img alt="cat &lt; dog, view1" src="data:image/png;base64,BBBB">');
+    const [, byClass = "", byCluster = ""] = html.split("<h3>by c");
+    const fills = (part: string) => [...part.matchAll(/<circle[^>]* fill="([^"]+)"/g)].map((match) => match[1]);
+    const [cat, dog] = hues(2);
+    expect(fills(byClass)).toEqual([cat, dog, cat]);
+    expect(byClass).toContain(`<i style="background:${dog}"></i>dog`);
+    expect(fills(byCluster)).toEqual([hues(1)[0], "#8888", hues(1)[0]]);
+    expect(byCluster).toContain("</i>none</li>");
+    expect(loads(html)).toEqual([]);
+  });
+
+  test("that is damaged is refused by name", async () => {
+    const folder = folderOf("misportrayed", { "config.yaml": config, "portrait.json": sealed({ gallery: [] }) });
+    await expect(reportOf(folder)).rejects.toThrow(/portrait.json is damaged/);
   });
 });
 
@@ -107,8 +153,9 @@ test("of one method on several datasets has a line and a chart for each, and its
     expect(html).toContain(`<h3>${dataset}</h3>`);
   }
   expect(html).toMatch(/SLF.*AFF.*<h3>/s);
-  // All accuracies are equal, and axes have ticks of their own all the same.
-  expect(html).toContain(">51.0<");
+  // Whatever the accuracies, both charts have the axes from 0 to 100 %.
+  expect(html.match(/>100<\/text>/g)?.length).toBe(4);
+  expect(html.match(/>0<\/text>/g)?.length).toBe(4);
   expect(html).not.toContain("Budget");
 });
 
@@ -143,6 +190,112 @@ test("of an evaluation has bars, intervals and the picture itself", async () => 
   expect(html).toContain("a &lt; b");
   expect(html).toContain(`data:image/png;base64,${Buffer.from("picture").toString("base64")}`);
   expect(loads(html)).toEqual([]);
+});
+
+/** An evaluation of images that an attack brings down to this accuracy. */
+const evaluationOf = (accuracy: number, more: object = {}) => {
+  const figures = { accuracy, interval: [accuracy - 0.1, accuracy + 0.1], right: 1, count: 2, attacked: 1, queries: 4 };
+  return sealed({
+    ...{ model: "m.onnx", dataset: "shapes", count: 2, norm: "linf", eps: 8 / 255, seed: 0, warnings: [] },
+    ...{ classes: ["cat", "dog"], attacks: { clean: { ...figures, accuracy: 0.75 }, pgd20: figures }, ...more },
+  });
+};
+
+describe("of an evaluation with its images", () => {
+  const image = (label: number, prediction: number, brokenBy: string | null, attacked?: number) => ({
+    ...{ index: 0, label, prediction, brokenBy },
+    attacks: attacked === undefined ? {} : { pgd20: { broken: brokenBy !== null, prediction: attacked } },
+  });
+  // Of three cats one stays right, one becomes a dog under attack, one is a dog already; the dog becomes no class at all.
+  const images = lines([image(0, 0, null, 0), image(0, 0, "pgd20", 1), image(0, 1, "clean"), image(1, 1, "pgd20", -1)]);
+
+  test("has classes with their accuracies, and what is taken for what", async () => {
+    const html = await reportOf(folderOf("imaged", { "evaluation.json": evaluationOf(0.25), "images.jsonl": images }));
+    const section = (title: string) => (html.split(`<h2>${title}`)[1] ?? "").split("<h2>")[0]!;
+    const classes = section("Classes");
+    expect(classes).toContain("full under pgd20");
+    const widths = [...classes.matchAll(/<rect[^>]* width="([\d.]+)"/g)].map((match) => Number(match[1]));
+    // Clean 2/3 and 1, then under attack 1/3 and 0.
+    expect(widths.map((width) => width / widths[1]!)).toEqual([2 / 3, 1, 1 / 3, 0].map((x) => expect.closeTo(x, 6)));
+    const [, clean = "", attacked = ""] = section("What is taken for what").split("<h3>");
+    const counts = (part: string) =>
+      [...(part.split('aria-label="text"')[1] ?? "").matchAll(/>(\d+)<\/text>/g)].map((match) => Number(match[1]));
+    expect(counts(clean)).toEqual([2, 1, 1]);
+    expect(counts(attacked)).toEqual([1, 2, 1]);
+    expect(clean).not.toContain("no class");
+    expect(attacked).toContain("no class");
+    expect(loads(html)).toEqual([]);
+  });
+
+  test("of many classes shows the weakest, and confusions as a table", async () => {
+    const many = Array.from({ length: 30 }, (_, k) => image(k, k === 7 ? 8 : k, k === 7 ? "clean" : null, k));
+    const html = await reportOf(
+      folderOf("many", { "evaluation.json": evaluationOf(0.25), "images.jsonl": lines(many) }),
+    );
+    expect(html).toContain("<h2>The 20 weakest of 30 classes</h2>");
+    expect(html).toContain('<td>class 7</td><td>class 8</td><td class="number">1</td><td class="number">100.0</td>');
+  });
+
+  test("that are damaged is refused by name", async () => {
+    const folder = folderOf("misimaged", { "evaluation.json": evaluationOf(0.25), "images.jsonl": '{"label":0}\n' });
+    await expect(reportOf(folder)).rejects.toThrow(/images.jsonl is damaged/);
+  });
+});
+
+describe("of several folders", () => {
+  const run = (name: string, lr: number, losses: readonly number[]) =>
+    folderOf(name, {
+      "config.yaml": stringify({
+        ...{ command: "pretrain", versions: {}, commit: null },
+        settings: { method: "advcl", lr, eps: 8 / 255 },
+      }),
+      "metrics.jsonl": lines(losses.map((loss, i) => ({ step: i + 1, epoch: 1, loss }))),
+    });
+  const evaluated = (name: string, accuracy: number) =>
+    folderOf(name, {
+      "config.yaml": stringify({ command: "evaluate", settings: { model: name }, versions: {}, commit: null }),
+      "evaluation.json": evaluationOf(accuracy),
+    });
+
+  test("lays runs side by side: last figures, curves on shared axes, settings that differ and no others", async () => {
+    const html = await reportOfSeveral([run("slow", 0.01, [3, 2.5, 2.25]), run("fast", 0.1, [3, 2, 1, 0.5, 0.25])]);
+    expect(html).toContain('<th></th><th class="number">slow</th><th class="number">fast</th>');
+    expect(html).toContain('<td>loss, last</td><td class="number">2.25</td><td class="number">0.25</td>');
+    expect(html).toContain('<td>lr</td><td class="number">0.01</td><td class="number">0.1</td>');
+    expect(html).not.toContain("<td>eps</td>");
+    expect(curves(html)).toBe(2);
+    // Both lines begin at the first step: the same place of the axis.
+    const starts = [...html.matchAll(/<path d="M([\d.]+),[\d.]+L[^"]*L[^"]*"/g)].map((match) => match[1]);
+    expect(starts.length).toBe(2);
+    expect(new Set(starts).size).toBe(1);
+    expect(loads(html)).toEqual([]);
+  });
+
+  test("lays evaluations side by side with their intervals", async () => {
+    const html = await reportOfSeveral([evaluated("weak", 0.25), evaluated("strong", 0.5)]);
+    expect(html).toContain("25.00 % (15.00 to 35.00)");
+    expect(html).toContain("50.00 % (40.00 to 60.00)");
+    const [, bars = ""] = html.split("<h3>pgd20</h3>");
+    const widths = [...bars.matchAll(/<rect[^>]* width="([\d.]+)"/g)].map((match) => Number(match[1]));
+    expect(widths[1]! / widths[0]!).toBeCloseTo(2, 6);
+    expect(html).not.toContain("These evaluations differ");
+  });
+
+  test("refuses a folder of something else by its name", async () => {
+    const other = folderOf("other", { "table.json": "{}" });
+    await expect(reportOfSeveral([run("one", 0.1, [1, 2]), other])).rejects.toThrow(/other holds no run/);
+  });
+
+  test("are told by words of the command line; of two with one name both have their paths", async () => {
+    const [a, b] = [run("x", 0.1, [1, 2]), run("y", 0.1, [1, 3])];
+    mkdirSync(join(b, "x"));
+    writeFileSync(join(b, "x", "config.yaml"), readFileSync(join(a, "config.yaml")));
+    const silent = new Writable({ write: (_chunk, _encoding, done) => done() });
+    expect(await reportCommand.execute([a, join(b, "x")], { stdout: silent, stderr: silent })).toBe(0);
+    const html = readFileSync(join(a, "side-by-side.html"), "utf8");
+    expect(html).toContain(`>${a}</th>`);
+    expect(html).toContain(`>${join(b, "x")}</th>`);
+  });
 });
 
 describe("the command", () => {

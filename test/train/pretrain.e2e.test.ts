@@ -18,6 +18,7 @@ import sharp from "sharp";
 import { float32, tensor } from "../../graphs/onnx/tensor.ts";
 import { writePseudoLabels } from "../../src/data/pseudo-labels.ts";
 import { readSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
+import { portraitSchema } from "../../src/report/portrait-file.ts";
 import { built } from "../built.ts";
 import { killedAfter } from "../killed.ts";
 
@@ -30,14 +31,46 @@ const tiny =
 const advcl = (args: string) => spawnSync("node", [main, ...args.split(" ")], { encoding: "utf8" });
 
 /** Files of a finished run that must not depend on how often it was stopped. */
-const artefacts = (run: string): Record<string, string> => {
+const artefacts = (run: string): Record<string, string | undefined> => {
   const checkpoints = join(run, "checkpoints");
   const last = readdirSync(checkpoints).sort().at(-1) as string;
   return {
     last,
     tensors: readFileSync(join(checkpoints, last, "tensors.safetensors"), "latin1"),
     metrics: readFileSync(join(run, "metrics.jsonl"), "utf8"),
+    portrait: existsSync(join(run, "portrait.json")) ? readFileSync(join(run, "portrait.json"), "utf8") : undefined,
   };
+};
+
+/** The portrait of a run on shapes with clusters, and that its report shows it. */
+const checkPortrait = async (run: string): Promise<void> => {
+  const { gallery, map } = portraitSchema.parse(JSON.parse(readFileSync(join(run, "portrait.json"), "utf8")));
+  const titles = gallery.columns.map(({ title }) => title);
+  expect(titles).toEqual([
+    ...["clean", "clean, cropped", "view1", "view2", "high frequencies", "adversarial", "perturbation"],
+  ]);
+  expect(gallery.rows.length).toBe(6);
+  for (const { pictures } of gallery.rows) {
+    const bytesOf = (title: string) =>
+      sharp(Buffer.from(pictures[titles.indexOf(title)]!, "base64"))
+        .removeAlpha()
+        .raw()
+        .toBuffer();
+    const [clean, adversarial] = [await bytesOf("clean"), await bytesOf("adversarial")];
+    expect(clean.length).toBe(3 * 16 * 16);
+    const moves = [...clean].map((byte, i) => Math.abs(byte - adversarial[i]!));
+    // The radius is 8/255, and the attack goes to its border.
+    expect(Math.max(...moves)).toBe(8);
+    expect(await bytesOf("view1")).not.toEqual(await bytesOf("view2"));
+  }
+  expect(map.points.length).toBe(64);
+  expect(map.groups.map(({ source, names, of }) => [source, names.length, of.length])).toEqual([
+    ["by class", 10, 64],
+    ["by cluster of the pseudo-labels, K = 3", 3, 64],
+  ]);
+  const report = readFileSync(join(run, "report.html"), "utf8");
+  expect(report).toContain(gallery.rows[0]!.pictures[0]);
+  expect((report.match(/<circle/g) ?? []).length).toBeGreaterThanOrEqual(2 * 64);
 };
 
 describe("a run", () => {
@@ -54,6 +87,8 @@ describe("a run", () => {
     const result = JSON.parse(straight.stdout.trim().split("\n").at(-1) as string);
     expect(result.steps).toBe(16);
     expect(Object.keys(result.metrics)).toEqual(expect.arrayContaining(["loss", "contrastive", "clustering"]));
+
+    await checkPortrait(join(folder, "straight"));
 
     const stopped = join(folder, "stopped");
     const resumable = `${args} --out ${stopped}`;
@@ -78,8 +113,16 @@ test("several steps in a run of the engine end with the same bytes, killed and r
   const many = `${args} --steps-per-run 2 --out ${join(folder, "many")}`;
   await killedAfter(many.split(" "), join(folder, "many"), 3, "SIGKILL");
   expect(await killedAfter(`${many} --resume`.split(" "), join(folder, "many"), 6, "SIGTERM")).not.toBe(0);
-  expect(advcl(`${many} --resume`).status).toBe(0);
-  expect(artefacts(join(folder, "many"))).toEqual(artefacts(join(folder, "one")));
+  // Nothing can be written over a folder: the run is whole all the same, and says what it lacks.
+  mkdirSync(join(folder, "many", "portrait.json"));
+  const resumed = advcl(`${many} --resume`);
+  expect([resumed.status, resumed.stderr]).toEqual([
+    0,
+    expect.stringMatching(/warning: the report of .* has no pictures/),
+  ]);
+  expect(existsSync(join(folder, "many", "report.html"))).toBe(true);
+  const { portrait: _, ...one } = artefacts(join(folder, "one"));
+  expect(artefacts(join(folder, "many"))).toEqual({ ...one, portrait: undefined });
 });
 
 test.each([1, 2])(
