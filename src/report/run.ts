@@ -1,6 +1,7 @@
 /** The report of a run folder of training: how its figures went, and what it was made with. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { encoderName, type NetworkShape } from "../../graphs/nn/encoder.ts";
 import { type MetricsLine, metricsFile, readMetrics, timingFile } from "../runs/metrics.ts";
 import type { RunConfig } from "../runs/run-folder.ts";
 import { kebabCase, printSetting } from "../settings/name.ts";
@@ -33,7 +34,7 @@ export const runReport = async (folder: string, config: RunConfig, results: Resu
   const shares = names.filter(isShare).map((name) => seriesOf(lines, name));
   const others = names.filter((name) => !isShare(name));
   const last = (name: string) => lines.findLast((line) => typeof line[name] === "number")?.[name] as number;
-  const { method, scheme, dataset, depth, width } = config.settings;
+  const { method, scheme, dataset, arch, depth, width } = config.settings;
   const rates = timing.flatMap((line) => line.imagesPerSecond ?? []).sort((a, b) => a - b);
   const seconds = timing.reduce((sum, line) => sum + (line.seconds ?? 0) + (line.dataWait ?? 0), 0);
   const end = lines.at(-1);
@@ -41,7 +42,7 @@ export const runReport = async (folder: string, config: RunConfig, results: Resu
     title: `${config.command} ${printSetting(method ?? scheme ?? "")}`.trim(),
     subtitle: [
       dataset && `on ${printSetting(dataset)}`,
-      depth && `ResNet-${printSetting(depth)}`,
+      depth && encoderName({ arch, depth: Number(depth), width: Number(width) } as NetworkShape),
       width && `width ${printSetting(width)}`,
       end && `${end.step} steps, ${end.epoch} epochs`,
     ]

@@ -1,5 +1,6 @@
 /** Finetuning of an encoder to a classifier, and training of one from the start. */
 import { join } from "node:path";
+import { encoderName } from "../../graphs/nn/encoder.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { finetuneStep } from "../../graphs/steps/finetune.ts";
 import type { Step } from "../../graphs/steps/step.ts";
@@ -14,7 +15,7 @@ import { createJudge, percent } from "../evaluate/accuracy.ts";
 import { writeSealed } from "../files/seal.ts";
 import { chanceOf } from "../models/chance.ts";
 import { resultsFile, writeReport } from "../report/write.ts";
-import { chosenWeightsOf, type Network, networkRecord, stemOf } from "../runs/network.ts";
+import { chosenWeightsOf, type Network, networkRecord, shapeOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import {
   type Condition,
@@ -75,10 +76,8 @@ const checkValidation = ({ validation, chooseBy, validationSteps }: GivenFinetun
       throw new RequestError(`--${name} is of --validation N, the number of images to hold out; give both or neither`);
 };
 
-const freshNetwork = ({ depth, width, stem }: Finetuning, size: number): Network => ({
-  depth: Number(depth) as Network["depth"],
-  width,
-  stem: stemOf(stem, size),
+const freshNetwork = (settings: Finetuning, size: number): Network => ({
+  ...shapeOf(settings, size),
   size,
   branches: undefined,
   evaluatedBranch: "normal",
@@ -229,7 +228,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const measured = { ...model, eps, stepSize, seed };
   const validation = await createValidation(engine, measured, settings, images, collective);
   context.log(
-    `${scheme}: ResNet-${network.depth} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
+    `${scheme}: ${encoderName(network)} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
       `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch, ` +
       `${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
   );

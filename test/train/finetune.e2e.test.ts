@@ -9,8 +9,8 @@ import { afterAll, beforeAll, describe, expect, jest, test } from "@jest/globals
 import sharp from "sharp";
 import { parse } from "yaml";
 import { advclBranches } from "../../graphs/methods/advcl.ts";
+import { encoder as encoderOf } from "../../graphs/nn/encoder.ts";
 import { projector } from "../../graphs/nn/head.ts";
-import { resnet } from "../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
@@ -56,7 +56,7 @@ beforeAll(async () => {
   const store = new Store();
   const images = input("images", { dtype: "float32", shape: [3, 3, 16, 16] });
   const scope = new Scope(store, { mode: "eval", branches: advclBranches });
-  projector(scope.at("head_proj"), resnet(network)(scope, images));
+  projector(scope.at("head_proj"), encoderOf(network)(scope, images));
   const tensors = Object.fromEntries(initialState({ store, outputs: {} }, 1));
   const run = await openRunFolder(encoder, { command: "pretrain", settings: {}, warn: silent });
   await run.save({ epoch: 0, step: 0, state: { network: networkRecord(network) }, tensors });
