@@ -123,6 +123,11 @@ const imageSettings = {
     data,
   ),
   validationSteps: setting(z.int().min(0).optional(), "PGD steps on the held-out images (default 10)", data),
+  patience: setting(
+    z.int().min(1).optional(),
+    "end after N epochs in a row whose accuracy on the held-out images, by --choose-by, is not better than the best before",
+    data,
+  ),
   ...workersSetting,
 };
 

@@ -54,6 +54,8 @@ export interface FinetuneResult extends Partial<Extremes>, Judged {
   readonly epochs: number;
   /** The epoch that stands: the last, or the best on held-out images. */
   readonly epoch: number;
+  /** The epoch after which `patience` ended training, before `epochs`. */
+  readonly stoppedAfter?: number;
   /** None where pseudo-labels were learned. */
   readonly testImages?: number;
   /** Share of the test images that are right. */
@@ -67,10 +69,11 @@ export interface FinetuneResult extends Partial<Extremes>, Judged {
 }
 
 /** Refuses settings of validation without images to validate on. */
-const checkValidation = ({ validation, chooseBy, validationSteps }: GivenFinetuning): void => {
+const checkValidation = ({ validation, chooseBy, validationSteps, patience }: GivenFinetuning): void => {
   for (const [name, value] of [
     ["choose-by", chooseBy],
     ["validation-steps", validationSteps],
+    ["patience", patience],
   ])
     if (validation === 0 && value !== undefined)
       throw new RequestError(`--${name} is of --validation N, the number of images to hold out; give both or neither`);
@@ -175,8 +178,9 @@ const finish = async (
 };
 
 const commonResult = (run: RunFolder, { scheme, epochs }: Finetuning, trained: Trained): Common => {
-  const { steps, epoch, metrics, waitSeconds } = trained;
-  return { out: run.path, scheme, steps, epochs, epoch, metrics, waitSeconds };
+  const { steps, epoch, stoppedAfter, metrics, waitSeconds } = trained;
+  const stopped = stoppedAfter !== undefined && { stoppedAfter };
+  return { out: run.path, scheme, steps, epochs, epoch, ...stopped, metrics, waitSeconds };
 };
 
 /** Figures that a finetuning will have, for conditions to be checked by. */
@@ -239,7 +243,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
       rate: (epoch) => stepRate(settings.lr, settings.milestones, epoch),
       ...{ collective, rankCheck: given.rankCheck, saveEvery },
       ...start,
-      ...(validation && { chooseBy: validation.chooseBy, evaluate: validation.evaluate }),
+      ...(validation && { chooseBy: validation.chooseBy, evaluate: validation.evaluate, patience: settings.patience }),
     });
     if (trained.interrupted) throw new Interrupted(`stopped after step ${trained.steps}; go on with --resume`);
     const common = commonResult(folder, settings, trained);

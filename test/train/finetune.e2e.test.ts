@@ -19,7 +19,7 @@ import { clusterCommand } from "../../src/cli/commands/cluster.ts";
 import { finetuneCommand } from "../../src/cli/commands/finetune.ts";
 import { loadRun, type Network, networkRecord } from "../../src/runs/network.ts";
 import { openRunFolder, readRun } from "../../src/runs/run-folder.ts";
-import { initialState } from "../../src/train/loop.ts";
+import { initialState } from "../../src/train/initialize.ts";
 import { built } from "../built.ts";
 import { killedAfter } from "../killed.ts";
 import { Sink } from "../sink.ts";
@@ -157,6 +157,7 @@ test("held-out images choose the epoch, test images do not", async () => {
   expect(lines.some((line) => "accuracy" in line || "robustAccuracy" in line)).toBe(false);
   const { checkpoint } = await readRun(out, silent);
   expect(result.epoch).toBe(figures.indexOf(Math.max(...figures)) + 1);
+  expect(result.stoppedAfter).toBeUndefined();
   expect(checkpoint.state.best).toEqual({ epoch: result.epoch, value: Math.max(...figures) });
   expect(result.robustAccuracy).toBeLessThanOrEqual(result.accuracy);
   const { tensors } = await loadRun(out, silent);
@@ -267,6 +268,7 @@ describe("a wrong request gets one sentence and leaves nothing", () => {
     ["another network", "--scheme aff --from ENCODER --width 8", /--width is the encoder's own/],
     ["a large batch", "--scheme aff --from ENCODER --batch 64", /48 images to train on, fewer than a batch of 64/],
     ["all held out", "--scheme aff --from ENCODER --validation 48", /leaves none of the 48 training images/],
+    ["patience with nothing", "--scheme trades --patience 2", /--patience is of --validation N/],
     ["a choice among nothing", "--scheme trades --choose-by clean", /--choose-by is of --validation N/],
     ["no data", "--scheme slf --from ENCODER --dataset stl10", /dataset stl10 needs --data/],
     ["no scheme", "--from ENCODER", /--scheme is missing/],
