@@ -153,6 +153,14 @@ export const momentumSetting = {
   momentum: setting(z.number().min(0).max(1).default(0.9), "of SGD", { group: "Optimisation" }),
 };
 
+export const accumulateSetting = {
+  accumulate: setting(
+    z.int().min(1).optional(),
+    "take the batch in N parts, one after another, and average their gradients before one update: less memory; batch norm and contrastive negatives are then of each part by itself, as over ranks",
+    { group: "Optimisation" },
+  ),
+};
+
 const ranks = { group: "Several processes (MPI)" };
 
 /** Of verbs that train on several processes. */

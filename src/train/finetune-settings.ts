@@ -3,6 +3,7 @@ import { z } from "zod";
 import type { Objective } from "../../graphs/steps/finetune.ts";
 import { networkDefaultsOf } from "../runs/network.ts";
 import {
+  accumulateSetting,
   ballSettings,
   conditionSettings,
   datasetSettings,
@@ -144,6 +145,7 @@ const optimisationSettings = {
     optimisation,
   ),
   ...momentumSetting,
+  ...accumulateSetting,
   weightDecay: setting(
     z.number().min(0).optional(),
     "on every parameter that is trained (default 2e-4; 5e-4 from the start)",

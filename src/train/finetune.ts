@@ -28,6 +28,7 @@ import {
   parseConditions,
 } from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
+import { partOf, partsText } from "./accumulate.ts";
 import { originOf, startOf } from "./encoder.ts";
 import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { type FinetuningImages, loadFinetuningImages } from "./finetune-data.ts";
@@ -221,7 +222,13 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const classes = images.classes.length;
   const start = origin && startOf(origin, headOnly, images.classes);
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
-  const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective), ranks });
+  const step = finetuneStep({
+    ...settings,
+    ...model,
+    objective,
+    batch: partOf(shareOf(batch, collective), settings.accumulate),
+    ranks,
+  });
   checkConditions(conditions, figureNames(step, settings, images));
   const basis = {
     images: datasetFingerprint(images.training),
@@ -233,7 +240,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const validation = await createValidation(engine, measured, settings, images, collective);
   context.log(
     `${scheme}: ${encoderName(network)} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
-      `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch, ` +
+      `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch${partsText(settings.accumulate)}, ` +
       `${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
   );
   try {
@@ -241,7 +248,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
       record: { network: networkRecord(network), classes: images.classes, scheme },
       rate: (epoch) => stepRate(settings.lr, settings.milestones, epoch),
-      ...{ collective, rankCheck: given.rankCheck, saveEvery },
+      ...{ collective, rankCheck: given.rankCheck, saveEvery, accumulate: settings.accumulate },
       ...start,
       ...(validation && { chooseBy: validation.chooseBy, evaluate: validation.evaluate, patience: settings.patience }),
     });

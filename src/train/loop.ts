@@ -38,6 +38,8 @@ export interface Training {
   readonly batch: number;
   /** Steps in one run of the engine (default 1); what an epoch leaves over is taken step by step. */
   readonly stepsPerRun?: number;
+  /** Parts of a process's batch that are taken one after another before an update (default 1); the step is built for one. */
+  readonly accumulate?: number | undefined;
   /** Learning rate of a step; epoch from 1, step within it from 0. */
   rate(epoch: number, step: number): number;
   /** Other scalar inputs of a step, by name: weights and decays that follow a schedule. */

@@ -23,6 +23,7 @@ import { nearestName } from "../settings/resolve.ts";
 import type { Resolved } from "../settings/spec.ts";
 import { checkConditions, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
+import { partOf, partsText } from "./accumulate.ts";
 import { checkOptions, feeds, rateOf, teacherState } from "./feeds.ts";
 import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { train } from "./loop.ts";
@@ -202,7 +203,7 @@ const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context:
 };
 
 const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
-  const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
+  const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery, accumulate } = settings;
   const conditions = parseConditions(settings);
   checkOptions(settings);
   const test = await testImagesOf(settings, context);
@@ -212,7 +213,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const { ranks, spoken } = sharedBatch(collective, settings);
   const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
   const network = networkOf(settings, dataset.height);
-  const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network, ranks);
+  const step = stepOf({ ...settings, batch: partOf(shareOf(batch, collective), accumulate) }, network, ranks);
   const knnNames =
     test !== undefined && dataset.labels !== undefined ? ["knnAccuracy", "participationRatio", "meanCosine"] : [];
   checkConditions(conditions, { followed: [...measuredBy(step), ...knnNames] });
@@ -234,20 +235,15 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const knn = await createKnn(engine, network, dataset, test, collective);
   context.log(
     `${methods[method].title}: ${encoderName(network)} width ${network.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
-      `${loader.stepsPerEpoch} steps of ${batch} an epoch, ${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
+      `${loader.stepsPerEpoch} steps of ${batch} an epoch${partsText(accumulate)}, ${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
-      ...{
-        collective,
-        rankCheck: settings.rankCheck,
-        stepsPerRun,
-        saveEvery,
-        ...schedulesOf(settings, loader.stepsPerEpoch),
-      },
+      ...{ collective, rankCheck: settings.rankCheck, stepsPerRun, accumulate, saveEvery },
+      ...schedulesOf(settings, loader.stepsPerEpoch),
       record: { network: networkRecord(network), method, clusters },
-      replay: true,
+      replay: (accumulate ?? 1) === 1, // advcl step takes a batch whole
       ...(initial && { initial }),
       evaluate: async (epoch, weights) =>
         knnEvery > 0 && (epoch % knnEvery === 0 || epoch === epochs) ? knn.figures(weights) : {},
