@@ -1,6 +1,6 @@
 /** The networks that are deployed: encoder, classifier, projector; batch norms folded, the batch's size left open. */
+import type { EncoderOptions } from "../nn/encoder.ts";
 import { foldEncoder, foldedEncoder, foldedProjector, foldProjector, linearHead, type Weights } from "../nn/folded.ts";
-import type { ResNetOptions } from "../nn/resnet.ts";
 import { Scope, Store } from "../nn/scope.ts";
 import { input, namedConstant, type Value } from "../onnx/graph.ts";
 import type { Tensor } from "../onnx/tensor.ts";
@@ -10,7 +10,7 @@ import { bind } from "./rewrite.ts";
 export const networkParts = ["encoder", "classifier", "projector"] as const;
 export type NetworkPart = (typeof networkParts)[number];
 
-export interface DeployedOptions extends Omit<ResNetOptions, "unit"> {
+export interface DeployedOptions extends Omit<EncoderOptions, "unit" | "norm"> {
   /** Side of the square images. */
   readonly size: number;
   readonly what: NetworkPart;

@@ -4,9 +4,10 @@
  */
 
 import { type AttackOptions, linfPgd, type PgdOptions } from "../attacks/pgd.ts";
+import { type Architecture, type Depth, encoder } from "../nn/encoder.ts";
 import { interleave, viewOf } from "../nn/interleave.ts";
 import type { Layer } from "../nn/layer.ts";
-import { type Depth, resnet, type Stem } from "../nn/resnet.ts";
+import type { Stem } from "../nn/resnet.ts";
 import { Store } from "../nn/scope.ts";
 import type { Type, Value } from "../onnx/graph.ts";
 import { add, type Ranks } from "../ops/index.ts";
@@ -18,6 +19,8 @@ import { type InputRecipes, uniformStart } from "../views/recipe.ts";
 export interface StepOptions extends FinishOptions {
   readonly batch: number;
   readonly size: number;
+  /** Left out, a ResNet. */
+  readonly arch?: Architecture | undefined;
   readonly depth: Depth;
   readonly width: number;
   readonly stem: Stem;
@@ -138,7 +141,7 @@ export const stepParts = (options: StepOptions, branches?: readonly string[]): S
   const type: Type = { dtype: "float32", shape: [options.batch, 3, options.size, options.size] };
   return {
     store,
-    encoder: resnet({ ...options, branches }),
+    encoder: encoder({ ...options, branches }),
     image: (name) => store.input(name, type),
   };
 };

@@ -1,7 +1,7 @@
+import { type EncoderOptions, encoder } from "./encoder.ts";
 import { type Layer, linear } from "./layer.ts";
-import { type ResNetOptions, resnet } from "./resnet.ts";
 
-export interface ClassifierOptions extends ResNetOptions {
+export interface ClassifierOptions extends EncoderOptions {
   /** Number of classes. */
   readonly classes: number;
 }
@@ -13,7 +13,7 @@ export const head =
     linear({ features: classes })(scope.at("fc"), features);
 
 /** An encoder and its head: images [N,3,H,W] to logits [N,classes]. */
-export const classifier = ({ classes, ...encoder }: ClassifierOptions): Layer => {
-  const [features, logits] = [resnet(encoder), head(classes)];
+export const classifier = ({ classes, ...options }: ClassifierOptions): Layer => {
+  const [features, logits] = [encoder(options), head(classes)];
   return (scope, images) => logits(scope, features(scope, images));
 };

@@ -11,11 +11,11 @@ export const depths = {
   50: { block: "bottleneck", counts: [3, 4, 6, 3] },
 } as const;
 
-export type Depth = keyof typeof depths;
+export type ResNetDepth = keyof typeof depths;
 export type Stem = "cifar" | "imagenet";
 
 export interface ResNetOptions {
-  readonly depth: Depth;
+  readonly depth: ResNetDepth;
   /** Channels of the first stage; 64 in the papers. */
   readonly width: number;
   readonly stem: Stem;
@@ -35,16 +35,13 @@ export type Unit = (
   x: Value,
 ) => Value;
 
-const normalised =
+/** A convolution, then the batch norm `norm`. */
+export const normalised =
   (norm: Layer): Unit =>
   (scope, [conv, bn], options, x) =>
     norm(scope.at(bn), conv2d(options)(scope.at(conv), x));
 
-/** Features of the encoder: 512 for ResNet-18 and -34 of width 64, 2048 for ResNet-50. */
-export const featureSize = ({ depth, width }: Pick<ResNetOptions, "depth" | "width">): number =>
-  width * 8 * (depths[depth].block === "bottleneck" ? 4 : 1);
-
-/** Images [N,3,H,W] in [0, 1] to features [N, featureSize]. */
+/** Images [N,3,H,W] in [0, 1] to features [N, D]. */
 export const resnet = ({ depth, width, stem, branches, normalisation, unit: given }: ResNetOptions): Layer => {
   const unit = given ?? normalised(batchNorm({ branches }));
   const { block, counts } = depths[depth];

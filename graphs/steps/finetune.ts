@@ -3,9 +3,9 @@ import { type AttackOptions, linfPgd, pgd } from "../attacks/pgd.ts";
 import { crossEntropy } from "../losses/cross-entropy.ts";
 import { klDivergence, trades } from "../losses/trades.ts";
 import { type ClassifierOptions, head } from "../nn/classifier.ts";
+import { encoder as encoderOf } from "../nn/encoder.ts";
 import { FrozenStore } from "../nn/frozen.ts";
 import { interleave, viewOf } from "../nn/interleave.ts";
-import { resnet } from "../nn/resnet.ts";
 import { Scope, Store } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
 import type { Tensor } from "../onnx/tensor.ts";
@@ -60,7 +60,7 @@ const modelOf = (
   { classes, ...options }: ClassifierBatch,
   encoder: ReadonlyMap<string, Tensor> | undefined,
 ) => {
-  const [features, logits] = [resnet(options), head(classes)];
+  const [features, logits] = [encoderOf(options), head(classes)];
   const frozen = encoder && new FrozenStore((path) => encoder.get(path));
   return (mode: "train" | "eval", branches: readonly string[], x: Value): Value => {
     const scope = new Scope(store, { mode, branches });

@@ -7,7 +7,7 @@
  * Peak memory is that of a process which does it in one way alone: `--only binding` or `--only native` measures that.
  */
 import { advcl } from "../../graphs/methods/advcl.ts";
-import type { Depth } from "../../graphs/nn/resnet.ts";
+import type { Depth } from "../../graphs/nn/encoder.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { benchFeeds, median, peakMemory } from "../../src/bench/measure.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";

@@ -7,7 +7,7 @@
  * Exit code 1 where the second half of any part adds more than --allowed megabytes (default 8).
  */
 import { advcl } from "../../graphs/methods/advcl.ts";
-import type { Depth } from "../../graphs/nn/resnet.ts";
+import type { Depth } from "../../graphs/nn/encoder.ts";
 import { Store } from "../../graphs/nn/scope.ts";
 import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
 import { add, gather, matMul } from "../../graphs/ops/index.ts";

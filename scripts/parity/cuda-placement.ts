@@ -21,7 +21,7 @@ import { advcl, advclBranches } from "../../graphs/methods/advcl.ts";
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
 import { methodNames, methods } from "../../graphs/methods/index.ts";
 import { head } from "../../graphs/nn/classifier.ts";
-import { resnet } from "../../graphs/nn/resnet.ts";
+import { encoder } from "../../graphs/nn/encoder.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { apply, input, type Value } from "../../graphs/onnx/graph.ts";
 import { buildModel, type Model } from "../../graphs/onnx/write.ts";
@@ -219,7 +219,7 @@ const judged = classifierStep({ ...classifier, attackSteps: 2 });
 const images = { batch: goldenOptions.batch, image: [3, goldenOptions.size, goldenOptions.size] } as const;
 const network = (x: Value): Value => {
   const scope = new Scope(new Store(), { mode: "eval", branches: ["pgd"] });
-  return head(10)(scope, resnet(classifier)(scope, x));
+  return head(10)(scope, encoder(classifier)(scope, x));
 };
 const rivals = methodNames.filter((name) => name !== "advcl");
 const programs: Readonly<Record<string, Pick<Step, "outputs">>> = {

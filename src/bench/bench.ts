@@ -1,5 +1,6 @@
 /** Measurements of this machine: the step, the data pipeline, the engine's products and the ways of a target. */
 import { chooseEngine } from "../engine/engine.ts";
+import { networkDefaultsOf } from "../runs/network.ts";
 import { defineVerb, type VerbContext } from "../verbs/verb.ts";
 import { benchData, type DataFigures } from "./data.ts";
 import { benchLowerings, type LoweringFigures } from "./lowerings.ts";
@@ -36,4 +37,12 @@ const run = async (settings: BenchSettings, context: VerbContext): Promise<Bench
 };
 
 /** Measures what `what` names, and prints it. */
-export const bench = defineVerb({ name: "bench", settings: benchSettings, writesNothing: true }, run);
+export const bench = defineVerb(
+  {
+    name: "bench",
+    settings: benchSettings,
+    writesNothing: true,
+    complete: ({ arch }) => networkDefaultsOf(arch),
+  },
+  run,
+);

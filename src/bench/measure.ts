@@ -7,7 +7,7 @@ import { feedName } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import { random } from "../data/random.ts";
 import type { Engine } from "../engine/engine.ts";
-import { initialState } from "../train/loop.ts";
+import { initialState } from "../train/initialize.ts";
 
 /** Something for every input of a step: smooth images, noise in [-8/255, 8/255], labels, a learning rate. */
 export const benchFeeds = (step: Step, seed: number): Record<string, Tensor> => {

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { availableCores } from "../engine/cores.ts";
-import { networkSettings, targetSetting } from "../settings/fragments.ts";
+import { networkHelp, networkSettings, targetSetting } from "../settings/fragments.ts";
 import { setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 
@@ -12,9 +12,10 @@ export const benchSettings = {
   target: setting(targetSetting.target, "lowering of the graph; left out, that of the provider"),
   batch: setting(z.int().min(2).default(64), "images a step"),
   size: setting(z.int().min(8).max(512).default(32), "side of the images"),
-  depth: setting(networkSettings.depth, "layers of the ResNet"),
-  width: setting(networkSettings.width, "channels of the first stage"),
-  stem: setting(networkSettings.stem, "auto: ImageNet's for images over 64"),
+  arch: setting(networkSettings.arch, networkHelp.arch),
+  depth: setting(networkSettings.depth, networkHelp.depth),
+  width: setting(networkSettings.width, networkHelp.width),
+  stem: setting(networkSettings.stem, networkHelp.stem),
   attackSteps: setting(z.int().min(0).default(5), "PGD steps of the attack"),
   clusters: setting(z.array(z.int().min(2)).default([2, 10, 50, 100, 500]), "K of each clustering head"),
   stepsARun: setting(z.int().min(1).default(1), "steps in one run of the engine"),

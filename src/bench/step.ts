@@ -2,7 +2,6 @@
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { advcl, advclBranches } from "../../graphs/methods/advcl.ts";
-import type { Depth } from "../../graphs/nn/resnet.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { manySteps } from "../../graphs/steps/many.ts";
 import { kindOf } from "../../graphs/steps/names.ts";
@@ -10,7 +9,7 @@ import type { Step } from "../../graphs/steps/step.ts";
 import type { Engine } from "../engine/engine.ts";
 import { type Profile, readProfile } from "../engine/profile.ts";
 import { createRunner } from "../engine/runner.ts";
-import { stemOf } from "../runs/network.ts";
+import { shapeOf } from "../runs/network.ts";
 import type { VerbContext } from "../verbs/verb.ts";
 import { benchFeeds, gemmPeak, median, peakMemory } from "./measure.ts";
 import type { BenchSettings } from "./settings.ts";
@@ -39,9 +38,8 @@ export interface StepFigures extends Partial<Profile> {
 type Feeds = Readonly<Record<string, Tensor>>;
 
 const buildStep = (settings: BenchSettings): Step => {
-  const { batch, size, width, clusters, attackSteps, stepsARun } = settings;
-  const [depth, stem] = [Number(settings.depth) as Depth, stemOf(settings.stem, size)];
-  const single = advcl.build({ ...advcl.paper, batch, size, depth, width, stem, clusters, attackSteps });
+  const { batch, size, clusters, attackSteps, stepsARun } = settings;
+  const single = advcl.build({ ...advcl.paper, batch, size, ...shapeOf(settings, size), clusters, attackSteps });
   return stepsARun === 1 ? single : manySteps(single, stepsARun);
 };
 

@@ -1,5 +1,6 @@
 /** Teachers: what turns images into the features that are clustered. A run of ours, or any ONNX model. */
 import { stat } from "node:fs/promises";
+import { encoderName } from "../../graphs/nn/encoder.ts";
 import { fromFloat16 } from "../../graphs/onnx/float16.ts";
 import type { FileModel, FileNode } from "../../graphs/onnx/parse.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
@@ -81,7 +82,7 @@ const ofRun = async (request: TeacherRequest, engine: Engine, warn: (m: string) 
   const extractor = await createExtractor(engine, network, chosen, batch);
   return {
     size: network.size,
-    description: `ResNet-${network.depth} of width ${network.width} in ${teacher}, branch ${chosen}, images of ${network.size}×${network.size}`,
+    description: `${encoderName(network)} of width ${network.width} in ${teacher}, branch ${chosen}, images of ${network.size}×${network.size}`,
     features: async (dataset: Dataset, onBatch: (images: number) => void, ranks?: Collective) => {
       const { data, shape } = await extractor.extract(dataset, tensors, ranks);
       onBatch(dataset.count);

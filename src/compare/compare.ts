@@ -9,7 +9,8 @@ import { evaluate } from "../evaluate/evaluate.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { writeSealed } from "../files/seal.ts";
 import { writeReport } from "../report/write.ts";
-import { datasetSettings, networkSettings, targetSetting, workersSetting } from "../settings/fragments.ts";
+import { networkDefaultsOf } from "../runs/network.ts";
+import { datasetSettings, networkHelp, networkSettings, targetSetting, workersSetting } from "../settings/fragments.ts";
 import { nearestName, readObject } from "../settings/resolve.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Given, Resolved } from "../settings/spec.ts";
@@ -53,8 +54,9 @@ export const compareSettings = {
     "labels for AdvCL; left out, a simclr run of the same budget and seed is clustered",
     { ...data, path: true },
   ),
-  depth: setting(networkSettings.depth, "layers of the ResNet", budget),
-  width: setting(networkSettings.width, "channels of the first stage", budget),
+  arch: setting(networkSettings.arch, networkHelp.arch, budget),
+  depth: setting(networkSettings.depth, networkHelp.depth, budget),
+  width: setting(networkSettings.width, networkHelp.width, budget),
   epochs: setting(z.int().min(1).default(1000), "of pretraining", budget),
   batch: setting(z.int().min(2).default(512), "of pretraining", budget),
   attackSteps: setting(z.int().min(0).optional(), "of attacks in pretraining; left out, each paper's", budget),
@@ -115,13 +117,25 @@ const scaledRates = ({ method }: Variant, { batch, epochs, scaleRates }: Setting
 
 /** The folder of a pretrained encoder. */
 const encoderOf = async (variant: Variant, seed: number, settings: Settings, pipeline: Pipeline): Promise<string> => {
-  const { dataset, limit, size, depth, width, epochs, batch, attackSteps, workers, target } = settings;
+  const { dataset, limit, size, arch, depth, width, epochs, batch, attackSteps, workers, target } = settings;
   const name = `pretrain-${slug(variant.name)}-seed${seed}`;
   const out = join(settings.out, name);
   const clustered = wantsClusters(variant);
   await pipeline.once(name, pretrain, async () => {
     const given = {
-      ...{ ...commonOf(settings), method: variant.method, dataset, limit, size, depth, width, epochs, batch, seed },
+      ...{
+        ...commonOf(settings),
+        method: variant.method,
+        dataset,
+        limit,
+        size,
+        arch,
+        depth,
+        width,
+        epochs,
+        batch,
+        seed,
+      },
       ...{ attackSteps, workers, target, knnEvery: 0, ...scaledRates(variant, settings) },
       ...(clustered && { clusters: settings.clusters }),
       ...(clustered && { pseudoLabels: await labelsOf(seed, variant, settings, pipeline) }),
@@ -227,6 +241,11 @@ const perform = async (settings: Settings, context: VerbContext): Promise<Compar
  * @throws RequestError where the request is wrong, RunError where a part failed, Interrupted where the signal was aborted
  */
 export const compare = defineVerb(
-  { name: "compare", settings: compareSettings, presets: { ablations: { methods: ablations } } },
+  {
+    name: "compare",
+    settings: compareSettings,
+    presets: { ablations: { methods: ablations } },
+    complete: ({ arch }) => networkDefaultsOf(arch),
+  },
   perform,
 );

@@ -1,6 +1,6 @@
 /** Weights as PyTorch's networks load them with strict=True. */
 import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
-import { torchvisionName } from "./import/names.ts";
+import { usualName } from "./import/names.ts";
 import type { Source } from "./source.ts";
 
 export const layouts = ["authors", "torchvision"] as const;
@@ -40,9 +40,12 @@ export const authorsWeights = ({
   return all;
 };
 
-/** One branch as torchvision's ResNet of that depth has it: the encoder, and a classifier's `fc`. */
+/**
+ * One branch as torchvision's ResNet of that depth has it, or RobustBench's PreAct-ResNet or WideResNet: the encoder, and a
+ * classifier's `fc`.
+ */
 export const torchvisionWeights = (
-  { weights, branch, run }: Pick<Source, "weights" | "branch" | "run">,
+  { weights, branch, run, network }: Pick<Source, "weights" | "branch" | "run" | "network">,
   classifier: boolean,
 ): Map<string, Tensor> => {
   const chosen = new Map<string, Tensor>();
@@ -53,5 +56,5 @@ export const torchvisionWeights = (
     if (!name.includes(".bn_list.")) chosen.set(name, value);
     else if (ours !== undefined && name.includes(ours)) chosen.set(name.replace(ours, "."), value);
   }
-  return new Map(Array.from(chosen, ([name, value]) => [torchvisionName(name), value]));
+  return new Map(Array.from(chosen, ([name, value]) => [usualName(name, network.arch), value]));
 };

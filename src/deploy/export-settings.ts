@@ -51,7 +51,7 @@ export const exportSettings = {
   ...onnxSettings,
   layout: setting(
     z.enum([...layouts, "auto"]).default("auto"),
-    "names: the whole network as the authors' code has it, or one branch as torchvision's ResNet; auto: the authors' where the run holds every branch",
+    "names: the whole network as the authors' code has it, or one branch as torchvision's ResNet (RobustBench's PreAct-ResNet and WideResNet); auto: the authors' where the run holds every branch",
     { group: "safetensors" },
   ),
   ...trainingSettings,

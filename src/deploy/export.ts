@@ -32,7 +32,7 @@ const exportWeights = async (
   const { normalisation } = source.network;
   if (layout === "torchvision" && normalisation !== undefined)
     reporter.warn(
-      `torchvision's ResNet holds no normalisation, and this network wants one: give it (x - mean) / std of pixels in [0, 1] with mean ${normalisation.mean.join(",")} and std ${normalisation.std.join(",")}, or write --layout authors`,
+      `the torchvision layout holds no normalisation, and this network wants one: give it (x - mean) / std of pixels in [0, 1] with mean ${normalisation.mean.join(",")} and std ${normalisation.std.join(",")}, or write --layout authors`,
     );
   const tensors = layout === "authors" ? authorsWeights(source) : torchvisionWeights(source, what === "classifier");
   const kept = source.run.checkpoint.state.metadata as Record<string, string> | undefined;

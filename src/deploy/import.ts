@@ -1,5 +1,6 @@
 /** Import of weights from elsewhere as a run folder. */
 import { z } from "zod";
+import { encoderName } from "../../graphs/nn/encoder.ts";
 import type { Normalisation } from "../../graphs/nn/normalisation.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { listed, RequestError } from "../errors.ts";
@@ -60,7 +61,7 @@ export interface ImportResult extends Network {
 
 const describe = ({ network, projector, clusters, classes }: MatchedWeights): string =>
   [
-    `ResNet-${network.depth} of width ${network.width}`,
+    `${encoderName(network)} of width ${network.width}`,
     network.branches === undefined ? "one batch-norm branch" : `branches ${network.branches.join(", ")}`,
     ...(network.normalisation === undefined ? [] : ["its own normalisation"]),
     ...(projector ? ["projector"] : []),

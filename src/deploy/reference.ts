@@ -1,8 +1,8 @@
 /** What a run itself computes: its network with batch norms as they are, in evaluation mode. */
 import { type NetworkPart, outputName } from "../../graphs/deploy/network.ts";
+import { encoder } from "../../graphs/nn/encoder.ts";
 import { projector } from "../../graphs/nn/head.ts";
 import { linear } from "../../graphs/nn/layer.ts";
-import { resnet } from "../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { compile } from "../../graphs/steps/step.ts";
@@ -19,7 +19,7 @@ export const runReference = async (
 ): Promise<Float32Array> => {
   const store = new Store();
   const scope = new Scope(store, { mode: "eval", branches: [branch?.name ?? "normal"] });
-  const features = resnet(network)(scope, store.input("image", image));
+  const features = encoder(network)(scope, store.input("image", image));
   const output =
     what === "encoder"
       ? features

@@ -62,6 +62,6 @@ export const deployedOptions = (
     throw new RequestError(`${where} holds no classifier (no fc.weight); finetune it first, or export --what encoder`);
   if (what === "projector" && !weights.has("head_proj.0.weight"))
     throw new RequestError(`${where} holds no projector (no head_proj); export --what encoder`);
-  const { depth, width, stem, size, branches, normalisation } = network;
-  return { depth, width, stem, size, branches, normalisation, what, classes: classes ?? 0 };
+  const { arch, depth, width, stem, size, branches, normalisation } = network;
+  return { arch, depth, width, stem, size, branches, normalisation, what, classes: classes ?? 0 };
 };

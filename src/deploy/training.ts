@@ -1,7 +1,7 @@
 /** The files of on-device training: two graphs, a checkpoint, and a manifest that says what is in them. */
 import { type OnDeviceOptions, onDevice } from "../../graphs/deploy/training.ts";
+import { featureSize } from "../../graphs/nn/encoder.ts";
 import type { Weights } from "../../graphs/nn/folded.ts";
-import { featureSize } from "../../graphs/nn/resnet.ts";
 import { float32, type Tensor, zeros } from "../../graphs/onnx/tensor.ts";
 import { buildModel } from "../../graphs/onnx/write.ts";
 import { lower } from "../../graphs/targets/lower.ts";

@@ -1,4 +1,5 @@
 /** The report of a run folder of training: how its figures went, and what it was made with. */
+import { encoderName, type NetworkShape } from "../../graphs/nn/encoder.ts";
 import type { RunConfig } from "../runs/run-folder.ts";
 import { kebabCase, printSetting } from "../settings/name.ts";
 import { domainOf, lineChart, type Series } from "./chart.ts";
@@ -52,11 +53,11 @@ const costSections = (run: RunFigures): readonly Section[] => {
 
 /** What a run is, in a line. */
 const subtitleOf = ({ config, lines }: RunFigures): string => {
-  const { dataset, depth, width } = config.settings;
+  const { dataset, arch, depth, width } = config.settings;
   const end = lines.at(-1);
   return [
     dataset && `on ${printSetting(dataset)}`,
-    depth && `ResNet-${printSetting(depth)}`,
+    depth && encoderName({ arch, depth: Number(depth), width: Number(width) } as NetworkShape),
     width && `width ${printSetting(width)}`,
     end && `${end.step} steps, ${end.epoch} epochs`,
   ]

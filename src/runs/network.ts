@@ -2,8 +2,17 @@
 
 import { stat } from "node:fs/promises";
 import { z } from "zod";
+import {
+  type Architecture,
+  architectureNames,
+  architectures,
+  type Depth,
+  encoder,
+  featureSize,
+  hasDepth,
+} from "../../graphs/nn/encoder.ts";
 import type { Normalisation } from "../../graphs/nn/normalisation.ts";
-import { type Depth, featureSize, resnet, type Stem } from "../../graphs/nn/resnet.ts";
+import type { Stem } from "../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { AVERAGE } from "../../graphs/optim/ema.ts";
@@ -16,6 +25,8 @@ import type { Checkpoint, Json } from "./checkpoint.ts";
 import { type RunConfig, readRun } from "./run-folder.ts";
 
 export interface Network {
+  /** Left out: a ResNet. */
+  readonly arch?: Architecture | undefined;
   readonly depth: Depth;
   readonly width: number;
   readonly stem: Stem;
@@ -29,12 +40,47 @@ export interface Network {
   readonly normalisation?: Normalisation | undefined;
 }
 
-export const depthNames = ["18", "34", "50"] as const;
+const allDepths = [...new Set(Object.values(architectures).flatMap(({ depths }): readonly Depth[] => depths))].sort(
+  (a, b) => a - b,
+);
+
+/** Depths of all architectures. */
+export const depthNames = allDepths.map(String) as [string, ...string[]];
 export const stemNames = ["auto", "cifar", "imagenet"] as const;
 
 /** The stem for images of `size` pixels: CIFAR's up to 64, ImageNet's beyond. */
 export const stemOf = (stem: (typeof stemNames)[number], size: number): Stem =>
   stem === "auto" ? (size > 64 ? "imagenet" : "cifar") : stem;
+
+/** What settings say of a network. */
+export interface NetworkSettings {
+  readonly arch?: Architecture | undefined;
+  readonly depth: string;
+  readonly width: number;
+  readonly stem: (typeof stemNames)[number];
+}
+
+/** Defaults of depth and width that an architecture other than ResNet brings. */
+export const networkDefaultsOf = (arch: Architecture | undefined): { depth?: string; width?: number } => {
+  if (arch === undefined || arch === "resnet") return {};
+  const { depth, width } = architectures[arch];
+  return { depth: String(depth), width };
+};
+
+/**
+ * The network that settings ask for, for images of `size` pixels. Throws a RequestError where there is none such.
+ */
+export const shapeOf = (
+  { arch = "resnet", depth: depthName, width, stem }: NetworkSettings,
+  size: number,
+): Pick<Network, "arch" | "depth" | "width" | "stem"> => {
+  const depth = Number(depthName) as Depth;
+  if (!hasDepth(arch, depth))
+    throw new RequestError(`--depth is ${depth} but ${arch} has ${architectures[arch].depths.join(", ")}; choose one`);
+  if (arch === "resnet") return { depth, width, stem: stemOf(stem, size) };
+  if (stem === "imagenet") throw new RequestError(`--stem imagenet is of resnet; leave it out with --arch ${arch}`);
+  return { arch, depth, width, stem: "cifar" };
+};
 
 /** A run: its network, its parameters and running statistics by PyTorch name, and where they come from. */
 export interface LoadedRun {
@@ -79,18 +125,22 @@ export const chosenWeightsOf = (tensors: ReadonlyMap<string, Tensor>): Map<strin
 
 const channels = z.array(z.number()).length(3);
 
-const networkSchema = z.object({
-  depth: z.union([z.literal(18), z.literal(34), z.literal(50)]),
-  width: z.int().positive(),
-  stem: z.enum(["cifar", "imagenet"]),
-  size: z.int().positive(),
-  branches: z.array(z.string()).nullable(),
-  evaluatedBranch: z.string(),
-  normalisation: z.object({ mean: channels, std: channels }).optional(),
-});
+const networkSchema = z
+  .object({
+    arch: z.enum(architectureNames).optional(),
+    depth: z.literal(allDepths),
+    width: z.int().positive(),
+    stem: z.enum(["cifar", "imagenet"]),
+    size: z.int().positive(),
+    branches: z.array(z.string()).nullable(),
+    evaluatedBranch: z.string(),
+    normalisation: z.object({ mean: channels, std: channels }).optional(),
+  })
+  .refine(({ arch = "resnet", depth }) => hasDepth(arch, depth));
 
 /** A network as a checkpoint's state keeps it. */
-export const networkRecord = ({ branches, normalisation, ...network }: Network): Json => ({
+export const networkRecord = ({ arch, branches, normalisation, ...network }: Network): Json => ({
+  ...(arch !== undefined && arch !== "resnet" && { arch }),
   ...network,
   branches: branches ?? null,
   ...(normalisation && { normalisation: { mean: [...normalisation.mean], std: [...normalisation.std] } }),
@@ -136,7 +186,7 @@ export const featureStep = (network: Network, branch: string, batch: number): St
   const { size } = network;
   const images = store.input("image", { dtype: "float32", shape: [batch, 3, size, size] });
   const scope = new Scope(store, { mode: "eval", branches: [branch] });
-  return { store, outputs: { features: resnet(network)(scope, images) } };
+  return { store, outputs: { features: encoder(network)(scope, images) } };
 };
 
 export const featuresOf = (network: Network): number => featureSize(network);

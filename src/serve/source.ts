@@ -2,6 +2,7 @@
 import { stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { bind } from "../../graphs/deploy/rewrite.ts";
+import { encoderName } from "../../graphs/nn/encoder.ts";
 import { input, type Value } from "../../graphs/onnx/graph.ts";
 import { type Dataset, type DatasetName, loadDataset } from "../data/dataset.ts";
 import { classNames } from "../deploy/metadata.ts";
@@ -69,7 +70,7 @@ const ofRun = async ({ from, branch }: PageRequest, warn: (message: string) => v
   const options = deployedOptions(source, source.classes === undefined ? "encoder" : "classifier", from);
   const { image, outputs } = floatGraph(options, source.weights, source.branch?.index);
   const { settings } = source.run.config;
-  const { depth, width, size } = source.network;
+  const { width, size } = source.network;
   const logits = (outputs.logits ?? outputs.features) as Value;
   const build = (x: Value): Value => bind({ logits }, new Map([[image, x]])).logits;
   return {
@@ -78,7 +79,7 @@ const ofRun = async ({ from, branch }: PageRequest, warn: (message: string) => v
     judging: { unnormalised: build, fixedBatch: 1 },
     title: basename(resolve(from)),
     facts: facts({
-      "": `ResNet-${depth}, width ${width}, ${size}×${size}`,
+      "": `${encoderName(source.network)}, width ${width}, ${size}×${size}`,
       method: settings.method ?? settings.scheme,
       "trained on": settings.dataset,
       branch: source.branch?.name,

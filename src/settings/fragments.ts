@@ -1,5 +1,6 @@
 /** Settings that several verbs have: fragments that they spread into their own. */
 import { z } from "zod";
+import { architectureNames } from "../../graphs/nn/encoder.ts";
 import { datasetNames } from "../data/dataset.ts";
 import { availableCores } from "../engine/cores.ts";
 import { engineNames, precisionNames, targetNames, targetPattern } from "../engine/engine.ts";
@@ -73,11 +74,22 @@ export const workersSetting = {
   ),
 };
 
-/** The encoder: a ResNet. */
+/** Help of the network's settings, where their groups differ. */
+export const networkHelp = {
+  arch: "kind of encoder (default resnet); preact-resnet and wide-resnet have batch norm before each convolution, and the CIFAR stem alone",
+  depth: "layers: 18, 34 or 50; of preact-resnet 18 or 34; of wide-resnet 10, 16, 22, 28 (its default), 34, 40 or 70",
+  width: "channels of the first stage; of wide-resnet 160 (its default), which is its factor 10 times 16",
+  stem: "auto: ImageNet's for images over 64, of a resnet",
+};
+
+const network = { group: "Network" };
+
+/** The encoder: a ResNet, or another architecture, which brings its own defaults of depth and width. */
 export const networkSettings = {
-  depth: setting(z.enum(depthNames).default("18"), "layers of the ResNet", { group: "Network" }),
-  width: setting(z.int().min(1).max(1024).default(64), "channels of the first stage", { group: "Network" }),
-  stem: setting(z.enum(stemNames).default("auto"), "auto: ImageNet's for images over 64", { group: "Network" }),
+  arch: setting(z.enum(architectureNames).optional(), networkHelp.arch, network),
+  depth: setting(z.enum(depthNames).default("18"), networkHelp.depth, network),
+  width: setting(z.int().min(1).max(1024).default(64), networkHelp.width, network),
+  stem: setting(z.enum(stemNames).default("auto"), networkHelp.stem, network),
 };
 
 /** The ball that attacks of training stay in, and their steps' length. */
@@ -139,6 +151,14 @@ export const targetSetting = {
 
 export const momentumSetting = {
   momentum: setting(z.number().min(0).max(1).default(0.9), "of SGD", { group: "Optimisation" }),
+};
+
+export const accumulateSetting = {
+  accumulate: setting(
+    z.int().min(1).optional(),
+    "take the batch in N parts, one after another, and average their gradients before one update: less memory; batch norm and contrastive negatives are then of each part by itself, as over ranks",
+    { group: "Optimisation" },
+  ),
 };
 
 const ranks = { group: "Several processes (MPI)" };

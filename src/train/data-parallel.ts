@@ -8,6 +8,7 @@ import { alone, type Collective } from "../distributed/collective.ts";
 import type { Engine } from "../engine/engine.ts";
 import { createRunner, type Runner } from "../engine/runner.ts";
 import { RequestError, RunError } from "../errors.ts";
+import { accumulated } from "./accumulate.ts";
 
 /** FNV-1a over 32-bit words, in four numbers of 8 bits: their sums over 65,536 ranks are exact in float32. */
 const digestOf = (values: Iterable<Tensor>): number[] => {
@@ -63,6 +64,8 @@ export interface ParallelOptions {
   readonly stop: () => void;
   /** Steps between two looks at whether all ranks still hold the same bits. */
   readonly checkEvery: number;
+  /** Parts of this process's batch, one after another (default 1); the step is built for one. */
+  readonly accumulate?: number;
 }
 
 const inputsOf = ({ store }: Step): string[] => [
@@ -137,7 +140,13 @@ export const createParallelRunner = async (
   collective: Collective,
   options: ParallelOptions,
 ): Promise<Runner> =>
-  (engine.speaks ? createSpeakingRunner : createSplitRunner)(engine, step, initial, collective, options);
+  (engine.speaks && (options.accumulate ?? 1) === 1 ? createSpeakingRunner : createSplitRunner)(
+    engine,
+    step,
+    initial,
+    collective,
+    options,
+  );
 
 /** By any engine: gradients in one run, their sum over ranks, the update in another. */
 const createSplitRunner: typeof createParallelRunner = async (
@@ -145,7 +154,7 @@ const createSplitRunner: typeof createParallelRunner = async (
   step,
   initial,
   collective,
-  { stopping, stop, checkEvery },
+  { stopping, stop, checkEvery, accumulate = 1 },
 ) => {
   const parts = splitStep(step);
   const first = await engine.load(parts.gradients);
@@ -157,8 +166,9 @@ const createSplitRunner: typeof createParallelRunner = async (
   const pick = (names: readonly string[], given: Readonly<Record<string, Tensor>>) =>
     Object.fromEntries(names.map((name) => [name, given[name] ?? (held.get(name) as Tensor)]));
 
+  const compute = accumulated((inputs) => first.session.run(pick(firstInputs, inputs)), parts.gradients, accumulate);
   const run: Runner["run"] = async (inputs) => {
-    const computed = await first.session.run(pick(firstInputs, inputs));
+    const computed = await compute(inputs);
     const digest = steps % checkEvery === 0 ? digestOf(held.values()) : [0, 0, 0, 0];
     const { means, sums } = await average(collective, computed, [...digest, stopping() ? 1 : 0]);
     checkSame(digest, sums, collective.size, steps);
@@ -199,17 +209,29 @@ interface Shared {
   readonly signal: AbortSignal;
   readonly rankCheck?: number;
   readonly stepsPerRun?: number;
+  readonly accumulate?: number | undefined;
   readonly openRunner?: (initial: ReadonlyMap<string, Tensor>) => Promise<Runner>;
 }
 
-/** A training over several processes: they stop after the same step, and their runner sums gradients. */
+/**
+ * A training over several processes, or over parts of a batch one after another: processes stop after the same step, and the
+ * runner sums gradients.
+ */
 export const overRanks = <T extends Shared>(given: T): T => {
-  const { collective = alone, engine, step, signal, rankCheck = 16 } = given;
-  if (collective.size === 1) return given;
+  const { collective = alone, engine, step, signal, rankCheck = 16, accumulate = 1 } = given;
+  if (collective.size === 1 && accumulate === 1) return given;
   if ((given.stepsPerRun ?? 1) > 1)
-    throw new RequestError("--steps-per-run is for one process, and there are several ranks; leave it out");
+    throw new RequestError(
+      collective.size > 1
+        ? "--steps-per-run is for one process, and there are several ranks; leave it out"
+        : "--steps-per-run takes whole batches, and --accumulate parts of them; leave one out",
+    );
+  if (accumulate > 1 && step.store.ranks !== undefined && (step.store.ranks.batchNorm || step.store.ranks.negatives))
+    throw new RequestError(
+      "--accumulate takes parts of a rank's batch by themselves; leave out --batch-norm global and --negatives global",
+    );
   const agreed = new AbortController();
-  const stops = { stopping: () => signal.aborted, stop: () => agreed.abort(), checkEvery: rankCheck };
+  const stops = { stopping: () => signal.aborted, stop: () => agreed.abort(), checkEvery: rankCheck, accumulate };
   return {
     ...given,
     signal: agreed.signal,

@@ -1,7 +1,7 @@
 /** The encoder that finetuning starts from. */
 
 import { join } from "node:path";
-import { resnet } from "../../graphs/nn/resnet.ts";
+import { encoder } from "../../graphs/nn/encoder.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
@@ -63,7 +63,7 @@ const resumable = async ({ resume, out }: GivenFinetuning): Promise<string | und
 const encoderStore = (network: Network): Store => {
   const store = new Store();
   const images = input("images", { dtype: "float32", shape: [1, 3, network.size, network.size] });
-  resnet(network)(new Scope(store, { mode: "eval", branches: [network.evaluatedBranch] }), images);
+  encoder(network)(new Scope(store, { mode: "eval", branches: [network.evaluatedBranch] }), images);
   return store;
 };
 
@@ -91,7 +91,7 @@ export const originOf = async (settings: GivenFinetuning, context: VerbContext):
     checkFresh(settings);
     return undefined;
   }
-  for (const key of ["depth", "width", "stem", "size"] as const)
+  for (const key of ["arch", "depth", "width", "stem", "size"] as const)
     if (settings[key] !== undefined)
       throw new RequestError(`--${key} is the encoder's own with --from ${from}; leave it out`);
   const source = (await resumable(settings)) ?? from;

@@ -1,12 +1,15 @@
 /** Settings of finetuning: its schemes, and their defaults from the papers. */
 import { z } from "zod";
 import type { Objective } from "../../graphs/steps/finetune.ts";
+import { networkDefaultsOf } from "../runs/network.ts";
 import {
+  accumulateSetting,
   ballSettings,
   conditionSettings,
   datasetSettings,
   distributedSettings,
   momentumSetting,
+  networkHelp,
   networkSettings,
   runSettings,
   targetSetting,
@@ -75,11 +78,12 @@ const methodSettings = {
   ...ballSettings,
 };
 
-const { depth, width, stem } = networkSettings;
+const { arch, depth, width, stem } = networkSettings;
 const freshNetwork = {
-  depth: setting(depth.unwrap().optional(), "layers of the ResNet, with --from none", network),
-  width: setting(width.unwrap().optional(), "channels of the first stage, with --from none", network),
-  stem: setting(stem.unwrap().optional(), "with --from none", network),
+  arch: setting(arch, `with --from none: ${networkHelp.arch}`, network),
+  depth: setting(depth.unwrap().optional(), `with --from none: ${networkHelp.depth}`, network),
+  width: setting(width.unwrap().optional(), `with --from none: ${networkHelp.width}`, network),
+  stem: setting(stem.unwrap().optional(), `with --from none: ${networkHelp.stem}`, network),
   size: setting(
     z.int().min(8).max(512).optional(),
     "side of the images, with --from none; an encoder's own otherwise",
@@ -120,6 +124,11 @@ const imageSettings = {
     data,
   ),
   validationSteps: setting(z.int().min(0).optional(), "PGD steps on the held-out images (default 10)", data),
+  patience: setting(
+    z.int().min(1).optional(),
+    "end after N epochs in a row whose accuracy on the held-out images, by --choose-by, is not better than the best before",
+    data,
+  ),
   ...workersSetting,
 };
 
@@ -136,6 +145,7 @@ const optimisationSettings = {
     optimisation,
   ),
   ...momentumSetting,
+  ...accumulateSetting,
   weightDecay: setting(
     z.number().min(0).optional(),
     "on every parameter that is trained (default 2e-4; 5e-4 from the start)",
@@ -168,7 +178,11 @@ const schemeDefaults = (name: SchemeName) => {
   return defaults;
 };
 
-const networkDefaults = { depth: "18", width: 64, stem: "auto" } as const;
+/** Of a network that starts at random. */
+const networkDefaults = (arch: GivenFinetuning["arch"]) => ({
+  ...{ depth: "18", width: 64, stem: "auto" as const },
+  ...networkDefaultsOf(arch),
+});
 
 const validationDefaults = (scheme: SchemeName) =>
   ({ chooseBy: scheme === "standard" ? "clean" : "robust", validationSteps: 10 }) as const;
@@ -177,6 +191,7 @@ const validationDefaults = (scheme: SchemeName) =>
 export const completeFinetuning = ({
   scheme,
   from,
+  arch,
   validation = 0,
 }: Partial<GivenFinetuning>): Partial<GivenFinetuning> => {
   if (scheme === undefined) return {};
@@ -185,7 +200,7 @@ export const completeFinetuning = ({
   return {
     ...defaults,
     ...(start !== undefined && { from: start }),
-    ...(start === "none" && networkDefaults),
+    ...(start === "none" && networkDefaults(arch)),
     ...(validation > 0 && validationDefaults(scheme)),
   };
 };
@@ -199,7 +214,7 @@ const defined = <T extends object>(given: T) =>
 /** Settings with every default of the scheme in its place. */
 export const wholeFinetuning = (given: GivenFinetuning) => ({
   ...schemeDefaults(given.scheme),
-  ...networkDefaults,
+  ...networkDefaults(given.arch),
   ...validationDefaults(given.scheme),
   ...defined(given),
 });

@@ -1,5 +1,6 @@
 /** Finetuning of an encoder to a classifier, and training of one from the start. */
 import { join } from "node:path";
+import { encoderName } from "../../graphs/nn/encoder.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { finetuneStep } from "../../graphs/steps/finetune.ts";
 import type { Step } from "../../graphs/steps/step.ts";
@@ -14,7 +15,7 @@ import { createJudge, percent } from "../evaluate/accuracy.ts";
 import { writeSealed } from "../files/seal.ts";
 import { chanceOf } from "../models/chance.ts";
 import { resultsFile, writeReport } from "../report/write.ts";
-import { chosenWeightsOf, type Network, networkRecord, stemOf } from "../runs/network.ts";
+import { chosenWeightsOf, type Network, networkRecord, shapeOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import {
   type Condition,
@@ -27,6 +28,7 @@ import {
   parseConditions,
 } from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
+import { partOf, partsText } from "./accumulate.ts";
 import { originOf, startOf } from "./encoder.ts";
 import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { type FinetuningImages, loadFinetuningImages } from "./finetune-data.ts";
@@ -53,6 +55,8 @@ export interface FinetuneResult extends Partial<Extremes>, Judged {
   readonly epochs: number;
   /** The epoch that stands: the last, or the best on held-out images. */
   readonly epoch: number;
+  /** The epoch after which `patience` ended training, before `epochs`. */
+  readonly stoppedAfter?: number;
   /** None where pseudo-labels were learned. */
   readonly testImages?: number;
   /** Share of the test images that are right. */
@@ -66,19 +70,18 @@ export interface FinetuneResult extends Partial<Extremes>, Judged {
 }
 
 /** Refuses settings of validation without images to validate on. */
-const checkValidation = ({ validation, chooseBy, validationSteps }: GivenFinetuning): void => {
+const checkValidation = ({ validation, chooseBy, validationSteps, patience }: GivenFinetuning): void => {
   for (const [name, value] of [
     ["choose-by", chooseBy],
     ["validation-steps", validationSteps],
+    ["patience", patience],
   ])
     if (validation === 0 && value !== undefined)
       throw new RequestError(`--${name} is of --validation N, the number of images to hold out; give both or neither`);
 };
 
-const freshNetwork = ({ depth, width, stem }: Finetuning, size: number): Network => ({
-  depth: Number(depth) as Network["depth"],
-  width,
-  stem: stemOf(stem, size),
+const freshNetwork = (settings: Finetuning, size: number): Network => ({
+  ...shapeOf(settings, size),
   size,
   branches: undefined,
   evaluatedBranch: "normal",
@@ -176,8 +179,9 @@ const finish = async (
 };
 
 const commonResult = (run: RunFolder, { scheme, epochs }: Finetuning, trained: Trained): Common => {
-  const { steps, epoch, metrics, waitSeconds } = trained;
-  return { out: run.path, scheme, steps, epochs, epoch, metrics, waitSeconds };
+  const { steps, epoch, stoppedAfter, metrics, waitSeconds } = trained;
+  const stopped = stoppedAfter !== undefined && { stoppedAfter };
+  return { out: run.path, scheme, steps, epochs, epoch, ...stopped, metrics, waitSeconds };
 };
 
 /** Figures that a finetuning will have, for conditions to be checked by. */
@@ -218,7 +222,13 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const classes = images.classes.length;
   const start = origin && startOf(origin, headOnly, images.classes);
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
-  const step = finetuneStep({ ...settings, ...model, objective, batch: shareOf(batch, collective), ranks });
+  const step = finetuneStep({
+    ...settings,
+    ...model,
+    objective,
+    batch: partOf(shareOf(batch, collective), settings.accumulate),
+    ranks,
+  });
   checkConditions(conditions, figureNames(step, settings, images));
   const basis = {
     images: datasetFingerprint(images.training),
@@ -229,8 +239,8 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const measured = { ...model, eps, stepSize, seed };
   const validation = await createValidation(engine, measured, settings, images, collective);
   context.log(
-    `${scheme}: ResNet-${network.depth} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
-      `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch, ` +
+    `${scheme}: ${encoderName(network)} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
+      `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch${partsText(settings.accumulate)}, ` +
       `${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
   );
   try {
@@ -238,9 +248,9 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
       record: { network: networkRecord(network), classes: images.classes, scheme },
       rate: (epoch) => stepRate(settings.lr, settings.milestones, epoch),
-      ...{ collective, rankCheck: given.rankCheck, saveEvery },
+      ...{ collective, rankCheck: given.rankCheck, saveEvery, accumulate: settings.accumulate },
       ...start,
-      ...(validation && { chooseBy: validation.chooseBy, evaluate: validation.evaluate }),
+      ...(validation && { chooseBy: validation.chooseBy, evaluate: validation.evaluate, patience: settings.patience }),
     });
     if (trained.interrupted) throw new Interrupted(`stopped after step ${trained.steps}; go on with --resume`);
     const common = commonResult(folder, settings, trained);

@@ -8,7 +8,7 @@ import type { Batch, Loader } from "../data/loader.ts";
 import { alone, type Collective } from "../distributed/collective.ts";
 import type { Engine } from "../engine/engine.ts";
 import { createRunner, type Runner } from "../engine/runner.ts";
-import { RequestError, RunError } from "../errors.ts";
+import { RunError } from "../errors.ts";
 import type { Json } from "../runs/checkpoint.ts";
 import { MetricsWriter } from "../runs/metrics.ts";
 import { chosenName, weightsOf } from "../runs/network.ts";
@@ -16,7 +16,7 @@ import type { RunFolder } from "../runs/run-folder.ts";
 import type { ProgressLine, Reporter } from "../verbs/reporter.ts";
 import { overRanks } from "./data-parallel.ts";
 import { allFinite, diverged } from "./diverged.ts";
-import { initialTensor } from "./initialize.ts";
+import { initialState } from "./initialize.ts";
 
 export interface Training {
   readonly step: Step;
@@ -38,6 +38,8 @@ export interface Training {
   readonly batch: number;
   /** Steps in one run of the engine (default 1); what an epoch leaves over is taken step by step. */
   readonly stepsPerRun?: number;
+  /** Parts of a process's batch that are taken one after another before an update (default 1); the step is built for one. */
+  readonly accumulate?: number | undefined;
   /** Learning rate of a step; epoch from 1, step within it from 0. */
   rate(epoch: number, step: number): number;
   /** Other scalar inputs of a step, by name: weights and decays that follow a schedule. */
@@ -56,6 +58,8 @@ export interface Training {
   evaluate?(epoch: number, weights: ReadonlyMap<string, Tensor>): Promise<Record<string, number>>;
   /** The figure of `evaluate` whose highest value chooses the epoch; left out, the last epoch stands. */
   readonly chooseBy?: string | undefined;
+  /** Epochs in a row without a higher value of it after which training ends; left out, it goes on to its last epoch. */
+  readonly patience?: number | undefined;
 }
 
 export interface Trained {
@@ -64,37 +68,14 @@ export interface Trained {
   readonly steps: number;
   /** The epoch that was chosen, or the last. */
   readonly epoch: number;
+  /** The epoch after which patience ended it, before the last. */
+  readonly stoppedAfter?: number;
   /** Last figures by name. */
   readonly metrics: Readonly<Record<string, number>>;
   /** Seconds that the engine waited for data. */
   readonly waitSeconds: number;
   readonly interrupted: boolean;
 }
-
-/** The first values of a step's parameters and states, in place of which `given` may stand by model input name. */
-export const initialState = (
-  { store }: Step,
-  seed: number,
-  given: ReadonlyMap<string, Tensor> = new Map(),
-): Map<string, Tensor> => {
-  const tensors = new Map<string, Tensor>();
-  for (const [kind, slots] of [
-    ["param", store.parameters],
-    ["state", store.states],
-  ] as const)
-    for (const slot of slots.values()) {
-      const name = `${kind}.${slot.path}`;
-      const names = slot.init.kind === "copy" ? [name, paramName(slot.init.path), stateName(slot.init.path)] : [name];
-      const known = names.find((n) => given.has(n));
-      const value = (known && given.get(known)) || initialTensor(slot, seed);
-      if (value.shape.join() !== slot.type.shape.join())
-        throw new RequestError(
-          `${slot.path} is [${value.shape.join(",")}] and should be [${slot.type.shape.join(",")}]; give the weights of this network`,
-        );
-      tensors.set(name, value);
-    }
-  return tensors;
-};
 
 /** The epoch that was chosen so far, and its figure. */
 interface Best {
@@ -202,6 +183,12 @@ class TrainingState {
         this.#tensors.set(chosenName(name), this.#tensors.get(name) as Tensor);
   }
 
+  /** Whether patience ends the training after an epoch. */
+  isExhausted(epoch: number): boolean {
+    const { patience, epochs } = this.#training;
+    return patience !== undefined && epoch < epochs && epoch - (this.#best?.epoch ?? epoch) >= patience;
+  }
+
   /** What the steps of some batches read. */
   prepare(epoch: number, group: readonly Batch[]): Prepared {
     const { rate } = this.#training;
@@ -261,11 +248,18 @@ class TrainingState {
   }
 
   result(interrupted: boolean): Trained {
-    const { loader } = this.#training;
+    const { loader, reporter, chooseBy } = this.#training;
+    const ended = Math.floor(this.done / loader.stepsPerEpoch);
+    const stopped = !interrupted && this.isExhausted(ended);
+    if (stopped)
+      reporter.log(
+        `ended after epoch ${ended}: ${chooseBy} has not been better than in epoch ${this.#best?.epoch} for ${ended - (this.#best?.epoch ?? 0)} epochs (--patience)`,
+      );
     return {
       tensors: this.#tensors,
       steps: this.done,
-      epoch: this.#best?.epoch ?? Math.floor(this.done / loader.stepsPerEpoch),
+      epoch: this.#best?.epoch ?? ended,
+      ...(stopped && { stoppedAfter: ended }),
       metrics: this.#figures,
       waitSeconds: loader.waitSeconds,
       interrupted,
@@ -324,15 +318,17 @@ export const train = async (given: Training): Promise<Trained> => {
   const state = new TrainingState(training, runner, beginning);
   try {
     if (state.done === 0) await state.evaluate(0);
-    for (let epoch = Math.floor(state.done / loader.stepsPerEpoch) + 1; epoch <= epochs; epoch++) {
+    const begun = Math.floor(state.done / loader.stepsPerEpoch);
+    for (let epoch = begun + 1; epoch <= epochs && !state.isExhausted(epoch - 1); epoch++) {
       if (await trainEpoch(training, state, epoch)) {
         await state.save(epoch - 1, true);
         return state.result(true);
       }
       await state.evaluate(epoch);
-      const scheduled = epoch % saveEvery === 0 || epoch === epochs;
+      const ends = epoch === epochs || state.isExhausted(epoch);
+      const scheduled = epoch % saveEvery === 0 || ends;
       if (scheduled || signal.aborted) await state.save(epoch, !scheduled);
-      if (signal.aborted && epoch < epochs) return state.result(true);
+      if (signal.aborted && !ends) return state.result(true);
     }
     return state.result(false);
   } finally {

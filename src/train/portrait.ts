@@ -5,7 +5,7 @@ import { pgdUpdate } from "../../graphs/attacks/pgd.ts";
 import { linf } from "../../graphs/attacks/threat-model.ts";
 import { grad } from "../../graphs/autodiff/grad.ts";
 import { cosine } from "../../graphs/losses/cosine.ts";
-import { resnet } from "../../graphs/nn/resnet.ts";
+import { encoder } from "../../graphs/nn/encoder.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
@@ -69,7 +69,7 @@ const awayStep = (network: Network, count: number, { eps, radius }: PortraitOpti
   const type = { dtype: "float32", shape: [count, 3, network.size, network.size] } as const;
   const [clean, x] = [store.input("clean", type), store.input("x", type)];
   const features = (images: Value): Value =>
-    resnet(network)(new Scope(store, { mode: "eval", branches: [network.evaluatedBranch] }), images);
+    encoder(network)(new Scope(store, { mode: "eval", branches: [network.evaluatedBranch] }), images);
   const [gradient] = grad(neg(cosine(features(x), features(clean))), [x]) as [Value];
   const next = pgdUpdate({ threat: linf(eps), stepSize: eps / 4 }, gradient, x, clean);
   return { store, outputs: { next, high: highFrequency(clean, radius) } };

@@ -7,6 +7,7 @@ import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
 import { methodNames } from "../../graphs/methods/index.ts";
 import { optimizerNames } from "../../graphs/optim/optimizer.ts";
 import {
+  accumulateSetting,
   ballSettings,
   conditionSettings,
   datasetSettings,
@@ -111,6 +112,7 @@ const optimisationSettings = {
   lr: setting(z.number().min(0).default(paper.lr), "base learning rate", { ...optimisation, lowers: true }),
   optimizer: setting(z.enum(optimizerNames).default(paper.optimizer), "what moves weights", optimisation),
   momentum: setting(momentumSetting.momentum, "of SGD and LARS", optimisation),
+  ...accumulateSetting,
   weightDecay: setting(z.number().min(0).default(paper.weightDecay), "on every parameter", optimisation),
   ema: setting(
     z.number().min(0).max(1).default(paper.ema),

@@ -1,6 +1,7 @@
 /** Pretraining of an encoder without labels: AdvCL (Fan et al. 2021) and its rivals. */
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
 import { methods } from "../../graphs/methods/index.ts";
+import { encoderName } from "../../graphs/nn/encoder.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import type { Ranks } from "../../graphs/ops/ranks.ts";
 import type { Step } from "../../graphs/steps/step.ts";
@@ -17,12 +18,13 @@ import { createExtractor, knnAccuracy } from "../evaluate/knn.ts";
 import { collapseWarning, featureSpread } from "../evaluate/spread.ts";
 import { chanceOf } from "../models/chance.ts";
 import { writeReport } from "../report/write.ts";
-import { loadRun, type Network, networkRecord, stemOf } from "../runs/network.ts";
+import { loadRun, type Network, networkDefaultsOf, networkRecord, shapeOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import { nearestName } from "../settings/resolve.ts";
 import type { Resolved } from "../settings/spec.ts";
 import { checkConditions, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
+import { partOf, partsText } from "./accumulate.ts";
 import { checkOptions, feeds, rateOf, teacherState } from "./feeds.ts";
 import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { train } from "./loop.ts";
@@ -68,9 +70,9 @@ const loadTraining = async (settings: Settings, context: VerbContext): Promise<D
   return dataset;
 };
 
-const networkOf = ({ method: name, depth, width, stem }: Settings, size: number): Network => {
-  const { branches, evaluatedBranch } = methods[name];
-  return { depth: Number(depth) as Network["depth"], width, stem: stemOf(stem, size), size, branches, evaluatedBranch };
+const networkOf = (settings: Settings, size: number): Network => {
+  const { branches, evaluatedBranch } = methods[settings.method];
+  return { ...shapeOf(settings, size), size, branches, evaluatedBranch };
 };
 
 const stepOf = (settings: Settings, network: Network, ranks: Ranks | undefined): Step => {
@@ -112,14 +114,15 @@ const teacherFor = async (
   if (teacher === undefined)
     throw new RequestError(`${method} needs --teacher RUN: a run of pretrain --method simclr with the same network`);
   const found = await loadRun(teacher, context.warn);
-  const shape = ({ depth, width, stem, branches }: Network) => JSON.stringify([depth, width, stem, branches ?? null]);
+  const shape = ({ arch = "resnet", depth, width, stem, branches }: Network) =>
+    JSON.stringify([arch, depth, width, stem, branches ?? null]);
   if (found.network.normalisation !== undefined)
     throw new RequestError(
       `the teacher in ${teacher} normalises its pixels and the student would not; give a run of pretrain --method simclr`,
     );
   if (shape(found.network) !== shape(network) || !found.tensors.has("head_proj.fc3.weight"))
     throw new RequestError(
-      `the teacher in ${teacher} is not a simclr network of depth ${network.depth} and width ${network.width}; give one, or set --depth and --width to its own`,
+      `the teacher in ${teacher} is not a simclr network like ${encoderName(network)} of width ${network.width}; give one, or set --arch, --depth and --width to its own`,
     );
   return teacherState(found.tensors);
 };
@@ -225,7 +228,7 @@ const leaveReport = async ({
 };
 
 const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
-  const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery } = settings;
+  const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery, accumulate } = settings;
   const conditions = parseConditions(settings);
   checkOptions(settings);
   const test = await testImagesOf(settings, context);
@@ -235,7 +238,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const { ranks, spoken } = sharedBatch(collective, settings);
   const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
   const network = networkOf(settings, dataset.height);
-  const step = stepOf({ ...settings, batch: shareOf(batch, collective) }, network, ranks);
+  const step = stepOf({ ...settings, batch: partOf(shareOf(batch, collective), accumulate) }, network, ranks);
   const knnNames =
     test !== undefined && dataset.labels !== undefined ? ["knnAccuracy", "participationRatio", "meanCosine"] : [];
   checkConditions(conditions, { followed: [...measuredBy(step), ...knnNames] });
@@ -256,21 +259,16 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   });
   const knn = await createKnn(engine, network, dataset, test, collective);
   context.log(
-    `${methods[method].title}: ResNet-${settings.depth} width ${settings.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
-      `${loader.stepsPerEpoch} steps of ${batch} an epoch, ${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
+    `${methods[method].title}: ${encoderName(network)} width ${network.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
+      `${loader.stepsPerEpoch} steps of ${batch} an epoch${partsText(accumulate)}, ${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
-      ...{
-        collective,
-        rankCheck: settings.rankCheck,
-        stepsPerRun,
-        saveEvery,
-        ...schedulesOf(settings, loader.stepsPerEpoch),
-      },
+      ...{ collective, rankCheck: settings.rankCheck, stepsPerRun, accumulate, saveEvery },
+      ...schedulesOf(settings, loader.stepsPerEpoch),
       record: { network: networkRecord(network), method, clusters },
-      replay: true,
+      replay: (accumulate ?? 1) === 1, // advcl step takes a batch whole
       ...(initial && { initial }),
       evaluate: async (epoch, weights) =>
         knnEvery > 0 && (epoch % knnEvery === 0 || epoch === epochs) ? knn.figures(weights) : {},
@@ -304,7 +302,10 @@ export const pretrain = defineVerb(
     name: "pretrain",
     settings: pretrainSettings,
     presets: pretrainPresets,
-    complete: ({ method }) => (method === undefined ? {} : (feeds[method].paper as Partial<Settings>)),
+    complete: ({ method, arch }) => ({
+      ...(method && (feeds[method].paper as Partial<Settings>)),
+      ...networkDefaultsOf(arch),
+    }),
   },
   run,
 );

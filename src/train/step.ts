@@ -10,8 +10,8 @@ import { chooseEngine } from "../engine/engine.ts";
 import { listed, RequestError } from "../errors.ts";
 import { checkWritable } from "../files/atomic.ts";
 import { readSafetensors, writeSafetensors } from "../files/safetensors.ts";
-import { type Network, stemOf } from "../runs/network.ts";
-import { networkSettings, targetSetting } from "../settings/fragments.ts";
+import { type Network, networkDefaultsOf, shapeOf } from "../runs/network.ts";
+import { networkHelp, networkSettings, targetSetting } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Resolved } from "../settings/spec.ts";
 import { defineVerb } from "../verbs/verb.ts";
@@ -31,9 +31,10 @@ export const stepSettings = {
   }),
   out: setting(path(), "safetensors to write the results to", { path: true }),
   target: plain(targetSetting.target, "lowering of the graph; left out, that of the provider"),
-  depth: plain(networkSettings.depth, "layers of the ResNet"),
-  width: plain(networkSettings.width, "channels of the first stage"),
-  stem: plain(networkSettings.stem, "auto: ImageNet's for images over 64"),
+  arch: plain(networkSettings.arch, networkHelp.arch),
+  depth: plain(networkSettings.depth, networkHelp.depth),
+  width: plain(networkSettings.width, networkHelp.width),
+  stem: plain(networkSettings.stem, networkHelp.stem),
   highFrequency: plain(highFrequency, "the high-frequency view"),
   radius: plain(radius, "radius of the removed frequencies, pixels"),
   clusterWeight: plain(clusterWeight, "weight of the clustering loss"),
@@ -81,9 +82,7 @@ const buildStep = (settings: Settings, batch: Tensors): { program: Step; cluster
     .flatMap((name) => (/^label_\d+$/.test(name) ? [Number(name.slice(6))] : []))
     .sort((a, b) => a - b);
   const network: Network = {
-    depth: Number(settings.depth) as Network["depth"],
-    width: settings.width,
-    stem: stemOf(settings.stem, size),
+    ...shapeOf(settings, size),
     size,
     branches: advclBranches,
     evaluatedBranch: "pgd",
@@ -144,7 +143,7 @@ const nameResults = (results: Readonly<Record<string, Tensor>>): Record<string, 
  * @throws RequestError where the files do not fit the step
  */
 export const step = defineVerb(
-  { name: "step", settings: stepSettings },
+  { name: "step", settings: stepSettings, complete: ({ arch }) => networkDefaultsOf(arch) },
   async (settings, context): Promise<StepResult> => {
     const { out } = settings;
     await checkWritable(out);

@@ -1,7 +1,7 @@
 /** Networks for the tests of exports: the trained one of the golden values, and small ones of random numbers. */
 
 import { advclBranches } from "../../graphs/methods/advcl.ts";
-import { resnet } from "../../graphs/nn/resnet.ts";
+import { encoder } from "../../graphs/nn/encoder.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import { float32, sizeOf, type Tensor, zeros } from "../../graphs/onnx/tensor.ts";
@@ -40,7 +40,7 @@ export const randomNetwork = (
   for (const branch of network.branches ?? ["normal"]) {
     const store = new Store();
     const scope = new Scope(store, { mode: "eval", branches: [branch] });
-    resnet(network)(scope, input("image", { dtype: "float32", shape: [1, 3, size, size] }));
+    encoder(network)(scope, input("image", { dtype: "float32", shape: [1, 3, size, size] }));
     for (const { path, type, init } of [...store.parameters.values(), ...store.states.values()]) {
       if (weights.has(path)) continue;
       const data = new Float32Array(sizeOf(type.shape));

@@ -5,7 +5,7 @@ import { describe, expect, test } from "@jest/globals";
 import type * as training from "onnxruntime-training-web/training";
 import { deployed, deployedWeights } from "../../graphs/deploy/network.ts";
 import { crossEntropy } from "../../graphs/losses/cross-entropy.ts";
-import { featureSize } from "../../graphs/nn/resnet.ts";
+import { featureSize } from "../../graphs/nn/encoder.ts";
 import { input, inputName, type Value } from "../../graphs/onnx/graph.ts";
 import { float32, sizeOf, type Tensor, zeros } from "../../graphs/onnx/tensor.ts";
 import { sgd } from "../../graphs/optim/sgd.ts";

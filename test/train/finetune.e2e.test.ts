@@ -9,8 +9,8 @@ import { afterAll, beforeAll, describe, expect, jest, test } from "@jest/globals
 import sharp from "sharp";
 import { parse } from "yaml";
 import { advclBranches } from "../../graphs/methods/advcl.ts";
+import { encoder as encoderOf } from "../../graphs/nn/encoder.ts";
 import { projector } from "../../graphs/nn/head.ts";
-import { resnet } from "../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
@@ -19,7 +19,7 @@ import { clusterCommand } from "../../src/cli/commands/cluster.ts";
 import { finetuneCommand } from "../../src/cli/commands/finetune.ts";
 import { loadRun, type Network, networkRecord } from "../../src/runs/network.ts";
 import { openRunFolder, readRun } from "../../src/runs/run-folder.ts";
-import { initialState } from "../../src/train/loop.ts";
+import { initialState } from "../../src/train/initialize.ts";
 import { built } from "../built.ts";
 import { killedAfter } from "../killed.ts";
 import { Sink } from "../sink.ts";
@@ -56,7 +56,7 @@ beforeAll(async () => {
   const store = new Store();
   const images = input("images", { dtype: "float32", shape: [3, 3, 16, 16] });
   const scope = new Scope(store, { mode: "eval", branches: advclBranches });
-  projector(scope.at("head_proj"), resnet(network)(scope, images));
+  projector(scope.at("head_proj"), encoderOf(network)(scope, images));
   const tensors = Object.fromEntries(initialState({ store, outputs: {} }, 1));
   const run = await openRunFolder(encoder, { command: "pretrain", settings: {}, warn: silent });
   await run.save({ epoch: 0, step: 0, state: { network: networkRecord(network) }, tensors });
@@ -157,6 +157,7 @@ test("held-out images choose the epoch, test images do not", async () => {
   expect(lines.some((line) => "accuracy" in line || "robustAccuracy" in line)).toBe(false);
   const { checkpoint } = await readRun(out, silent);
   expect(result.epoch).toBe(figures.indexOf(Math.max(...figures)) + 1);
+  expect(result.stoppedAfter).toBeUndefined();
   expect(checkpoint.state.best).toEqual({ epoch: result.epoch, value: Math.max(...figures) });
   expect(result.robustAccuracy).toBeLessThanOrEqual(result.accuracy);
   const { tensors } = await loadRun(out, silent);
@@ -267,6 +268,7 @@ describe("a wrong request gets one sentence and leaves nothing", () => {
     ["another network", "--scheme aff --from ENCODER --width 8", /--width is the encoder's own/],
     ["a large batch", "--scheme aff --from ENCODER --batch 64", /48 images to train on, fewer than a batch of 64/],
     ["all held out", "--scheme aff --from ENCODER --validation 48", /leaves none of the 48 training images/],
+    ["patience with nothing", "--scheme trades --patience 2", /--patience is of --validation N/],
     ["a choice among nothing", "--scheme trades --choose-by clean", /--choose-by is of --validation N/],
     ["no data", "--scheme slf --from ENCODER --dataset stl10", /dataset stl10 needs --data/],
     ["no scheme", "--from ENCODER", /--scheme is missing/],

@@ -98,3 +98,55 @@ test("an engine that reads where batches lie is asked for nothing ahead", async 
     [1, 2].flatMap((epoch) => Array.from({ length: STEPS }, (_, i) => `run ${10 * epoch + i}`)),
   );
 });
+
+/** A run whose epochs score as given, with a patience of two; `abortIn` stops it while that epoch is measured. */
+const patient = async (name: string, { resume = false, abortIn = 0 } = {}) => {
+  const scores = [0.1, 0.3, 0.2, 0.3, 0.9, 0.9];
+  const measured: number[] = [];
+  const said: string[] = [];
+  const stop = new AbortController();
+  const runner: Runner = {
+    model: undefined as never,
+    run: async () => ({ "metric.loss": float32([], [1]) }),
+    runMany: async () => [],
+    accept: () => {},
+    tensors: async () => new Map(),
+    release: async () => {},
+  };
+  const run = await openRunFolder(join(folder, name), { command: "finetune", settings: {}, warn: () => {}, resume });
+  const trained = await train({
+    ...{ step: { store: new Store(), outputs: {} }, loader, run, patience: 2, chooseBy: "validation" },
+    ...{ reporter: { ...quietReporter, log: (text: string) => said.push(text) }, signal: stop.signal },
+    ...{ engine: undefined as unknown as Engine, seed: 0, epochs: 6, batch: 1, saveEvery: 10, record: {} },
+    rate: () => 0.1,
+    openRunner: async () => runner,
+    evaluate: async (epoch): Promise<Record<string, number>> => {
+      if (epoch === 0) return {};
+      measured.push(epoch);
+      if (epoch === abortIn) stop.abort();
+      return { validation: scores[epoch - 1]! };
+    },
+  });
+  await run.close();
+  return { trained, measured, said };
+};
+
+test("patience ends a training after epochs without a better figure, and says so", async () => {
+  const { trained, measured, said } = await patient("patient");
+  expect(measured).toEqual([1, 2, 3, 4]);
+  expect(trained).toMatchObject({ epoch: 2, stoppedAfter: 4, steps: 4 * STEPS, interrupted: false });
+  expect(said).toContainEqual(expect.stringMatching(/ended after epoch 4: validation .* epoch 2 for 2 epochs/));
+  // Resumed it is still at its end.
+  const again = await patient("patient", { resume: true });
+  expect(again.measured).toEqual([]);
+  expect(again.trained).toMatchObject({ epoch: 2, stoppedAfter: 4, steps: 4 * STEPS });
+});
+
+test("patience counts on over a stop and a resume", async () => {
+  const stopped = await patient("stopped", { abortIn: 3 });
+  expect(stopped.trained).toMatchObject({ interrupted: true, steps: 3 * STEPS });
+  expect(stopped.trained).not.toHaveProperty("stoppedAfter");
+  const resumed = await patient("stopped", { resume: true });
+  expect(resumed.measured).toEqual([4]);
+  expect(resumed.trained).toMatchObject({ epoch: 2, stoppedAfter: 4 });
+});

@@ -13,7 +13,7 @@ import { parseVariant, slug, wantsClusters } from "../../src/compare/variant.ts"
 import { weightsOf } from "../../src/runs/network.ts";
 import { kebabCase } from "../../src/settings/name.ts";
 import { checkOptions, feeds, rateOf } from "../../src/train/feeds.ts";
-import { initialState } from "../../src/train/loop.ts";
+import { initialState } from "../../src/train/initialize.ts";
 import { pretrain } from "../../src/train/pretrain.ts";
 import { methodOptions } from "../../src/train/pretrain-settings.ts";
 import { warmCosineRate } from "../../src/train/schedule.ts";

@@ -1,6 +1,7 @@
 /** Where in a file a ResNet lies: under which prefix, and by which names. */
 import type { Tensor } from "../../../graphs/onnx/tensor.ts";
 import { RequestError } from "../../errors.ts";
+import { knownNetworks } from "./architecture.ts";
 import { isCopyPrefix, isOfEncoder, ourName } from "./names.ts";
 
 type Shapes = ReadonlyMap<string, readonly number[]>;
@@ -60,12 +61,16 @@ const layersOf = (
   ]);
 };
 
+/** The first block of a ResNet or PreAct-ResNet, and of a WideResNet. */
+const firstBlocks = ["layer1.0", "block1.layer.0"];
+
 /** Every ResNet among names, in the order of the file: those with names, then those with numbers. */
 export const placesIn = (shapes: Shapes): Place[] => {
   const places: Place[] = [];
   for (const [name, shape] of shapes) {
     const [, prefix] = /^(.*?)conv1\.weight$/.exec(name) ?? [];
-    if (prefix !== undefined && isWithin(prefix) && shape.length === 4 && shapes.has(`${prefix}layer1.0.conv1.weight`))
+    const holds = (block: string): boolean => shapes.has(`${prefix}${block}.conv1.weight`);
+    if (prefix !== undefined && isWithin(prefix) && shape.length === 4 && firstBlocks.some(holds))
       places.push({ prefix });
   }
   for (const [prefix, stages] of stagesIn(shapes.keys())) {
@@ -121,9 +126,7 @@ const nothingFound = (shapes: Shapes, source: string): RequestError => {
     start !== undefined && stem.length > 0
       ? `it has no ${start}conv1.weight but ${stem.slice(0, 4).join(", ")}, which is another stem`
       : `it has no conv1.weight and layer1.0.conv1.weight, under any prefix, but ${some}`;
-  return new RequestError(
-    `${source} holds no ResNet that is known here: ${what}; give weights of a ResNet-18, -34 or -50`,
-  );
+  return new RequestError(`${source} holds no ResNet that is known here: ${what}; give weights of ${knownNetworks}`);
 };
 
 /** What was found in a file. */

@@ -1,8 +1,8 @@
 /** Weights from elsewhere as a network: every tensor is used, kept, or left out by a rule that is told. */
 import { advclBranches } from "../../../graphs/methods/advcl.ts";
+import { encoderName, featureSize } from "../../../graphs/nn/encoder.ts";
 import { headName } from "../../../graphs/nn/head.ts";
 import type { Normalisation } from "../../../graphs/nn/normalisation.ts";
-import { featureSize } from "../../../graphs/nn/resnet.ts";
 import { fromFloat16 } from "../../../graphs/onnx/float16.ts";
 import { float32, type Tensor, typeName } from "../../../graphs/onnx/tensor.ts";
 import { listed, RequestError } from "../../errors.ts";
@@ -177,7 +177,8 @@ const networkOf = ({ ours, notes }: Named, options: MatchOptions): Network => {
   const evaluatedBranch = options.branch ?? (branches === undefined || branches.includes("pgd") ? "pgd" : branches[0]);
   if (evaluatedBranch === undefined || (branches !== undefined && !branches.includes(evaluatedBranch)))
     throw new RequestError(`--branch is ${evaluatedBranch} but ${source} has ${branches?.join(", ")}; choose one`);
-  if (architecture.stem === "cifar") notes.push("its first convolution is 3×3: taken as CIFAR's stem, without pooling");
+  if (architecture.arch === undefined && architecture.stem === "cifar")
+    notes.push("its first convolution is 3×3: taken as CIFAR's stem, without pooling");
   const size = options.size ?? (architecture.stem === "cifar" ? 32 : 224);
   return { ...architecture, size, branches, evaluatedBranch };
 };
@@ -267,7 +268,7 @@ export const matchWeights = (tensors: ReadonlyMap<string, Tensor>, options: Matc
   const weights = take(named, expected, wrong);
   if (wrong.length > 0)
     throw new RequestError(
-      `${source} does not fit a ResNet-${network.depth} of width ${network.width}: ${listed(wrong)}${remedyFor(unknown, ourName)}`,
+      `${source} does not fit a ${encoderName(network)} of width ${network.width}: ${listed(wrong)}${remedyFor(unknown, ourName)}`,
     );
   const known = { prefix: found.place.prefix, leftOut, notes, extras, clusters, classes };
   return { network, weights, statistics: new Set(statistics.keys()), projector: projector !== undefined, ...known };

@@ -37,6 +37,9 @@ export interface Leftovers {
   ours(name: string): string | undefined;
 }
 
+/** A second first stage that TRADES' WideResNet makes and doesn't use. */
+const isUnusedStage = (here: string): boolean => /^sub_block1\./.test(here);
+
 const ruleOf = (name: string, { found, asked, ours }: Leftovers): string | undefined => {
   const here = ours(name);
   // A part of the encoder that we don't know makes it another network.
@@ -45,6 +48,7 @@ const ruleOf = (name: string, { found, asked, ours }: Leftovers): string | undef
   if (asked.some((start) => name === start || name.startsWith(start))) return "as --leave-out asks";
   if (copies.some(({ prefix }) => prefix !== "" && name.startsWith(prefix))) return "of the copy that is not taken";
   if (aliases.some(({ prefix }) => prefix !== "" && name.startsWith(prefix))) return "the same network once more";
+  if (here !== undefined && isUnusedStage(here)) return "a stage that TRADES' code holds and does not use";
   if (isCopyName(name.slice(name.startsWith(place.prefix) ? place.prefix.length : 0)))
     return "copies that follow by momentum";
   if (here !== undefined && /^fc\.[^.]+\./.test(here)) return "projector of pretraining, in the place of a classifier";

@@ -3,7 +3,7 @@ import { describe, expect, test } from "@jest/globals";
 import { grad } from "../../../graphs/autodiff/grad.ts";
 import { contrastive } from "../../../graphs/losses/contrastive.ts";
 import { advclBranches } from "../../../graphs/methods/advcl.ts";
-import { resnet } from "../../../graphs/nn/resnet.ts";
+import { encoder } from "../../../graphs/nn/encoder.ts";
 import { Scope, Store } from "../../../graphs/nn/scope.ts";
 import { input, type Value } from "../../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../../graphs/onnx/tensor.ts";
@@ -46,7 +46,7 @@ describe.each(targets)("$target.name", ({ target, tolerance }) => {
       const features = await golden("features_after_steps5");
       for (const branch of advclBranches) {
         const store = new Store();
-        const h = resnet({ ...goldenOptions, branches: advclBranches })(
+        const h = encoder({ ...goldenOptions, branches: advclBranches })(
           new Scope(store, { mode: "eval", branches: [branch] }),
           store.input("clean", { dtype: "float32", shape: [16, 3, 32, 32] }),
         );

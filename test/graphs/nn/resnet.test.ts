@@ -1,6 +1,7 @@
 /** The encoders' shapes and names, as torchvision has them. */
 import { expect, test } from "@jest/globals";
-import { featureSize, type ResNetOptions, resnet } from "../../../graphs/nn/resnet.ts";
+import { featureSize } from "../../../graphs/nn/encoder.ts";
+import { type ResNetOptions, resnet } from "../../../graphs/nn/resnet.ts";
 import { Scope, Store } from "../../../graphs/nn/scope.ts";
 import { input } from "../../../graphs/onnx/graph.ts";
 

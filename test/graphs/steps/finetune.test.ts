@@ -7,7 +7,7 @@ import { type FinetuneOptions, finetuneStep, type Objective } from "../../../gra
 import { compile } from "../../../graphs/steps/step.ts";
 import { portable } from "../../../graphs/targets/portable.ts";
 import { createSession } from "../../../src/engine/session.ts";
-import { initialState } from "../../../src/train/loop.ts";
+import { initialState } from "../../../src/train/initialize.ts";
 import { evaluate, filledWith, randomNumbers, randomTensor } from "../run.ts";
 
 const rows = ({ data, shape: [n = 0, k = 0] }: Tensor): number[][] =>
