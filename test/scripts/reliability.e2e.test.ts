@@ -62,6 +62,7 @@ test("threads and workers make no difference to a run's bytes", async () => {
     "OUT/checkpoints/000002/state.json",
     "OUT/checkpoints/000002/tensors.safetensors",
     "OUT/metrics.jsonl",
+    "OUT/portrait.json",
   ]);
   expect(differing(one, three)).toEqual([]);
 });
