@@ -61,29 +61,27 @@ const disturbed = async (args: string, run: string, signal: NodeJS.Signals) => {
 };
 
 needsMpi("several ranks", () => {
-  test("2 and 4 ranks train a linear head as one does, and speak once", async () => {
+  test("2 ranks train a linear head as one does, and speak once", async () => {
     const encoder = join(folder, "encoder");
     expect(advcl(1, `${pretrain} --epochs 1 --out ${encoder}`).status).toBe(0);
     const finetune = `finetune --scheme slf --from ${encoder} --dataset shapes --limit 320 --test-limit 32 --batch 32 --epochs 2 --lr 0.1 --workers 0 --threads 1 --target portable --json`;
     expect(advcl(1, `${finetune} --out ${join(folder, "head1")}`).status).toBe(0);
     const head = await lastCheckpoint(join(folder, "head1"));
-    for (const ranks of [2, 4]) {
-      const run = join(folder, `head${ranks}`);
-      const { status, stdout, stderr } = advcl(ranks, `${finetune} --out ${run}`);
-      expect([status, stderr]).toEqual([0, expect.stringContaining(`shared by ${ranks} ranks`)]);
-      expect(stdout.trim().split("\n").length).toBe(1);
-      expect(JSON.parse(stdout).steps).toBe(20);
-      const several = await lastCheckpoint(run);
-      expect([...several.keys()]).toEqual([...head.keys()]);
-      let trained = 0;
-      for (const [name, { data: values }] of head) {
-        const [expected, found] = [values as Float32Array, several.get(name)?.data as Float32Array];
-        const distance = apart(expected, found);
-        expect([name, distance <= 1e-5 * largest(expected)]).toEqual([name, true]);
-        if (distance > 0) trained++;
-      }
-      expect(trained).toBeGreaterThan(0); // sums in another order: not the same run twice
+    const run = join(folder, "head2");
+    const { status, stdout, stderr } = advcl(2, `${finetune} --out ${run}`);
+    expect([status, stderr]).toEqual([0, expect.stringContaining("shared by 2 ranks")]);
+    expect(stdout.trim().split("\n").length).toBe(1);
+    expect(JSON.parse(stdout).steps).toBe(20);
+    const several = await lastCheckpoint(run);
+    expect([...several.keys()]).toEqual([...head.keys()]);
+    let trained = 0;
+    for (const [name, { data: values }] of head) {
+      const [expected, found] = [values as Float32Array, several.get(name)?.data as Float32Array];
+      const distance = apart(expected, found);
+      expect([name, distance <= 1e-5 * largest(expected)]).toEqual([name, true]);
+      if (distance > 0) trained++;
     }
+    expect(trained).toBeGreaterThan(0); // sums in another order: not the same run twice
   });
 
   test("evaluate and cluster give the bytes of one process, and harden its weights", async () => {
@@ -150,7 +148,7 @@ needsMpi("several ranks", () => {
     const moved = (await ofOne()).filter(([name]) => /bn.*weight$/.test(name));
     const furthest = moved.map(([, { data: values }]) => largest((values as Float32Array).map((value) => value - 1)));
     expect(Math.max(...furthest)).toBeGreaterThan(1e-4); // ten times what they may differ by
-    for (const ranks of [2, 4]) {
+    for (const ranks of [2]) {
       const run = join(folder, `together${ranks}`);
       const { status, stderr } = advcl(ranks, `${together} --out ${run}`);
       expect([status, stderr]).toEqual([
