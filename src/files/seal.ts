@@ -1,9 +1,8 @@
 /** Seals: JSON that carries the SHA-256 of its own content, so that what was changed by hand or by a bad disk is not taken for a result. */
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { RequestError } from "../errors.ts";
 import { writeFileAtomic } from "./atomic.ts";
-import { fileError } from "./file-error.ts";
+import { readTextIfThere } from "./if-there.ts";
 
 /** SHA-256, hexadecimal, of what a value is in JSON. */
 export const digestOf = (content: unknown): string =>
@@ -46,14 +45,8 @@ export const readSealed = async (
   path: string,
   remedy = "make it again with the command that wrote it",
 ): Promise<Record<string, unknown> | undefined> => {
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
-    throw fileError(error, "read", path);
-  }
+  const text = await readTextIfThere(path);
+  if (text === undefined) return undefined;
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -1,10 +1,9 @@
 /** Reports of what commands leave in folders: `report.html`, one file that loads nothing. */
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { storyFile, storySchema } from "../compare/story.ts";
 import { RequestError } from "../errors.ts";
-import { fileError } from "../files/file-error.ts";
+import { readIfThere } from "../files/if-there.ts";
 import { readSealed } from "../files/seal.ts";
 import { readRunConfig } from "../runs/run-folder.ts";
 import { imageSchema } from "./classes.ts";
@@ -19,16 +18,6 @@ import { type Column, sideBySide } from "./side-by-side.ts";
 
 const [evaluationFile, attacksFile, imagesFile] = ["evaluation.json", "attacks.png", "images.jsonl"];
 
-const readMaybe = async (path: string): Promise<Buffer | undefined> => {
-  try {
-    return await readFile(path);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
-    throw fileError(error, "read", path);
-  }
-};
-
 /** A JSON file of a folder; undefined where there is none. */
 const readJson = async <T>(path: string, schema: z.ZodType<T>): Promise<T | undefined> => {
   const content = await readSealed(path);
@@ -40,7 +29,7 @@ const readJson = async <T>(path: string, schema: z.ZodType<T>): Promise<T | unde
 
 /** A file of JSON lines; undefined where there is none. */
 const readLines = async <T>(path: string, schema: z.ZodType<T>): Promise<readonly T[] | undefined> => {
-  const bytes = await readMaybe(path);
+  const bytes = await readIfThere(path);
   const lines = bytes
     ?.toString()
     .split("\n")
@@ -95,7 +84,7 @@ export const reportOf = async (folder: string): Promise<string> => {
     const attacked: Attacked[] = [];
     for (const { name } of story.parts) {
       const summary = await readJson(join(folder, name, evaluationFile), evaluationSchema);
-      const picture = await readMaybe(join(folder, name, attacksFile));
+      const picture = await readIfThere(join(folder, name, attacksFile));
       if (summary !== undefined) attacked.push({ name, summary, picture });
     }
     return demoReport(folder, story, attacked);
@@ -106,7 +95,7 @@ export const reportOf = async (folder: string): Promise<string> => {
   const evaluated = await readJson(join(folder, evaluationFile), evaluationSchema);
   if (evaluated !== undefined)
     return evaluationReport(evaluated, {
-      picture: await readMaybe(join(folder, attacksFile)),
+      picture: await readIfThere(join(folder, attacksFile)),
       images: await readLines(join(folder, imagesFile), imageSchema),
     });
   const config = await readRunConfig(folder);

@@ -1,11 +1,10 @@
 /** `config.yaml` of a run folder: what the run was asked, sealed, with what was changed on the way. */
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { parse, stringify } from "yaml";
 import { z } from "zod";
 import { RequestError } from "../errors.ts";
-import { fileError } from "../files/file-error.ts";
+import { readTextIfThere } from "../files/if-there.ts";
 import { checkSeal, digestOf } from "../files/seal.ts";
 import { camelCase, kebabCase, type SettingValue } from "../settings/name.ts";
 
@@ -124,15 +123,8 @@ const decodeConfig = (text: string, path: string, trust: Trust): RunConfig => {
  */
 export const readRunConfig = async (folder: string, trust: Trust = "base"): Promise<RunConfig | undefined> => {
   const path = join(folder, configFile);
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
-    throw fileError(error, "read", path);
-  }
-  return decodeConfig(text, path, trust);
+  const text = await readTextIfThere(path);
+  return text === undefined ? undefined : decodeConfig(text, path, trust);
 };
 
 /** Absolute paths of those settings that name something that is there. */

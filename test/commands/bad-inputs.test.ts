@@ -17,6 +17,7 @@ import { serve } from "../../src/serve/serve.ts";
 import { finetune } from "../../src/train/finetune.ts";
 import { harden } from "../../src/train/harden.ts";
 import { pretrain } from "../../src/train/pretrain.ts";
+import { quietReporter } from "../../src/verbs/reporter.ts";
 import { head, randomNetwork } from "../deploy/networks.ts";
 import { changed, fileOf, logitsOf } from "../models/files.ts";
 
@@ -77,12 +78,7 @@ type Settings = Readonly<Record<string, unknown>>;
 type Run = (settings: Settings) => Promise<unknown>;
 const warnings: string[] = [];
 const options = {
-  reporter: {
-    log: () => {},
-    print: () => {},
-    warn: (message: string) => void warnings.push(message),
-    progress: () => ({ update: () => {}, stop: () => {} }),
-  },
+  reporter: { ...quietReporter, warn: (message: string) => void warnings.push(message) },
 };
 const images = () => ({ dataset: "folder", data: at("five") });
 let outs = 0;

@@ -13,6 +13,7 @@ import { argMax, cast, div, mul, reshape, softmax, sub, transpose } from "../../
 import { type EvaluateResult, evaluate } from "../../src/evaluate/evaluate.ts";
 import { predictionsOf } from "../../src/models/prediction.ts";
 import { harden } from "../../src/train/harden.ts";
+import { quietReporter } from "../../src/verbs/reporter.ts";
 import { portably } from "../evaluate/models.ts";
 import { randomNumbers } from "../graphs/run.ts";
 import { changed, featuresOf, fileOf, logitsOf, onnx } from "./files.ts";
@@ -83,12 +84,7 @@ beforeAll(async () => {
 
 const warnings: string[] = [];
 const options = {
-  reporter: {
-    log: () => {},
-    print: () => {},
-    warn: (message: string) => void warnings.push(message),
-    progress: () => ({ update: () => {}, stop: () => {} }),
-  },
+  reporter: { ...quietReporter, warn: (message: string) => void warnings.push(message) },
 };
 let written = 0;
 const write = (bytes: Uint8Array): string => {
