@@ -11,6 +11,8 @@ export interface Layout {
   pack(x: Value): readonly Value[];
   /** Back to one row-major value of the given type. */
   unpack(parts: readonly Value[], type: Type): Value;
+  /** The tensors from those of another layout without row-major ones in between, where it knows that layout. */
+  take?(from: Layout, parts: readonly Value[], type: Type): readonly Value[] | undefined;
 }
 
 /** Row-major, as ONNX has it. */
@@ -30,6 +32,8 @@ export interface Placed {
   readonly recompute?: () => readonly Value[];
   /** Sums on the way from what is kept to what `recompute` computes; 0 where left out. */
   readonly sums?: number;
+  /** What else is known of the parts, for lowerings of the same target. */
+  readonly known?: object;
 }
 
 /** A value of the source graph as the lowered graph has it, in one layout or in several; each reorder is made once. */
@@ -41,6 +45,7 @@ export class Lowered {
   readonly recomputable: boolean;
   /** Sums on the way there from what is kept; 0 where it is kept itself. */
   readonly sums: number;
+  readonly known: object | undefined;
   readonly #recompute: Placed["recompute"];
   #recomputedParts: readonly Value[] | undefined;
   readonly #forms = new Map<string, readonly Value[]>();
@@ -51,6 +56,7 @@ export class Lowered {
     this.#recompute = placed.recompute;
     this.recomputable = placed.recompute !== undefined;
     this.sums = placed.sums ?? 0;
+    this.known = placed.known;
     this.#forms.set(placed.layout.name, placed.parts);
   }
 
@@ -63,7 +69,9 @@ export class Lowered {
   in(layout: Layout): readonly Value[] {
     const known = this.#forms.get(layout.name);
     if (known !== undefined) return known;
-    const made = layout.pack(layout.name === rowMajor.name ? this.#unpacked() : this.plain);
+    const made =
+      layout.take?.(this.layout, this.#own, this.type) ??
+      layout.pack(layout.name === rowMajor.name ? this.#unpacked() : this.plain);
     this.#forms.set(layout.name, made);
     return made;
   }
@@ -85,7 +93,11 @@ export class Lowered {
     return this.one(rowMajor);
   }
 
+  get #own(): readonly Value[] {
+    return this.#forms.get(this.layout.name) as readonly Value[];
+  }
+
   #unpacked(): Value {
-    return this.layout.unpack(this.#forms.get(this.layout.name) as readonly Value[], this.type);
+    return this.layout.unpack(this.#own, this.type);
   }
 }

@@ -4,10 +4,10 @@
  *
  *     npm run build
  *     node dist/scripts/benchmarks/compare-speed.js --python PYTHON [--widths 16,32,64] [--images 32,96] [--batches 32,64,128]
- *       [--rounds 5] [--threads 2] [--modes authors,hoisted,bf16] [--target cpu] [--reference advcl_torch.py]
+ *       [--rounds 5] [--threads 2] [--modes authors,hoisted,bf16] [--targets cpu,cpu-pixels] [--reference advcl_torch.py]
  *
  * Without lists: width 64, 32×32 images, batch 32. `authors`: clean views anew in each attack step, NCHW; `hoisted`: clean views once,
- * channels last; `bf16`: that under autocast. Wall seconds and the processor's seconds, which other programs on the machine disturb
+ * channels last; `bf16`: that under autocast; `--modes none`: our targets alone. Wall seconds and the processor's seconds, which other programs on the machine disturb
  * less; peaks in GB; ratios are PyTorch's seconds over ours. PYTHON has torch. The last line is one JSON object.
  */
 import { advcl } from "../../graphs/methods/advcl.ts";
@@ -34,7 +34,7 @@ const { values } = readFlags(import.meta.url, {
     images: { type: "string" },
     batches: { type: "string" },
     modes: { type: "string", default: "authors,hoisted" },
-    target: { type: "string", default: "cpu" },
+    targets: { type: "string", default: "cpu" },
   },
 });
 const threads = Number(values.threads);
@@ -53,7 +53,7 @@ const shapes: readonly Shape[] = numbersIn("widths", values.widths ?? "64").flat
 
 /** Our half: one step a turn, whose results the next one starts from. */
 const serve = async ({ width, size, batch }: Shape): Promise<void> => {
-  const engine = await chooseEngine({ provider: "cpu", threads, target: values.target });
+  const engine = await chooseEngine({ provider: "cpu", threads, target: values.targets });
   const step = advcl.build({
     ...advcl.paper,
     batch,
@@ -75,13 +75,15 @@ const serve = async ({ width, size, batch }: Shape): Promise<void> => {
 /** Our step and PyTorch's in each of its modes; one sentence where a worker ended, as one that lacks memory does. */
 const measure = async ({ width, size, batch }: Shape): Promise<readonly Summary[] | string> => {
   const reference = existingPath("reference", values.reference);
-  const own = { widths: width, images: size, batches: batch, threads, target: values.target };
+  const own = { widths: width, images: size, batches: batch, threads };
   const torch = { width, size, batch, threads, reference };
+  const modes = values.modes === "none" ? [] : values.modes.split(",");
+  const targets = values.targets.split(",");
   const contenders = [
-    ourWorker(import.meta.url, own),
-    ...values.modes
-      .split(",")
-      .map((mode) => torchWorker(`torch ${mode}`, values.python, "pretrain", { ...torch, mode })),
+    ...targets.map((target) =>
+      ourWorker(import.meta.url, { ...own, targets: target }, targets.length === 1 ? "ours" : target),
+    ),
+    ...modes.map((mode) => torchWorker(`torch ${mode}`, values.python, "pretrain", { ...torch, mode })),
   ];
   try {
     return summarize(await takeTurns(contenders, { rounds: Number(values.rounds) }));

@@ -90,8 +90,11 @@ const worker = (name: string, command: string, args: readonly string[]): Contend
 };
 
 /** This project's half: the script that compares, called again with --worker. */
-export const ourWorker = (script: string, settings: Readonly<Record<string, string | number | undefined>>): Contender =>
-  worker("ours", process.execPath, [fileURLToPath(script), ...asFlags(settings), "--worker"]);
+export const ourWorker = (
+  script: string,
+  settings: Readonly<Record<string, string | number | undefined>>,
+  name = "ours",
+): Contender => worker(name, process.execPath, [fileURLToPath(script), ...asFlags(settings), "--worker"]);
 
 /** PyTorch's half: scripts/benchmarks/side_by_side.py, which lies with the sources. */
 export const torchWorker = (

@@ -13,6 +13,7 @@ import { portable } from "../../graphs/targets/portable.ts";
 import { webgpu } from "../../graphs/targets/webgpu.ts";
 import type { WithinProgram } from "../distributed/collective.ts";
 import { RequestError } from "../errors.ts";
+import { blockSize } from "./block.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
 import { missingApi } from "./native/api.ts";
 import { collectiveName, speaks } from "./native/collective-ops.ts";
@@ -97,9 +98,17 @@ const cudaFusedTargets = {
   "cuda-fused-float32": () => cudaFusedTarget({ precision: "float32" }),
 };
 
-const targets: Readonly<Record<string, () => Target>> = {
+/** The CPU target with the blocks of a processor, if any; the name tells them, so that a run can be pinned to them. */
+const blockedTarget = (block: number | undefined): Target =>
+  block === undefined ? cpuTarget() : cpuTarget({ name: `cpu-blocked${block}`, block });
+
+/** By name, for a processor with blocks of some channels. */
+const targets: Readonly<Record<string, (block?: number) => Target>> = {
   portable: () => portable,
-  cpu: () => cpuTarget(),
+  cpu: blockedTarget,
+  "cpu-blocked8": () => blockedTarget(8),
+  "cpu-blocked16": () => blockedTarget(16),
+  "cpu-pixels": () => cpuTarget({ name: "cpu-pixels" }),
   "cpu-lean": () => cpuTarget({ name: "cpu-lean", hiddenShapes: true }),
   "cpu-direct": () => cpuTarget({ name: "cpu-direct", choose: directly }),
   webgpu: () => webgpu,
@@ -107,14 +116,16 @@ const targets: Readonly<Record<string, () => Target>> = {
   ...cudaFusedTargets,
 };
 export const targetNames = Object.keys(targets);
-export const targetNamed = (name: string): Target => {
+export const targetNamed = (name: string, block?: number): Target => {
   const make = Object.hasOwn(targets, name) ? targets[name] : undefined;
   if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetPattern}`);
-  return make();
+  return make(block);
 };
 
 /** How names of targets are made up, for help and messages. */
-export const targetPattern = `portable|cpu|cpu-lean|cpu-direct|webgpu|cuda${Object.values(cudaWays)
+export const targetPattern = `portable|cpu[-blocked8|-blocked16|-pixels|-lean|-direct]|webgpu|cuda${Object.values(
+  cudaWays,
+)
   .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)
   .join("")}|cuda-fused[-float32]`;
 
@@ -230,6 +241,16 @@ const engineAsked = ({ engine = "auto", speaking }: EngineRequest, provider: Pro
   return "native";
 };
 
+/** The processor's blocks; throws a RequestError where a target is for others. */
+const blockFor = async (named: string | undefined): Promise<number | undefined> => {
+  const block = await blockSize();
+  if (named?.startsWith("cpu-blocked") && named !== `cpu-blocked${block}`)
+    throw new RequestError(
+      `--target ${named} is for processors with blocks of other channels than this one (${block ?? "none"}); leave --target out`,
+    );
+  return block;
+};
+
 /** Picks the engine of a request. Throws a RequestError where what it names is not there. */
 export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   const { provider, threads, target: named } = request;
@@ -244,8 +265,9 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       chosen === "cuda" && { cuda: { tf32: precision !== "float32", device: request.device ?? 0 } }),
   };
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
-  const stock = () => targetNamed(chosen === "cuda" ? cudaTargetOf(precision) : chosen);
-  const wanted = named === undefined ? stock() : targetNamed(named);
+  const block = chosen === "cpu" ? await blockFor(named) : undefined;
+  const stock = () => targetNamed(chosen === "cuda" ? cudaTargetOf(precision) : chosen, block);
+  const wanted = named === undefined ? stock() : targetNamed(named, block);
   // Where there are no kernels, onnxruntime's own ops compute the same.
   const lacking = wanted.kernels !== undefined && chosen === "cuda" ? missingKernels(name) : undefined;
   const asked = lacking === undefined ? wanted : stock();
@@ -258,7 +280,7 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
         `take a target with "composed" in its name, or leave --target out`,
     );
   const evaluation = (outputs: Step["outputs"]): Model => {
-    const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs)) : target;
+    const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs), block) : target;
     // Weights are constants here and the engine rewrites the graph, for which it must know shapes.
     // Threads are not handed kernels.
     const { rewrite: _, ...plain } = suited.kernels === undefined ? suited : stock();

@@ -6,7 +6,7 @@
  * Backward: with x̂ = (x - mean)/σ and means over a branch's channel, dx = f·(dy - mean(dy) - x̂·mean(dy·x̂)), that is
  * dx = f·dy + p·x + q with p = -f·mean(dy·x̂)/σ and q = -f·mean(dy) - p·mean.
  */
-import { constant, filled, type Type, type Value } from "../../onnx/graph.ts";
+import type { Type, Value } from "../../onnx/graph.ts";
 import {
   add,
   type BranchedNorm,
@@ -24,24 +24,15 @@ import {
   statisticsOverRanks,
   sub,
 } from "../../ops/index.ts";
-import type { Lowered } from "../layout.ts";
+import type { Lowered, Placed } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
-import { shaped } from "./contrib.ts";
-import { branchRows, fromImageRows, isPixel, type PixelLayout } from "./pixel.ts";
+import { branchRows, type ChunkedLayout, type Followed, fromImageRows, isChunked, type Known } from "./chunked.ts";
+import { row, shaped } from "./contrib.ts";
 
-const rows = new Map<string, Value>();
-/** A row of n equal numbers. */
-const row = (n: number, value: number): Value => {
-  const key = `${n} ${value}`;
-  const known = rows.get(key) ?? constant(filled("float32", [1, n], value));
-  rows.set(key, known);
-  return known;
-};
-
-/** Means over the pixels of each image, [N,C], of parts [H·W, c·C]. */
-export const pixelMeans = (parts: readonly Value[], channels: number): Value =>
+/** Means over the pixels of each image, [N,C]. */
+export const pixelMeans = (parts: readonly Value[], layout: ChunkedLayout, channels: number): Value =>
   fromImageRows(
-    parts.map((part) => matMul(row(part.dim(0), 1 / part.dim(0)), part)),
+    parts.map((part) => layout.means(part, channels)),
     channels,
   );
 
@@ -54,38 +45,49 @@ const branchMeans = (perImage: Value, branches: number): Value => {
 
 const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }) => {
   const layout = (x as Lowered).layout;
-  if (!isPixel(layout)) return undefined;
+  if (!isChunked(layout)) return undefined;
   const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
   const parts = (x as Lowered).in(layout);
   const [images = 0, channels = 0] = (y as Type).shape;
-  const own = branchMeans(pixelMeans(parts, channels), branches);
+  const own = branchMeans(pixelMeans(parts, layout, channels), branches);
   const squares = parts.map((part) => mul(part, part));
-  const ownVariance = max(sub(branchMeans(pixelMeans(squares, channels), branches), mul(own, own)), 0);
+  const ownVariance = max(sub(branchMeans(pixelMeans(squares, layout, channels), branches), mul(own, own)), 0);
   const [mean, variance] = statisticsOverRanks(own, ownVariance, ranks);
   const factor = div((scale as Lowered).plain, sqrt(add(variance, epsilon)));
   const term = sub((bias as Lowered).plain, mul(mean, factor));
-  const normalised = affine(factor, term, layout, images);
-  const recompute = () => normalised(parts);
-  return [{ layout, parts: recompute(), recompute }, mean, variance];
+  return [affine(parts, factor, term, layout, images), mean, variance];
 };
 
-/** factor·x + term with [nb,C] each. */
-const affine = (factor: Value, term: Value, layout: PixelLayout, images: number) => {
+/** factor·x + term with [nb,C] each, which can be computed anew from x. */
+const affine = (
+  parts: readonly Value[],
+  factor: Value,
+  term: Value,
+  layout: ChunkedLayout,
+  images: number,
+): Placed & Required<Pick<Placed, "recompute">> => {
   const [factors, terms] = [branchRows(factor, layout, images), branchRows(term, layout, images)];
-  return (parts: readonly Value[]): readonly Value[] => parts.map((part, i) => add(mul(part, factors[i]!), terms[i]!));
+  const recompute = () => parts.map((part, i) => layout.affine(part, factors[i]!, terms[i]!));
+  const { fused } = layout;
+  const followed: Followed | undefined =
+    fused &&
+    (({ plus, activation }) =>
+      parts.map((part, i) => fused(part, factors[i]!, terms[i]!, { plus: plus?.[i], activation })));
+  const known: Known | undefined = followed && { followed, again: followed };
+  return { layout, parts: recompute(), recompute, ...(known && { known }) };
 };
 
 const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx] }) => {
   const layout = (x as Lowered).layout;
-  if (!isPixel(layout)) return undefined;
+  if (!isChunked(layout)) return undefined;
   const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
   const [images = 0, channels = 0, h = 0, w = 0] = (dx as Type).shape;
   const [parts, g] = [(x as Lowered).in(layout), (dy as Lowered).in(layout)];
   const sigma = sqrt(add((variance as Lowered).plain, epsilon));
   const centre = (mean as Lowered).plain;
-  const meanG = branchMeans(pixelMeans(g, channels), branches);
+  const meanG = branchMeans(pixelMeans(g, layout, channels), branches);
   const products = parts.map((part, i) => mul(g[i]!, part));
-  const meanGX = branchMeans(pixelMeans(products, channels), branches);
+  const meanGX = branchMeans(pixelMeans(products, layout, channels), branches);
   const meanGN = div(sub(meanGX, mul(centre, meanG)), sigma);
   const f = div((scale as Lowered).plain, sigma);
   const [allG, allGN] = meansOverRanks([meanG, meanGN], ranks) as [Value, Value];
@@ -96,7 +98,7 @@ const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attrib
   return [
     {
       layout,
-      parts: parts.map((part, i) => add(add(mul(part, ps[i]!), qs[i]!), mul(g[i]!, fs[i]!))),
+      parts: parts.map((part, i) => layout.affine(part, ps[i]!, qs[i]!, layout.scaled(g[i]!, fs[i]!))),
     },
     mul(meanGN, count),
     mul(meanG, count),
@@ -106,12 +108,13 @@ const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attrib
 /** Evaluation mode: the same affine map with given statistics. */
 const evaluation: Lowering = ({ inputs: [x, scale, bias, mean, variance], attributes, types: [y] }) => {
   const layout = (x as Lowered).layout;
-  if (!isPixel(layout)) return undefined;
+  if (!isChunked(layout)) return undefined;
   const factor = div((scale as Lowered).plain, sqrt(add((variance as Lowered).plain, attributes.epsilon ?? 1e-5)));
   const term = sub((bias as Lowered).plain, mul((mean as Lowered).plain, factor));
   const [images = 0, c = 0] = (y as Type).shape;
   const single = (v: Value) => shaped(v, [1, c]);
-  return [{ layout, parts: affine(single(factor), single(term), layout, images)((x as Lowered).in(layout)) }];
+  const { recompute: _, ...kept } = affine((x as Lowered).in(layout), single(factor), single(term), layout, images);
+  return [kept];
 };
 
 export const batchNorms: readonly [OpDefinition, Lowering][] = [

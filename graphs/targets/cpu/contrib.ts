@@ -1,5 +1,5 @@
 /** What CPU lowerings use beyond graphs/ops: it runs only, and never reaches a saved file. */
-import { apply, type Definition, type Type, type Value } from "../../onnx/graph.ts";
+import { apply, constant, type Definition, filled, type Type, type Value } from "../../onnx/graph.ts";
 import { convSize, reshape } from "../../ops/index.ts";
 
 type Along = { readonly kernel: number; readonly stride: number; readonly pads: readonly [number, number] };
@@ -36,4 +36,13 @@ export const slide = (x: Value, filters: Value, { kernel, stride, pads }: Along)
 export const shaped = (x: Value, shape: readonly number[]): Value => {
   const source = x.node.definition === reshape.definition ? x.node.inputs[0]! : x;
   return source.shape.join() === shape.join() ? source : reshape(source, shape);
+};
+
+const rows = new Map<string, Value>();
+/** A row of n equal numbers, [1, n]. */
+export const row = (n: number, value: number): Value => {
+  const key = `${n} ${value}`;
+  const known = rows.get(key) ?? constant(filled("float32", [1, n], value));
+  rows.set(key, known);
+  return known;
 };

@@ -15,6 +15,7 @@ import {
 } from "../../ops/index.ts";
 import type { Lowered } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
+import { rechunk } from "./chunked.ts";
 import { shaped } from "./contrib.ts";
 import {
   columnFilter,
@@ -24,7 +25,7 @@ import {
   tapFirstFilter,
   tapMajorFilter,
 } from "./im2col.ts";
-import { finer, type PixelLayout, pixelLayout, rechunk } from "./pixel.ts";
+import { finer, type PixelLayout, pixelLayout } from "./pixel.ts";
 import { thinConv, thinGradInput, thinGradWeight, thinLayout } from "./thin.ts";
 import { type Choose, type ConvShape, fastest, waysFor } from "./ways.ts";
 import { winogradConv, winogradFilter, winogradGradFilter, winogradGradInput, winogradTurned } from "./winograd.ts";
@@ -32,7 +33,7 @@ import { winogradConv, winogradFilter, winogradGradFilter, winogradGradInput, wi
 const pairOf = (v: readonly number[]): readonly [number, number] => [v[0]!, v[1]!];
 
 /** The shape of a convolution of x [N,Ci,H,W] to y [N,Co,H',W'], or undefined where the layout does not serve it. */
-const shapeOf = (x: Type, y: Type, window: Window, kernel: readonly number[]): ConvShape | undefined => {
+export const shapeOf = (x: Type, y: Type, window: Window, kernel: readonly number[]): ConvShape | undefined => {
   if (x.dtype !== "float32" || window.group !== 1 || x.shape.length !== 4) return undefined;
   const [n = 0, ci = 0, h = 0, w = 0] = x.shape;
   if (n === 0) return undefined;

@@ -31,27 +31,40 @@ import {
 import { type Lowered, type Placed, sameShape } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { pixelMeans } from "./batch-norm.ts";
+import {
+  branchRows,
+  type ChunkedLayout,
+  imageRows,
+  isChunked,
+  type Known,
+  knownOf,
+  type Place,
+  rechunk,
+} from "./chunked.ts";
 import { shaped } from "./contrib.ts";
-import { branchRows, imageRows, isPixel, type PixelLayout, pixelLayout, rechunk } from "./pixel.ts";
+import { isPixel, type PixelLayout, pixelLayout } from "./pixel.ts";
 
 /** Applied to each chunk where the operand is in chunks. */
 const unary =
   (one: (part: Value, attributes: never) => Value): Lowering =>
   ({ inputs: [x], attributes }) => {
     const { layout } = x as Lowered;
-    return isPixel(layout)
+    return isChunked(layout)
       ? [{ layout, parts: (x as Lowered).in(layout).map((part) => one(part, attributes as never)) }]
       : undefined;
   };
 
-/** ReLU of what can be computed anew can be computed anew. */
+/** ReLU of what can be computed anew can be computed anew; where it follows an affine map in one pass, so can its mask. */
 const activation: Lowering = ({ inputs: [x] }) => {
   const { layout, recomputable, sums } = x as Lowered;
-  if (!isPixel(layout)) return undefined;
-  const all = (parts: readonly Value[]) => parts.map((part) => relu(part));
-  const parts = all((x as Lowered).in(layout));
-  const recompute = () => all((x as Lowered).recomputed(layout));
-  return [recomputable ? { layout, parts, recompute, sums } : { layout, parts }];
+  if (!isChunked(layout)) return undefined;
+  const { followed, again } = knownOf(x as Lowered);
+  const apart = (parts: readonly Value[]) => parts.map((part) => relu(part));
+  const parts = followed?.({ activation: "relu" }) ?? apart((x as Lowered).in(layout));
+  if (!recomputable) return [{ layout, parts }];
+  if (again === undefined) return [{ layout, parts, sums, recompute: () => apart((x as Lowered).recomputed(layout)) }];
+  const known: Known = { positive: () => again({ activation: "positive" }) };
+  return [{ layout, parts, sums, recompute: () => again({ activation: "relu" }), known }];
 };
 
 /**
@@ -59,11 +72,13 @@ const activation: Lowering = ({ inputs: [x] }) => {
  * another such sum: else the first layer of a backward pass would compute all sums below it, and keep them.
  */
 const addition: Lowering = (call) => {
-  const results = binary(add)(call);
   const [a, b] = call.inputs as readonly [Lowered, Lowered];
-  const [sum] = (results ?? []) as readonly Placed[];
-  if (sum === undefined || a.layout.name !== b.layout.name || !a.recomputable || !b.recomputable || a.sums + b.sums > 0)
-    return results;
+  const sum = follow(a, b) ?? follow(b, a) ?? (binary(add)(call) as readonly [Placed] | undefined)?.[0];
+  if (sum === undefined) return undefined;
+  if (a.layout.name !== b.layout.name || !a.recomputable || !b.recomputable || a.sums + b.sums > 0) {
+    const { again: _, ...known } = (sum.known ?? {}) as Known;
+    return [{ ...sum, known }];
+  }
   const recompute = () => {
     const [left, right] = [a.recomputed(a.layout), b.recomputed(b.layout)];
     return left.map((part, i) => add(part, right[i]!));
@@ -71,32 +86,48 @@ const addition: Lowering = (call) => {
   return [{ ...sum, recompute, sums: 1 }];
 };
 
+/** a + b as one pass where a is an affine map. */
+const follow = (a: Lowered, b: Lowered): Placed | undefined => {
+  const { followed, again = followed } = knownOf(a);
+  if (followed === undefined || again === undefined || !sameShape(a.type, b.type)) return undefined;
+  const plus = b.in(a.layout);
+  const known: Known = {
+    followed: ({ activation }) => followed({ plus, activation }),
+    again: ({ activation }) => again({ plus: b.recomputed(a.layout), activation }),
+  };
+  return { layout: a.layout, parts: followed({ plus }), known };
+};
+
 /** dy where y is positive. y is computed anew if that is cheap, rather than kept since the forward pass. */
 const activationGrad: Lowering = ({ inputs: [y, dy] }) => {
   const { layout } = y as Lowered;
-  if (!isPixel(layout) || !sameShape((y as Lowered).type, (dy as Lowered).type)) return undefined;
-  const outputs = (y as Lowered).recomputed(layout);
-  const parts = (dy as Lowered).in(layout).map((part, i) => mul(part, mask(outputs[i]!)));
-  return [{ layout, parts }];
+  if (!isChunked(layout) || !sameShape((y as Lowered).type, (dy as Lowered).type)) return undefined;
+  const masks = knownOf(y as Lowered).positive?.() ?? (y as Lowered).recomputed(layout).map(mask);
+  return [{ layout, parts: (dy as Lowered).in(layout).map((part, i) => mul(part, masks[i]!)) }];
 };
 
-/** What an operand gives each chunk of a result [N,C,H,W] in the layout; undefined where it does not broadcast so. */
-const operand = (x: Lowered, result: Type, layout: PixelLayout): readonly Value[] | undefined => {
-  if (sameShape(x.type, result)) return x.in(layout);
+/** What an operand gives a result [N,C,H,W] in the layout: parts as large, rows, or one number; undefined where it does not broadcast so. */
+const operand = (
+  x: Lowered,
+  result: Type,
+  layout: ChunkedLayout,
+): { readonly parts: readonly Value[]; readonly rows?: true } | undefined => {
+  if (sameShape(x.type, result)) return { parts: x.in(layout) };
   const { shape } = x.type;
   if (shape.every((d) => d === 1)) {
     const single = shaped(x.plain, []);
-    return layout.chunks.map(() => single);
+    return { parts: layout.chunks.map(() => single) };
   }
   const [n = 0, c = 0] = result.shape;
-  if (shape.join() === [n, c, 1, 1].join()) return imageRows(shaped(x.plain, [n, c]), layout.chunks);
+  if (shape.join() === [n, c, 1, 1].join())
+    return { parts: imageRows(shaped(x.plain, [n, c]), layout.chunks), rows: true };
   // [1,C,1,1] or [C,1,1]: one number a channel.
   if (
     x.type.shape.length >= 3 &&
     x.type.shape.length <= 4 &&
     [1, c, 1, 1].slice(4 - shape.length).join() === shape.join()
   )
-    return branchRows(shaped(x.plain, [1, c]), layout, n);
+    return { parts: branchRows(shaped(x.plain, [1, c]), layout, n), rows: true };
   return undefined;
 };
 
@@ -104,12 +135,17 @@ const binary =
   (one: (a: Value, b: Value) => Value): Lowering =>
   ({ inputs, types: [y] }) => {
     const type = y as Type;
-    const chunked = inputs.find((x) => isPixel(x.layout) && sameShape(x.type, type));
+    const chunked = inputs.find((x) => isChunked(x.layout) && sameShape(x.type, type));
     if (chunked === undefined) return undefined;
-    const layout = chunked.layout as PixelLayout;
+    const layout = chunked.layout as ChunkedLayout;
     const [a, b] = inputs.map((x) => operand(x, type, layout));
     if (a === undefined || b === undefined) return undefined;
-    return [{ layout, parts: a.map((part, i) => one(part, b[i]!)) }];
+    const both = (i: number): Value => {
+      const [left, right] = [a.parts[i]!, b.parts[i]!];
+      if (a.rows) return layout.byRow((part, given) => one(given, part), right, left);
+      return b.rows ? layout.byRow(one, left, right) : one(left, right);
+    };
+    return [{ layout, parts: a.parts.map((_, i) => both(i)) }];
   };
 
 /** 1 where y = relu(x) is positive, else 0: one pass, where a comparison and a cast take two. */
@@ -128,22 +164,24 @@ const pixelReduction =
   ({ inputs: [x], attributes, types: [y], node }) => {
     const { layout, type } = x as Lowered;
     const axes = node.definition === globalAveragePool.definition ? { axes: [2, 3] } : (attributes as Reduction);
-    if (!isPixel(layout) || !pixelAxes(axes, type.shape.length)) return undefined;
+    if (!isChunked(layout) || !pixelAxes(axes, type.shape.length)) return undefined;
     const [, c = 0, h = 0, w = 0] = type.shape;
-    const means = pixelMeans((x as Lowered).in(layout), c);
+    const means = pixelMeans((x as Lowered).in(layout), layout, c);
     const scale = factor(h * w);
     return [shaped(scale === 1 ? means : mul(means, scale), (y as Type).shape)];
   };
 
 /** One number an image and channel spread over the pixels: the gradient of a mean over them. */
-const spread: Lowering = ({ inputs: [x], types: [y] }) => {
-  const [n = 0, c = 0, h = 0, w = 0] = (y as Type).shape;
-  if ((y as Type).shape.length !== 4 || (x as Lowered).type.shape.join() !== [n, c, 1, 1].join() || h * w === 1)
-    return undefined;
-  const layout = pixelLayout(y as Type);
-  const rows = imageRows(shaped((x as Lowered).plain, [n, c]), layout.chunks);
-  return [{ layout, parts: rows.map((part) => expand(part, [h * w, part.dim(1)])) }];
-};
+const spread =
+  (place: Place): Lowering =>
+  ({ inputs: [x], types: [y] }) => {
+    const [n = 0, c = 0, h = 0, w = 0] = (y as Type).shape;
+    if ((y as Type).shape.length !== 4 || (x as Lowered).type.shape.join() !== [n, c, 1, 1].join() || h * w === 1)
+      return undefined;
+    const layout = place(y as Type);
+    const rows = imageRows(shaped((x as Lowered).plain, [n, c]), layout.chunks);
+    return [{ layout, parts: rows.map((part) => layout.spread(part, y as Type)) }];
+  };
 
 /** Reshapes that only regroup images and channels, as interleaved branches do, leave every pixel's row as it is. */
 const regroup: Lowering = ({ inputs: [x], types: [y] }) => {
@@ -158,7 +196,8 @@ const regroup: Lowering = ({ inputs: [x], types: [y] }) => {
 
 const passed = unary((part) => part);
 
-export const elementwise: readonly [OpDefinition, Lowering][] = [
+/** Entries for these ops, with where a value of a type lies that none of their operands places. */
+export const elementwise = (place: Place): readonly [OpDefinition, Lowering][] => [
   ...[neg, abs, exp, sqrt, sigmoid, tanh].map(({ definition }): [OpDefinition, Lowering] => [
     definition,
     unary((part, attributes) => apply(definition, [part], attributes)[0] as Value),
@@ -173,6 +212,6 @@ export const elementwise: readonly [OpDefinition, Lowering][] = [
   [reduceMean.definition, pixelReduction(() => 1)],
   [globalAveragePool.definition, pixelReduction(() => 1)],
   [reduceSum.definition, pixelReduction((pixels) => pixels)],
-  [expand.definition, spread],
+  [expand.definition, spread(place)],
   [reshape.definition, regroup],
 ];

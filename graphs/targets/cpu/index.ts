@@ -1,15 +1,20 @@
 /**
- * ONNX Runtime on a CPU. Convolutions run in the pixel-major layout (pixel.ts), what stands between them follows it, and
- * everything else is portable. Nothing here depends on the processor's vector width.
+ * ONNX Runtime on a CPU. Convolutions run in the pixel-major layout (pixel.ts), those of few channels in blocks of the processor's
+ * (blocked/layout.ts) where those are told; what stands between them follows, and everything else is portable.
  */
 
 import type { Value } from "../../onnx/graph.ts";
-import type { Target } from "../lower.ts";
+import type { OpDefinition } from "../../ops/index.ts";
+import type { Lowering, Target } from "../lower.ts";
 import { portable } from "../portable.ts";
 import { batchNorms } from "./batch-norm.ts";
+import { blockedConvolutions } from "./blocked/convolution.ts";
+import { blockedLayout, sharing } from "./blocked/layout.ts";
+import type { Place } from "./chunked.ts";
 import { convolutions, winogradShare } from "./convolution.ts";
 import { elementwise } from "./elementwise.ts";
 import { hideShapes } from "./hidden-shapes.ts";
+import { pixelLayout } from "./pixel.ts";
 import type { Choose } from "./ways.ts";
 
 export interface CpuOptions {
@@ -21,11 +26,44 @@ export interface CpuOptions {
    * 3.8 to 6.7 s instead of 3.8: results go to fresh buffers instead of those that the caches hold (Zen 4).
    */
   readonly hiddenShapes?: boolean;
+  /** Channels in a block of the processor's direct convolutions (blocked/layout.ts); left out, those are not used. */
+  readonly block?: number;
 }
 
-export const cpuTarget = ({ name = "cpu", choose, hiddenShapes = false }: CpuOptions = {}): Target => ({
+/**
+ * Which values lie in blocks: those of so few channels that Winograd's products are thin. A step of width 16 (32×32, batch 64)
+ * takes 1.42 s with blocks up to 128 channels, 1.57 with up to 64, 1.79 with up to 32 and 1.96 without; of width 32 (batch 32, one
+ * thread) 3.1, 3.5, 3.7 and 3.9, and 3.9 with up to 256; of width 64 it takes longer with any. At 96×96 up to 32 channels are best
+ * (a Xeon with AVX-512; the rule was changed for each figure, `scripts/benchmarks/compare-speed.ts --modes none` times it).
+ */
+const placing =
+  (block: number): Place =>
+  (type) => {
+    const [, channels = 0, h = 0, w = 0] = type.shape;
+    const few = channels <= 32 || (channels <= 128 && channels * Math.sqrt(h * w) <= 1024);
+    const blocked = few && channels >= 4 && h * w > 1 && sharing(block, type.shape) > 0;
+    return blocked ? blockedLayout(block, type) : pixelLayout(type);
+  };
+
+/** Lowerings of which the first is asked first. */
+const either = (first: Lowerings, second: Lowerings): Lowerings => {
+  const later = new Map(second);
+  return [
+    ...second,
+    ...first.map(([op, lowering]): [OpDefinition, Lowering] => [op, (call) => lowering(call) ?? later.get(op)?.(call)]),
+  ];
+};
+type Lowerings = readonly [OpDefinition, Lowering][];
+
+export const cpuTarget = ({ name = "cpu", choose, hiddenShapes = false, block }: CpuOptions = {}): Target => ({
   name,
-  lowerings: new Map([...convolutions(choose), ...batchNorms, ...elementwise]),
+  lowerings: new Map([
+    ...(block === undefined
+      ? convolutions(choose)
+      : either(blockedConvolutions(block, placing(block)), convolutions(choose))),
+    ...batchNorms,
+    ...elementwise(block === undefined ? pixelLayout : placing(block)),
+  ]),
   loops: "keep",
   // ONNX Runtime would keep what is computed anew to save memory, and takes longer to load: nothing runs faster for it.
   optimization: "disabled",
@@ -33,5 +71,5 @@ export const cpuTarget = ({ name = "cpu", choose, hiddenShapes = false }: CpuOpt
 });
 
 /** The faster target for attacks on a network: this one where most of its work is Winograd's, else the portable one. */
-export const cpuTargetFor = (outputs: readonly Value[]): Target =>
-  winogradShare(outputs) >= 0.5 ? cpuTarget() : portable;
+export const cpuTargetFor = (outputs: readonly Value[], block?: number): Target =>
+  winogradShare(outputs) >= 0.5 ? cpuTarget({ ...(block !== undefined && { block }) }) : portable;

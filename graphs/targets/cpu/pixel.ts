@@ -6,17 +6,18 @@
  * convolution, the normalisation after it and the statistics of its output run while the chunk is near.
  * Interleaved branches need nothing: what differs by image is a row [1, c·C].
  */
-import type { Type, Value } from "../../onnx/graph.ts";
-import { concat, expandAs, slice, transpose } from "../../ops/index.ts";
+import type { Type } from "../../onnx/graph.ts";
+import { add, concat, expand, matMul, mul, transpose } from "../../ops/index.ts";
 import type { Layout } from "../layout.ts";
-import { shaped } from "./contrib.ts";
+import { type ChunkedLayout, isChunked, rechunk } from "./chunked.ts";
+import { row, shaped } from "./contrib.ts";
 
 /** A layout whose tensors hold `chunks[i]` images each, as [H·W, chunks[i]·C]. */
-export interface PixelLayout extends Layout {
-  readonly chunks: readonly number[];
+export interface PixelLayout extends ChunkedLayout {
+  readonly rows: "pixels";
 }
 
-export const isPixel = (layout: Layout): layout is PixelLayout => layout.name.startsWith("pixel");
+export const isPixel = (layout: Layout): layout is PixelLayout => "rows" in layout;
 
 /** Elements of a chunk at least, 1 MiB: less is all overhead. */
 const CHUNK = 2 ** 18;
@@ -41,7 +42,20 @@ const cut = (n: number, size: number): number[] =>
 
 const pixelChunks = (chunks: readonly number[]): PixelLayout => ({
   name: `pixel(${chunks.length}×${chunks[0]},${chunks.at(-1)})`,
+  rows: "pixels",
   chunks,
+  take: (from, parts, type) =>
+    isChunked(from) && from.pixels !== undefined
+      ? rechunk(from.pixels(parts, type), from.chunks, chunks, type.shape[1]!)
+      : undefined,
+  means: (part) => matMul(row(part.dim(0), 1 / part.dim(0)), part),
+  affine: (part, factor, term, plus) => {
+    const mapped = add(mul(part, factor), term);
+    return plus === undefined ? mapped : add(mapped, plus);
+  },
+  scaled: (part, factor) => mul(part, factor),
+  byRow: (one, part, given) => one(part, given),
+  spread: (given, { shape: [, , h = 0, w = 0] }) => expand(given, [h * w, given.dim(1)]),
   pack: (x) => {
     const [n = 0, c = 0, h = 0, w = 0] = x.shape;
     const rows = transpose(shaped(x, [n, c, h * w]), { perm: [2, 0, 1] });
@@ -57,54 +71,3 @@ const pixelChunks = (chunks: readonly number[]): PixelLayout => ({
 /** The finer of two ways to cut the same images. */
 export const finer = (a: PixelLayout, b: PixelLayout): readonly number[] =>
   a.chunks.length >= b.chunks.length ? a.chunks : b.chunks;
-
-/** Tensors [rows, c·C] that hold `from[i]` images each, cut anew so that they hold `to[i]`. */
-export const rechunk = (
-  parts: readonly Value[],
-  from: readonly number[],
-  to: readonly number[],
-  channels: number,
-): readonly Value[] => {
-  if (from.join() === to.join()) return parts;
-  let [part, used] = [0, 0];
-  return to.map((wanted) => {
-    const pieces: Value[] = [];
-    for (let missing = wanted; missing > 0; ) {
-      const held = from[part]!;
-      const taken = Math.min(missing, held - used);
-      const whole = parts[part]!;
-      pieces.push(
-        taken === held ? whole : slice(whole, [{ axis: 1, start: used * channels, end: (used + taken) * channels }]),
-      );
-      missing -= taken;
-      used += taken;
-      if (used === held) [part, used] = [part + 1, 0];
-    }
-    return pieces.length === 1 ? pieces[0]! : concat(pieces, { axis: 1 });
-  });
-};
-
-/** A row for each chunk, [1, c·C], from a value [N, C] that has one for each image. */
-export const imageRows = (perImage: Value, chunks: readonly number[]): readonly Value[] => {
-  const [n, c] = [perImage.dim(0), perImage.dim(1)];
-  return rechunk([shaped(perImage, [1, n * c])], [n], chunks, c);
-};
-
-/** Back from rows [1, c·C] to [N, C]. */
-export const fromImageRows = (rows: readonly Value[], channels: number): Value =>
-  shaped(rows.length === 1 ? rows[0]! : concat(rows, { axis: 1 }), [-1, channels]);
-
-/** The row [1, c·C] of each chunk from a value [nb,C]; chunks that start alike share theirs. */
-export const branchRows = (perBranch: Value, { chunks }: PixelLayout, images: number): readonly Value[] => {
-  const [branches, c] = [perBranch.dim(0), perBranch.dim(1)];
-  const aligned = chunks.every((size) => size % branches === 0);
-  const period = aligned ? chunks[0]! : images;
-  const tiled = shaped(expandAs(shaped(perBranch, [1, branches * c]), [period / branches, branches * c]), [
-    1,
-    period * c,
-  ]);
-  if (!aligned) return rechunk([tiled], [images], chunks, c);
-  const short = chunks.at(-1) as number;
-  const last = short === period ? tiled : (rechunk([tiled], [period], [short, period - short], c)[0] as Value);
-  return chunks.map((size) => (size === period ? tiled : last));
-};

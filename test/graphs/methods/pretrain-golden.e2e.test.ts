@@ -22,15 +22,27 @@ import {
   goldenStep,
   tolerances,
 } from "../../../scripts/parity/golden.ts";
+import { blockSize } from "../../../src/engine/block.ts";
 import { createSession } from "../../../src/engine/session.ts";
 import { evaluate, relativeError, rewritingOf } from "../run.ts";
 
-const targets: readonly { target: Target; tolerance: (typeof tolerances)[keyof typeof tolerances] }[] = [
+const block = await blockSize();
+interface Case {
+  readonly target: Target;
+  readonly tolerance: (typeof tolerances)[keyof typeof tolerances];
+  /** Whether five attack steps end at PyTorch's pixels; a sign that rounding turns moves what follows beyond a feature's tolerance. */
+  readonly exact?: boolean;
+}
+
+const targets: readonly Case[] = [
   { target: portable, tolerance: tolerances.direct },
   { target: cpuTarget(), tolerance: tolerances.winograd },
+  ...(block === undefined
+    ? []
+    : [{ target: cpuTarget({ name: `cpu-blocked${block}`, block }), tolerance: tolerances.winograd, exact: false }]),
 ];
 
-describe.each(targets)("$target.name", ({ target, tolerance }) => {
+describe.each(targets)("$target.name", ({ target, tolerance, exact = true }) => {
   test.each(goldenAttackSteps)("one step with %i attack steps", async (attackSteps) => {
     const { step, feeds } = await goldenStep(attackSteps);
     const session = await createSession(compile(step, target), { threads: 1, ...rewritingOf(target) });
@@ -56,11 +68,15 @@ describe.each(targets)("$target.name", ({ target, tolerance }) => {
           ...[...store.states.keys()].map((p) => [`state.${p}`, results[`next.state.${p}`]]),
         ]) as Record<string, Tensor>;
         const { h: ours } = await evaluate({ h }, frozen, target);
-        const error = relativeError(
-          ours.data as Float32Array,
-          features.get(`features.${branch}`)?.data as Float32Array,
+        // Of the same weights; PyTorch's are those of a step in which no pixel went the other way.
+        const { h: plain } = await evaluate({ h }, frozen);
+        expect(relativeError(ours.data as Float32Array, plain.data as Float32Array)).toBeLessThanOrEqual(
+          tolerance.value,
         );
-        expect(error).toBeLessThanOrEqual(tolerance.value);
+        if (exact)
+          expect(
+            relativeError(ours.data as Float32Array, features.get(`features.${branch}`)?.data as Float32Array),
+          ).toBeLessThanOrEqual(tolerance.value);
       }
     }
   });

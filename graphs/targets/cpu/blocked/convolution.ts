@@ -1,0 +1,260 @@
+/** Convolutions and their gradients in the blocked layout; what it does not serve is left to the pixel-major one. */
+import { isAbsent, type Type, type Value } from "../../../onnx/graph.ts";
+import {
+  add,
+  type ConvAttributes,
+  concat,
+  conv,
+  convGradInput,
+  convGradWeight,
+  type GradInput,
+  type GradWeight,
+  type OpDefinition,
+  pad,
+  slice,
+  type Window,
+  windowOf,
+} from "../../../ops/index.ts";
+import type { Lowered } from "../../layout.ts";
+import type { Lowering } from "../../lower.ts";
+import type { Place } from "../chunked.ts";
+import { shaped } from "../contrib.ts";
+import { shapeOf } from "../convolution.ts";
+import { columnFilter, type Geometry } from "../im2col.ts";
+import type { ConvShape } from "../ways.ts";
+import { blockedFilter, crossFilter, sharedFilter, stemFilter, turnedFilter } from "./filters.ts";
+import { blockedLayout, isBlocked, sharing } from "./layout.ts";
+import { type BlockedConv, blockedConv, fromBlocked } from "./nchwc.ts";
+import { crossGradWeight, stemGradWeight, stridedGradWeight } from "./weight-gradient.ts";
+
+/** Row-major images of so many chunks. */
+const imageChunks = (x: Lowered, chunks: readonly number[]): readonly Value[] => {
+  let start = 0;
+  return chunks.map((images) => {
+    const end = start + images;
+    const part = chunks.length === 1 ? x.plain : slice(x.plain, [{ axis: 0, start, end }]);
+    start = end;
+    return part;
+  });
+};
+
+/** How a convolution is served: of images that share blocks, as one of s times the channels. */
+interface Served {
+  /** Whether x stays row-major, since its channels don't fill a block. */
+  readonly stem: boolean;
+  readonly together: number;
+  /** Of the images that share blocks. */
+  readonly shape: ConvShape;
+}
+
+const servedAs = (
+  block: number,
+  place: Place,
+  [x, y]: readonly [Type, Type],
+  shape: ConvShape | undefined,
+): Served | undefined => {
+  if (shape === undefined) return undefined;
+  const stem = !isBlocked(place(x)) && shape.inputChannels < block;
+  if (!isBlocked(place(y)) && (stem || !isBlocked(place(x)))) return undefined;
+  const [own, its] = [stem ? 1 : sharing(block, x.shape), sharing(block, y.shape)];
+  if (own * its === 0) return undefined;
+  const together = Math.max(own, its);
+  const { images, inputChannels, outputChannels } = shape;
+  if (stem && inputChannels * together >= block) return undefined;
+  return {
+    stem,
+    together,
+    shape: {
+      ...shape,
+      images: images / together,
+      inputChannels: inputChannels * together,
+      outputChannels: outputChannels * together,
+    },
+  };
+};
+
+/** Parts of images that share blocks by `together`, whose channels are `channels` then. */
+const viewed = (parts: readonly Value[], channels: number): readonly Value[] =>
+  parts.map((part) => {
+    const [, , h, w] = part.shape as [number, number, number, number];
+    return shaped(part, [part.size / (channels * h * w), channels, h, w]);
+  });
+
+const forward =
+  (block: number, place: Place): Lowering =>
+  ({ inputs: [x, w, bias], attributes, types: [y], node }) => {
+    const [input, filter, type] = [(x as Lowered).type, (w as Lowered).type, y as Type];
+    const kernel = filter.shape.slice(2);
+    const window = windowOf(attributes as ConvAttributes, input.shape.slice(2), kernel);
+    const served = servedAs(block, place, [input, type], shapeOf(input, type, window, kernel));
+    if (served === undefined) return undefined;
+    const { stem, together, shape } = served;
+    const layout = blockedLayout(block, type);
+    const cut: BlockedConv = {
+      kernel_shape: shape.geometry.kernel,
+      pads: window.pads as unknown as BlockedConv["pads"],
+      strides: shape.geometry.strides,
+      dilations: shape.geometry.dilations,
+      group: 1,
+    };
+    const filters = (w as Lowered).one(sharedFilter(blockedFilter(block), together));
+    const added = isAbsent(node.inputs[2]) ? undefined : tiled((bias as Lowered).plain, together);
+    const given = stem ? imageChunks(x as Lowered, layout.chunks) : inChunks(x as Lowered, block, layout.chunks);
+    const parts = viewed(
+      viewed(given, shape.inputChannels).map((part) => blockedConv([part, filters, added], cut)),
+      Math.max(block, type.shape[1]!),
+    );
+    const to = place(type);
+    return [isBlocked(to) ? { layout, parts } : { layout: to, parts: to.take?.(layout, parts, type) as Value[] }];
+  };
+
+const tiled = (bias: Value, together: number): Value =>
+  together === 1 ? bias : concat(Array<Value>(together).fill(bias), { axis: 0 });
+
+/** A value's blocked tensors cut as another value is. */
+const inChunks = (x: Lowered, block: number, chunks: readonly number[], anew = false): readonly Value[] => {
+  const layout = blockedLayout(block, x.type);
+  const parts = anew && x.layout.name === layout.name ? x.recomputed(layout) : x.in(layout);
+  return recut(parts, chunks);
+};
+
+/** Equal chunks, powers of two of them, as so many. */
+const recut = (parts: readonly Value[], { length }: readonly number[]): readonly Value[] => {
+  const [all, wanted] = [Array.from({ length }, (_, i) => i), parts.length / length];
+  if (wanted === 1) return parts;
+  if (wanted > 1) return all.map((i) => concat(parts.slice(i * wanted, (i + 1) * wanted), { axis: 0 }));
+  const each = length / parts.length;
+  return all.map((i) => {
+    const part = parts[Math.floor(i / each)]!;
+    const rows = part.dim(0) / each;
+    const start = (i % each) * rows;
+    return slice(part, [{ axis: 0, start, end: start + rows }]);
+  });
+};
+
+/** Rows or columns of the input that a stride reaches alike, from one place of the kernel on, and how they are convolved. */
+interface Phase {
+  /** Places of the kernel along the axis. */
+  readonly places: readonly number[];
+  readonly begin: number;
+  readonly end: number;
+}
+
+/** The phases of an axis; undefined where one is not a convolution with padding. */
+const phasesOf = (g: Geometry, axis: 0 | 1): readonly Phase[] | undefined => {
+  const [k, s, p, d] = [g.kernel[axis], g.strides[axis], g.pads[axis], g.dilations[axis]];
+  if (s === 1) {
+    const begin = d * (k - 1) - p;
+    const end = g.input[axis] + d * (k - 1) - begin - g.output[axis];
+    return begin < 0 || end < 0 ? undefined : [{ places: upTo(k), begin, end }];
+  }
+  if (d !== 1 || g.input[axis] % s !== 0) return undefined;
+  const size = g.input[axis] / s;
+  const phases = upTo(s).map((phase): Phase => {
+    const first = (phase + p) % s;
+    const places = upTo(k).filter((place) => place % s === first);
+    const begin = places.length - 1 - (phase + p - first) / s;
+    return { places, begin, end: size + places.length - 1 - begin - g.output[axis] };
+  });
+  return phases.some(({ places, begin, end }) => places.length > 0 && (begin < 0 || end < 0)) ? undefined : phases;
+};
+
+const upTo = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
+
+/** dx [n,C,H,W] of the results of its phases; where there is none, it is zero. */
+const joined = (
+  phases: readonly (readonly (Value | undefined)[])[],
+  [n, c, h, w]: readonly number[],
+  block: number,
+): Value => {
+  const [down, across] = [phases.length, phases[0]!.length];
+  if (down * across === 1) return phases[0]![0]!;
+  const [rows, columns] = [(n! * c! * h!) / block / down, w! / across];
+  const lines = phases.map((phase) => {
+    if (phase.every((part) => part === undefined)) return undefined;
+    const parts = phase.map((part) => part && shaped(part, [rows * columns, block]));
+    return shaped(side(parts, block), [rows, w! * block]);
+  });
+  return shaped(side(lines, w! * block), [n!, c!, h!, w!]);
+};
+
+/** Tensors [rows, width] side by side; zeros where there is none. */
+const side = (parts: readonly (Value | undefined)[], width: number): Value => {
+  const [first] = parts;
+  // A kernel that reaches the first row and column alone: the rest is padding.
+  if (first !== undefined && parts.slice(1).every((part) => part === undefined))
+    return pad(first, { begin: {}, end: { 1: width * (parts.length - 1) } });
+  const some = parts.find((part) => part !== undefined) as Value;
+  return concat(
+    parts.map((part) => part ?? pad(slice(some, [{ axis: 1, start: 0, end: 0 }]), { begin: {}, end: { 1: width } })),
+    { axis: 1 },
+  );
+};
+
+const gradInput =
+  (block: number, place: Place): Lowering =>
+  ({ inputs: [dy, w], attributes, types: [x] }) => {
+    const { size: _, ...window } = attributes as GradInput;
+    const [output, filter, type] = [(dy as Lowered).type, (w as Lowered).type, x as Type];
+    const whole = shapeOf(type, output, window as unknown as Window, filter.shape.slice(2));
+    const served = servedAs(block, place, [type, output], whole);
+    if (served === undefined || !(served.stem || isBlocked(place(type)))) return undefined;
+    const { stem, together, shape } = served;
+    const { geometry: g } = shape;
+    const [down, across] = [phasesOf(g, 0), phasesOf(g, 1)];
+    if (down === undefined || across === undefined || (stem && down.length * across.length > 1)) return undefined;
+    const layout = blockedLayout(block, stem ? output : type);
+    const filled = Math.ceil(shape.inputChannels / block) * block;
+    const given = viewed(inChunks(dy as Lowered, block, layout.chunks), shape.outputChannels);
+    const parts = given.map((part) => {
+      const phases = down.map((row) =>
+        across.map((column) => {
+          if (row.places.length * column.places.length === 0) return undefined;
+          const filters = sharedFilter(turnedFilter(block, row.places, column.places), together);
+          return blockedConv([part, (w as Lowered).one(filters)], {
+            kernel_shape: [row.places.length, column.places.length],
+            pads: [row.begin, column.begin, row.end, column.end],
+            strides: [1, 1],
+            dilations: g.dilations,
+            group: 1,
+          });
+        }),
+      );
+      return joined(phases, [part.dim(0), filled, ...g.input], block);
+    });
+    if (!stem) return [{ layout, parts: viewed(parts, Math.max(block, type.shape[1]!)) }];
+    const images = parts.map((part) => fromBlocked(part, shape.inputChannels));
+    return [shaped(images.length === 1 ? images[0]! : concat(images, { axis: 0 }), type.shape)];
+  };
+
+const gradWeight =
+  (block: number, place: Place): Lowering =>
+  ({ inputs: [x, dy], attributes }) => {
+    const { kernel, ...window } = attributes as GradWeight;
+    const [input, output] = [(x as Lowered).type, (dy as Lowered).type];
+    const served = servedAs(block, place, [input, output], shapeOf(input, output, window as unknown as Window, kernel));
+    if (served === undefined || !(served.stem || isBlocked(place(input)))) return undefined;
+    const { stem, together, shape } = served;
+    const { geometry: g } = shape;
+    const plain = g.strides.every((s) => s === 1);
+    if (stem && !plain) return undefined;
+    const { chunks } = blockedLayout(block, stem ? output : input);
+    const given = viewed(inChunks(dy as Lowered, block, chunks), shape.outputChannels);
+    // Computed anew if that is cheap, rather than kept since the forward pass.
+    const images = stem ? imageChunks(x as Lowered, chunks) : inChunks(x as Lowered, block, chunks, true);
+    const seen = viewed(images, shape.inputChannels);
+    if (stem) {
+      const each = seen.map((part, i) => stemGradWeight(part, given[i]!, block, g));
+      return [{ layout: sharedFilter(stemFilter, together), parts: [each.reduce((a, b) => add(a, b))] }];
+    }
+    const one = plain ? crossGradWeight : stridedGradWeight;
+    const sum = seen.reduce<Value | undefined>((sum, part, i) => one(part, given[i]!, block, g, sum), undefined);
+    return [{ layout: sharedFilter(plain ? crossFilter : columnFilter, together), parts: [sum as Value] }];
+  };
+
+/** Entries for the three ops on a processor with blocks of `block` channels. */
+export const blockedConvolutions = (block: number, place: Place): readonly [OpDefinition, Lowering][] => [
+  [conv.definition, forward(block, place)],
+  [convGradInput.definition, gradInput(block, place)],
+  [convGradWeight.definition, gradWeight(block, place)],
+];

@@ -1,0 +1,79 @@
+/**
+ * ONNX Runtime's own ops on blocked images (domain com.microsoft.nchwc): [N, C/b, H, W, b] in memory for a block of b channels,
+ * while their type stays [N,C,H,W]. They run only, on the processor whose block they were made for, and never reach a saved file.
+ */
+import { apply, type Definition, type Type, type Value } from "../../../onnx/graph.ts";
+import { convSize } from "../../../ops/index.ts";
+
+const DOMAIN = "com.microsoft.nchwc";
+
+export interface BlockedConv {
+  readonly kernel_shape: readonly [number, number];
+  /** Top, left, bottom, right. */
+  readonly pads: readonly [number, number, number, number];
+  readonly strides: readonly [number, number];
+  readonly dilations: readonly [number, number];
+  readonly group: number;
+  readonly activation?: string;
+  readonly activation_params?: readonly number[];
+}
+
+const convDefinition: Definition = {
+  name: "Conv",
+  domain: DOMAIN,
+  attributes: {
+    kernel_shape: "ints",
+    pads: "ints",
+    strides: "ints",
+    dilations: "ints",
+    group: "int",
+    activation: "string",
+    activation_params: "floats",
+  },
+  infer: ([x, w], attributes): Type[] => {
+    const { kernel_shape: kernel, pads, strides, dilations } = attributes as unknown as BlockedConv;
+    const size = ([0, 1] as const).map((i) =>
+      convSize((x as Value).dim(2 + i), kernel[i], strides[i], dilations[i], pads[i], pads[i + 2]!),
+    );
+    return [{ dtype: "float32", shape: [(x as Value).dim(0), (w as Value).dim(0), ...size] }];
+  },
+};
+
+/** activation(w * x + bias + plus); w in the order that blockedFilter gives, plus as large as the result. */
+export const blockedConv = (
+  [x, w, bias, plus]: readonly [x: Value, w: Value, bias?: Value | undefined, plus?: Value | undefined],
+  attributes: BlockedConv,
+): Value => {
+  const inputs = [x, w, ...(bias === undefined ? [] : [bias]), ...(plus === undefined ? [] : [plus])];
+  return apply(convDefinition, inputs, { ...attributes })[0] as Value;
+};
+
+const poolDefinition: Definition = {
+  name: "GlobalAveragePool",
+  domain: DOMAIN,
+  attributes: {},
+  infer: ([x]): Type[] => [{ dtype: "float32", shape: [(x as Value).dim(0), (x as Value).dim(1), 1, 1] }],
+};
+/** Means over the pixels, [N,C,1,1]. */
+export const blockedMeans = (x: Value): Value => apply(poolDefinition, [x], {})[0] as Value;
+
+const reorderInputDefinition: Definition = {
+  name: "ReorderInput",
+  domain: DOMAIN,
+  attributes: { channels_last: "int" },
+  infer: ([x]): Type[] => [x as Value],
+};
+/** Row-major images as blocked ones. */
+export const toBlocked = (x: Value): Value => apply(reorderInputDefinition, [x], {})[0] as Value;
+
+const reorderOutputDefinition: Definition = {
+  name: "ReorderOutput",
+  domain: DOMAIN,
+  attributes: { channels: "int", channels_last: "int" },
+  infer: ([x], { channels }): Type[] => [
+    { dtype: "float32", shape: [(x as Value).dim(0), channels as number, ...(x as Value).shape.slice(2)] },
+  ],
+};
+/** Blocked images as row-major ones, the first `channels` channels of them. */
+export const fromBlocked = (x: Value, channels: number): Value =>
+  apply(reorderOutputDefinition, [x], { channels })[0] as Value;

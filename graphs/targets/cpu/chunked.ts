@@ -1,0 +1,108 @@
+/**
+ * What the layouts of this target have in common: a value [N,C,H,W] is cut into chunks of images, tensors of their own, and
+ * what differs by image and channel, as a batch norm's factors do by branch, is a row [1, c·C] for a chunk of c images.
+ */
+import type { Type, Value } from "../../onnx/graph.ts";
+import { concat, expandAs, slice } from "../../ops/index.ts";
+import type { Layout, Lowered } from "../layout.ts";
+import { shaped } from "./contrib.ts";
+
+/** What a map factor·x + term is followed by: a sum with a tensor as large, then max(0, ·), or 1 where positive and else 0. */
+export interface Then {
+  readonly plus?: Value | undefined;
+  readonly activation?: "relu" | "positive" | undefined;
+}
+
+export interface ChunkedLayout extends Layout {
+  /** Images of each tensor. */
+  readonly chunks: readonly number[];
+  /** Means over the pixels of each image, a row. */
+  means(part: Value, channels: number): Value;
+  /** factor·part + term by rows, and plus a tensor as large. */
+  affine(part: Value, factor: Value, term: Value, plus?: Value): Value;
+  /** The same with what follows, where that is one pass over the part. */
+  readonly fused?: (part: Value, factor: Value, term: Value, then: Then) => Value;
+  /** factor·part by a row. */
+  scaled(part: Value, factor: Value): Value;
+  /** Tensors to which a part and a row broadcast as `one` is applied to them. */
+  byRow(one: (part: Value, row: Value) => Value, part: Value, row: Value): Value;
+  /** The parts of a value as tensors [H·W, c·C] of the same images, where this is not the pixel-major layout. */
+  readonly pixels?: (parts: readonly Value[], type: Type) => readonly Value[];
+  /** A row at every pixel of a chunk of a value of the type. */
+  spread(row: Value, type: Type): Value;
+}
+
+/** Where a value of a type lies. */
+export type Place = (type: { readonly shape: readonly number[] }) => ChunkedLayout;
+
+export const isChunked = (layout: Layout): layout is ChunkedLayout => "chunks" in layout;
+
+/** The parts are a map factor·x + term: the same with what follows it, in one pass over x. */
+export type Followed = (then: {
+  readonly plus?: readonly Value[];
+  readonly activation?: Then["activation"];
+}) => readonly Value[];
+
+/** What is known of a value's parts in its own layout. */
+export interface Known {
+  readonly followed?: Followed;
+  /** The same from values that are kept anyway, where the value can be computed anew. */
+  readonly again?: Followed;
+  /** 1 where the value is positive, else 0, from such values. */
+  readonly positive?: () => readonly Value[];
+}
+
+/** What a lowering of this target said of its result. */
+export const knownOf = (x: Lowered): Known => (x.known as Known | undefined) ?? {};
+
+/** Tensors [rows, c·C] that hold `from[i]` images each, cut anew so that they hold `to[i]`. */
+export const rechunk = (
+  parts: readonly Value[],
+  from: readonly number[],
+  to: readonly number[],
+  elements: number,
+  axis = 1,
+): readonly Value[] => {
+  if (from.join() === to.join()) return parts;
+  let [part, used] = [0, 0];
+  return to.map((wanted) => {
+    const pieces: Value[] = [];
+    for (let missing = wanted; missing > 0; ) {
+      const held = from[part]!;
+      const taken = Math.min(missing, held - used);
+      const whole = parts[part]!;
+      pieces.push(
+        taken === held ? whole : slice(whole, [{ axis, start: used * elements, end: (used + taken) * elements }]),
+      );
+      missing -= taken;
+      used += taken;
+      if (used === held) [part, used] = [part + 1, 0];
+    }
+    return pieces.length === 1 ? pieces[0]! : concat(pieces, { axis });
+  });
+};
+
+/** A row for each chunk, [1, c·C], from a value [N, C] that has one for each image. */
+export const imageRows = (perImage: Value, chunks: readonly number[]): readonly Value[] => {
+  const [n, c] = [perImage.dim(0), perImage.dim(1)];
+  return rechunk([shaped(perImage, [1, n * c])], [n], chunks, c);
+};
+
+/** Back from rows [1, c·C] to [N, C]. */
+export const fromImageRows = (rows: readonly Value[], channels: number): Value =>
+  shaped(rows.length === 1 ? rows[0]! : concat(rows, { axis: 1 }), [-1, channels]);
+
+/** The row [1, c·C] of each chunk from a value [nb,C]; chunks that start alike share theirs. */
+export const branchRows = (perBranch: Value, { chunks }: ChunkedLayout, images: number): readonly Value[] => {
+  const [branches, c] = [perBranch.dim(0), perBranch.dim(1)];
+  const aligned = chunks.every((size) => size % branches === 0);
+  const period = aligned ? chunks[0]! : images;
+  const tiled = shaped(expandAs(shaped(perBranch, [1, branches * c]), [period / branches, branches * c]), [
+    1,
+    period * c,
+  ]);
+  if (!aligned) return rechunk([tiled], [images], chunks, c);
+  const short = chunks.at(-1) as number;
+  const last = short === period ? tiled : (rechunk([tiled], [period], [short, period - short], c)[0] as Value);
+  return chunks.map((size) => (size === period ? tiled : last));
+};
