@@ -65,6 +65,13 @@ const linfSearch = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
   return { start, propose, smallest: 1, odd: false };
 };
 
+/** The length of a vector, summed in order. */
+const lengthOf = (values: Float64Array): number => {
+  let squares = 0;
+  for (let i = 0; i < values.length; i++) squares += values[i]! ** 2;
+  return Math.sqrt(squares);
+};
+
 /** Growing rectangles around the centre, the n-th adding 1/n²: half of the L2 attack's pattern. */
 const bump = (rows: number, columns: number): Float64Array => {
   const out = new Float64Array(rows * columns);
@@ -77,12 +84,11 @@ const bump = (rows: number, columns: number): Float64Array => {
     top--;
     left--;
   }
-  const length = Math.sqrt(out.reduce((s, v) => s + v * v, 0));
+  const length = lengthOf(out);
   return out.map((v) => v / length);
 };
 
-/** The pattern η of a window, of unit length: a bump up beside a bump down, along a random axis. */
-const pattern = (side: number, random: Random): Float64Array => {
+const makePattern = (side: number, across: boolean): Float64Array => {
   const half = Math.floor(side / 2);
   const [upper, lower] = [bump(half, side), bump(side - half, side)];
   const out = new Float64Array(side * side);
@@ -90,16 +96,25 @@ const pattern = (side: number, random: Random): Float64Array => {
   lower.forEach((v, i) => {
     out[half * side + i] = -v;
   });
-  const length = Math.sqrt(out.reduce((s, v) => s + v * v, 0));
-  const across = random.int(2) === 1;
+  const length = lengthOf(out);
   return out.map((_, i) => out[across ? (i % side) * side + Math.floor(i / side) : i]! / length);
+};
+
+const patterns = new Map<number, Float64Array>();
+/** The pattern η of a window, of unit length: a bump up beside a bump down, along a random axis. */
+const pattern = (side: number, random: Random): Float64Array => {
+  const across = random.int(2);
+  const key = 2 * side + across;
+  const known = patterns.get(key) ?? makePattern(side, across === 1);
+  patterns.set(key, known);
+  return known;
 };
 
 /** Moves the perturbation's length from one window to another, within the ball. */
 const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
   /** clean + eps · (direction), clipped. */
   const along = (direction: Float64Array): Float32Array => {
-    const length = Math.max(Math.sqrt(direction.reduce((s, v) => s + v * v, 0)), 1e-12);
+    const length = Math.max(lengthOf(direction), 1e-12);
     const x = new Float32Array(clean.length);
     for (let i = 0; i < x.length; i++) x[i] = Math.min(Math.max(clean[i]! + (ball.eps * direction[i]!) / length, 0), 1);
     return x;
@@ -118,33 +133,47 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
       }
     return along(direction);
   };
+  /** The perturbation of the best image so far, from which many proposals are made. */
+  let [known, perturbation, length] = [new Float32Array(0), new Float64Array(0), 0];
+  const perturbationOf = (best: Float32Array): void => {
+    if (best === known) return;
+    perturbation = new Float64Array(clean.length);
+    for (let i = 0; i < clean.length; i++) perturbation[i] = best[i]! - clean[i]!;
+    [known, length] = [best as Float32Array<ArrayBuffer>, 0];
+    for (let i = 0; i < clean.length; i++) length += perturbation[i]! ** 2;
+  };
   const propose: Proposal = (best, side, random) => {
-    const delta = Float64Array.from(best, (v, i) => v - clean[i]!);
-    const unused = Math.max(ball.eps ** 2 - delta.reduce((s, v) => s + v * v, 0), 0);
+    perturbationOf(best);
+    const delta = perturbation.slice();
+    const unused = Math.max(ball.eps ** 2 - length, 0);
     const [top, left] = [random.int(h - side + 1), random.int(w - side + 1)];
     const [top2, left2] = [random.int(h - side + 1), random.int(w - side + 1)];
     const eta = pattern(side, random);
+    const fresh = new Float64Array(side * side);
     for (let channel = 0; channel < c; channel++) {
-      const place = (k: number, t: number, l: number) => (channel * h + t + Math.floor(k / side)) * w + l + (k % side);
-      const inFirst = (row: number, column: number) =>
-        row >= top && row < top + side && column >= left && column < left + side;
+      const [here, there] = [(channel * h + top) * w + left, (channel * h + top2) * w + left2];
       let [first, both] = [0, 0];
-      for (let k = 0; k < side * side; k++) {
-        const square = delta[place(k, top, left)]! ** 2;
-        first += square;
-        both += square;
-        const [row, column] = [top2 + Math.floor(k / side), left2 + (k % side)];
-        if (!inFirst(row, column)) both += delta[place(k, top2, left2)]! ** 2;
-      }
-      const norm = Math.sqrt(first);
+      for (let row = 0; row < side; row++)
+        for (let column = 0; column < side; column++) {
+          const square = delta[here + row * w + column]! ** 2;
+          first += square;
+          both += square;
+          const [down, right] = [top2 + row - top, left2 + column - left];
+          if (down < 0 || down >= side || right < 0 || right >= side) both += delta[there + row * w + column]! ** 2;
+        }
+      const norm = 1e-12 + Math.sqrt(first);
       const s = sign(random);
-      const fresh = eta.map((v, k) => s * v + delta[place(k, top, left)]! / (1e-12 + norm));
-      const length = 1e-12 + Math.sqrt(fresh.reduce((sum, v) => sum + v * v, 0));
+      for (let row = 0; row < side; row++)
+        for (let column = 0; column < side; column++) {
+          const k = row * side + column;
+          fresh[k] = s * eta[k]! + delta[here + row * w + column]! / norm;
+        }
+      const scale = 1e-12 + lengthOf(fresh);
       const available = Math.sqrt(both + unused / c);
-      for (let k = 0; k < side * side; k++) delta[place(k, top2, left2)] = 0;
-      fresh.forEach((v, k) => {
-        delta[place(k, top, left)] = (v / length) * available;
-      });
+      for (let row = 0; row < side; row++) delta.fill(0, there + row * w, there + row * w + side);
+      for (let row = 0; row < side; row++)
+        for (let column = 0; column < side; column++)
+          delta[here + row * w + column] = (fresh[row * side + column]! / scale) * available;
     }
     return along(delta);
   };
