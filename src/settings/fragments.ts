@@ -57,6 +57,15 @@ export const datasetSettings = {
   ),
 };
 
+/** Of verbs that take methods, attacks or losses of one's own (src/plugins). */
+export const pluginSetting = {
+  plugin: setting(
+    z.array(path()).default([]),
+    "files of JavaScript with methods, attacks or losses of your own (docs/plugins.md); may be given several times",
+    { group: "Plugins", changeable: true, repeatable: true },
+  ),
+};
+
 /** The part of a dataset that is trained on. */
 export const trainingSplit = {
   split: setting(z.enum(["train", "unlabeled"]).default("train"), "part to train on", { group: "Data" }),

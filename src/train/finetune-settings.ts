@@ -11,6 +11,7 @@ import {
   momentumSetting,
   networkHelp,
   networkSettings,
+  pluginSetting,
   runSettings,
   targetSetting,
   trainingSplit,
@@ -74,6 +75,7 @@ const methodSettings = {
   ),
   keepHead: setting(z.boolean().default(false), "begin with the linear head of --from instead of a new one", method),
   beta: setting(z.number().min(0).default(6), "weight of TRADES' closeness", method),
+  loss: setting(z.string().optional(), "a loss of --plugin, learnt in place of cross-entropy", method),
   attackSteps: setting(z.int().min(0).optional(), "PGD steps of the attack (default 10)", { group: "Attack" }),
   ...ballSettings,
 };
@@ -161,6 +163,7 @@ export const finetuneSettings = {
   evaluate: setting(z.boolean().default(false), "also test accuracy under PGD-20 at the end", run),
   ...targetSetting,
   ...distributedSettings,
+  ...pluginSetting,
   ...runSettings,
   ...conditionSettings,
 };

@@ -14,6 +14,7 @@ import { RequestError } from "../errors.ts";
 import { createJudge, percent } from "../evaluate/accuracy.ts";
 import { writeSealed } from "../files/seal.ts";
 import { chanceOf } from "../models/chance.ts";
+import { loadPlugins, pickNamed } from "../plugins/plugins.ts";
 import { resultsFile, writeReport } from "../report/write.ts";
 import { chosenWeightsOf, type Network, networkRecord, shapeOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
@@ -211,6 +212,8 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const settings = wholeFinetuning(given);
   const { scheme, seed, batch, epochs, eps, stepSize, saveEvery } = settings;
   const { objective, headOnly } = schemes[scheme];
+  const plugins = await loadPlugins(given.plugin);
+  const loss = given.loss === undefined ? undefined : pickNamed("loss", given.loss, plugins.losses);
   const origin = await originOf(given, context);
   const images = await loadFinetuningImages(settings, origin?.network.size ?? given.size, context.warn);
   const network = origin?.network ?? freshNetwork(settings, images.side);
@@ -226,6 +229,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
     ...settings,
     ...model,
     objective,
+    loss,
     batch: partOf(shareOf(batch, collective), settings.accumulate),
     ranks,
   });
@@ -233,6 +237,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const basis = {
     images: datasetFingerprint(images.training),
     stepsPerEpoch: Math.floor(images.training.count / batch),
+    plugins: plugins.files,
   };
   const folder = await context.openRun({ collective, basis });
   const loader = loaderOf(settings, images, collective);
