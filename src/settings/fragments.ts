@@ -71,6 +71,13 @@ export const trainingSplit = {
   split: setting(z.enum(["train", "unlabeled"]).default("train"), "part to train on", { group: "Data" }),
 };
 
+/** How many of the labelled images are trained on. */
+export const trainingLimit = {
+  limit: setting(z.int().min(0).default(0), "use N training images, a sample of every class by --seed; 0 for all", {
+    group: "Data",
+  }),
+};
+
 export const workersSetting = {
   workers: setting(
     z

@@ -14,6 +14,7 @@ import {
   pluginSetting,
   runSettings,
   targetSetting,
+  trainingLimit,
   trainingSplit,
   workersSetting,
 } from "../settings/fragments.ts";
@@ -98,11 +99,7 @@ const imageSettings = {
   data: datasetSettings.data,
   testShare: datasetSettings.testShare,
   skipBroken: datasetSettings.skipBroken,
-  limit: setting(
-    z.int().min(0).default(0),
-    "use N training images, a sample of every class by --seed; 0 for all",
-    data,
-  ),
+  ...trainingLimit,
   testLimit: setting(
     z.int().min(0).default(0),
     "use N test images, a sample of every class by --seed; 0 for all",

@@ -17,7 +17,7 @@ import { chanceOf } from "../models/chance.ts";
 import { loadPlugins, pickNamed } from "../plugins/plugins.ts";
 import { resultsFile, writeReport } from "../report/write.ts";
 import { chosenWeightsOf, type Network, networkRecord, shapeOf } from "../runs/network.ts";
-import type { RunFolder } from "../runs/run-folder.ts";
+import { type RunFolder, readRunConfig } from "../runs/run-folder.ts";
 import {
   type Condition,
   checkConditions,
@@ -133,6 +133,12 @@ const createValidation = async (
 
 type Common = Omit<FinetuneResult, "testImages" | "accuracy" | "robustAccuracy">;
 
+/** Whether the encoder came by advcl import, whose pixels may have been normalised; no where its run can't be read any more. */
+const isImported = async (from = "none"): Promise<boolean> => {
+  const config = from === "none" ? undefined : await readRunConfig(from).catch(() => undefined);
+  return config?.command === "import";
+};
+
 /** Tests the classifier, writes results and report. */
 const finish = async (
   { evaluate, from }: Finetuning,
@@ -162,15 +168,15 @@ const finish = async (
   if (ranks.rank > 0) return result;
   await writeSealed(join(out, resultsFile), accuracies);
   await writeReport(out);
-  const imported =
-    from === "none"
-      ? ""
-      : "; of an encoder that was imported, check that advcl import got the --mean and --std that it was trained with";
   const chance = chanceOf(test.labels as Int32Array);
-  if (accuracy <= chance && chance < 1)
+  if (accuracy <= chance && chance < 1) {
+    const imported = (await isImported(from))
+      ? "; the encoder was imported: check that advcl import got the --mean and --std that it was trained with"
+      : "";
     context.warn(
       `${out} is no better than chance on test images (${percent(accuracy)}; chance gives up to ${percent(chance)}): train it longer (--epochs), or at another --lr${imported}`,
     );
+  }
   const choice = validation === undefined ? "" : ` (the best on ${validation.count} held-out images)`;
   const robust = robustAccuracy === undefined ? "" : `, under PGD-20 ${percent(robustAccuracy)}`;
   context.print(
