@@ -22,6 +22,7 @@ export { constant, input, named, scalar, type Type, Value } from "../graphs/onnx
 export { float32, type Tensor, tensor, zeros } from "../graphs/onnx/tensor.ts";
 export type { Model } from "../graphs/onnx/write.ts";
 export * as ops from "../graphs/ops/public.ts";
+export type { ImageLoss } from "../graphs/steps/evaluate.ts";
 export { compile } from "../graphs/steps/step.ts";
 export { portable } from "../graphs/targets/portable.ts";
 // Verbs.
@@ -35,9 +36,11 @@ export { type ImportResult, importWeights } from "./deploy/import.ts";
 export { type DoctorResult, doctor } from "./engine/doctor.ts";
 export { createSession, type Session, type SessionOptions } from "./engine/session.ts";
 export { RequestError, RunError } from "./errors.ts";
+export type { AttackedImage, AttackResult, OwnAttack, Query } from "./evaluate/attacks/attack.ts";
 export { type EvaluateResult, evaluate } from "./evaluate/evaluate.ts";
 export { readSafetensors, writeSafetensors } from "./files/safetensors.ts";
 export { type ClassifierOptions, type LoadedClassifier, loadClassifier } from "./models/classifier.ts";
+export type { Kit, Plugin, PluginParts } from "./plugins/plugins.ts";
 export { type ReportResult, report } from "./report/verb.ts";
 export { type SmokeResult, smoke } from "./smoke/smoke.ts";
 export { type FinetuneResult, finetune } from "./train/finetune.ts";

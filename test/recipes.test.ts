@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "@jest/globals";
 import { parse } from "yaml";
-import { methodNames, methods } from "../graphs/methods/index.ts";
+import { type MethodName, methodNames, methods } from "../graphs/methods/index.ts";
 import { cluster } from "../src/cluster/cluster.ts";
 import { compare } from "../src/compare/compare.ts";
 import { parseVariant } from "../src/compare/variant.ts";
@@ -35,7 +35,7 @@ test.each(recipeNames())("%s is what its commands take", async (recipe) => {
   for (const command of sections) {
     expect([...specs.keys()]).toContain(command);
     const settings = await resolved(recipe, command);
-    if (command === "pretrain") checkOptions(settings as { method: "advcl" });
+    if (command === "pretrain") checkOptions(methods[settings.method as MethodName], settings);
     if (command === "compare") for (const name of settings.methods as string[]) parseVariant(name);
   }
 });

@@ -6,7 +6,8 @@ import { add, clip, div, max, min, mul, reduceSum, sign, sqrt, sub, valuesOf } f
 export type Norm = "linf" | "l2";
 
 export interface ThreatModel {
-  readonly name: Norm;
+  /** Of the norm, in which messages and caches tell it from others: `linf`, `l2`, or a name of your own. */
+  readonly name: string;
   readonly eps: Operand;
   /** The steepest direction of a gradient under the norm. */
   direction(gradient: Value): Value;

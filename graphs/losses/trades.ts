@@ -17,9 +17,16 @@ export const klDivergence = (p: Value, q: Value, reduction: LossReduction = "mea
 /**
  * TRADES (Zhang et al., ICML 2019, eq. 5): CE(natural, labels) + beta · KL(softmax(natural) ‖ softmax(robust)), means over
  * the batch; gradients flow into both logits.
+ * @param learned what is learnt from the natural images, a scalar
  */
-export const trades = (natural: Value, robust: Value, labels: Value, beta: number) => {
-  const ce = crossEntropy(natural, labels);
+export const trades = (
+  natural: Value,
+  robust: Value,
+  labels: Value,
+  beta: number,
+  learned: (logits: Value, labels: Value) => Value = crossEntropy,
+) => {
+  const ce = learned(natural, labels);
   const kl = klDivergence(natural, robust);
   return { loss: add(ce, mul(kl, beta)), ce, kl };
 };

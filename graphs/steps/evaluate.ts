@@ -18,7 +18,9 @@ export const attackLosses = {
   margin,
 } as const;
 export type AttackLoss = keyof typeof attackLosses;
-export const isTargeted = (loss: AttackLoss): boolean => loss === "dlr-targeted" || loss === "margin";
+/** A loss of logits [B,classes] and labels int32 [B], one number an image: [B]. */
+export type ImageLoss = (logits: Value, labels: Value) => Value;
+export const isTargeted = (loss: string): boolean => loss === "dlr-targeted" || loss === "margin";
 
 /** Shape [C,H,W] of one image, and how many there are. */
 export interface ImageBatch {
@@ -40,12 +42,15 @@ export const logitsStep = (classifier: Classifier, size: ImageBatch): Record<"lo
 export const gradientStep = (
   classifier: Classifier,
   size: ImageBatch,
-  loss: AttackLoss,
+  loss: AttackLoss | ImageLoss,
 ): Record<"logits" | "loss" | "gradient", Value> => {
   const x = images(size, "x");
   const logits = classifier(x);
   const label = classes(size, "label");
-  const each = attackLosses[loss](logits, label, isTargeted(loss) ? classes(size, "target") : label);
+  const each =
+    typeof loss === "function"
+      ? loss(logits, label)
+      : attackLosses[loss](logits, label, isTargeted(loss) ? classes(size, "target") : label);
   return { logits: identity(logits), loss: identity(each), gradient: inputGradient(each, x) ?? mul(x, 0) };
 };
 

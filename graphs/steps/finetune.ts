@@ -9,9 +9,10 @@ import { interleave, viewOf } from "../nn/interleave.ts";
 import { Scope, Store } from "../nn/scope.ts";
 import type { Value } from "../onnx/graph.ts";
 import type { Tensor } from "../onnx/tensor.ts";
-import { add, identity, type Ranks } from "../ops/index.ts";
+import { add, identity, type Ranks, reduceMean } from "../ops/index.ts";
 import { type SgdOptions, sgd } from "../optim/sgd.ts";
 import { accuracy } from "./accuracy.ts";
+import type { ImageLoss } from "./evaluate.ts";
 import { metrics } from "./names.ts";
 import { type Step, update } from "./step.ts";
 
@@ -33,6 +34,8 @@ export interface FinetuneOptions extends ClassifierBatch, AttackOptions, SgdOpti
   readonly objective: Objective;
   /** Weight of the closeness in TRADES. */
   readonly beta: number;
+  /** What is learnt, and in `pgd` attacked, in place of cross-entropy. */
+  readonly loss?: ImageLoss | undefined;
   /**
    * Parameters and statistics of an encoder that stays as it is, by path: constants of the program. The encoder is then in
    * evaluation mode and only the head is trained. Left out, everything is trained, in training mode.
@@ -74,12 +77,15 @@ const modelOf = (
  * images, then by the attacked ones, as two passes would.
  */
 export const finetuneStep = (options: FinetuneOptions): Step => {
-  const { objective, branch, beta, encoder, ranks } = options;
+  const { objective, branch, beta, encoder, ranks, loss } = options;
   const store = new Store(ranks);
   const model = modelOf(store, options, encoder);
   const { clean, label, start } = inputsOf(store, options);
   const judged = (x: Value) => model("eval", [branch], x);
   const attacked = (loss: (x: Value) => Value): Value => pgd(linfPgd(options), loss)(clean, add(clean, start()));
+  const learned = (logits: Value, labels: Value) =>
+    loss === undefined ? crossEntropy(logits, labels) : reduceMean(loss(logits, labels), { keepdims: 0 });
+  const each: ImageLoss = loss ?? ((logits, labels) => crossEntropy(logits, labels, "none"));
   let x = clean;
   let measured: Record<string, Value> & { readonly loss: Value };
   if (objective === "trades") {
@@ -88,15 +94,15 @@ export const finetuneStep = (options: FinetuneOptions): Step => {
     const both = model("train", [branch, branch], interleave([clean, x]));
     const [plain, robust] = [viewOf(both, 0, 2), viewOf(both, 1, 2)];
     measured = {
-      ...trades(plain, robust, label, beta),
+      ...trades(plain, robust, label, beta, learned),
       trainAccuracy: accuracy(plain, label),
       trainRobustAccuracy: accuracy(robust, label),
     };
   } else {
-    if (objective === "pgd") x = attacked((at) => crossEntropy(judged(at), label, "none"));
+    if (objective === "pgd") x = attacked((at) => each(judged(at), label));
     const logits = model("train", [branch], x);
     const name = objective === "pgd" ? "trainRobustAccuracy" : "trainAccuracy";
-    measured = { loss: crossEntropy(logits, label), [name]: accuracy(logits, label) };
+    measured = { loss: learned(logits, label), [name]: accuracy(logits, label) };
   }
   const { outputs, gradients } = update(store, measured.loss, sgd(options));
   const traced = options.trace && { "attack.x": identity(x) };

@@ -1,16 +1,23 @@
 /** Methods under one budget: each is pretrained, finetuned and attacked with several seeds. */
 import { join } from "node:path";
 import { z } from "zod";
-import { methods } from "../../graphs/methods/index.ts";
 import { cluster } from "../cluster/cluster.ts";
 import { type DatasetName, datasetNames } from "../data/dataset.ts";
 import { RequestError } from "../errors.ts";
 import { evaluate } from "../evaluate/evaluate.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { writeSealed } from "../files/seal.ts";
+import { loadPlugins } from "../plugins/plugins.ts";
 import { writeReport } from "../report/write.ts";
 import { networkDefaultsOf } from "../runs/network.ts";
-import { datasetSettings, networkHelp, networkSettings, targetSetting, workersSetting } from "../settings/fragments.ts";
+import {
+  datasetSettings,
+  networkHelp,
+  networkSettings,
+  pluginSetting,
+  targetSetting,
+  workersSetting,
+} from "../settings/fragments.ts";
 import { nearestName, readObject } from "../settings/resolve.ts";
 import { path, setting } from "../settings/schema.ts";
 import type { Given, Resolved } from "../settings/spec.ts";
@@ -71,6 +78,7 @@ export const compareSettings = {
   finetuneLimit: setting(z.int().min(0).default(0), "N training images, a sample of every class", budget),
   workers: setting(workersSetting.workers.unwrap().optional(), "threads that augment", { ...run, changeable: true }),
   target: setting(targetSetting.target, "lowering of the graphs", { ...run, changeable: true }),
+  ...pluginSetting,
   out: setting(path(), "folder to write to; what it holds already is not done again", { path: true }),
 };
 
@@ -103,9 +111,8 @@ const named = <Name extends string>(setting: string, text: string, known: readon
 const commonOf = ({ provider, threads, data, skipBroken }: Settings) => ({ provider, threads, data, skipBroken });
 
 /** A paper's rates at the comparison's batch and epochs. */
-const scaledRates = ({ method }: Variant, { batch, epochs, scaleRates }: Settings) => {
+const scaledRates = ({ definition: { paper } }: Variant, { batch, epochs, scaleRates }: Settings) => {
   if (!scaleRates) return {};
-  const { paper } = methods[method];
   const scale = batch / paper.batch;
   const warmup = paper.warmupEpochs < 0 ? (paper.batch > 256 ? 10 : 0) : paper.warmupEpochs;
   return {
@@ -126,6 +133,7 @@ const encoderOf = async (variant: Variant, seed: number, settings: Settings, pip
       ...{
         ...commonOf(settings),
         method: variant.method,
+        plugin: settings.plugin.length > 0 ? settings.plugin : undefined,
         dataset,
         limit,
         size,
@@ -139,7 +147,7 @@ const encoderOf = async (variant: Variant, seed: number, settings: Settings, pip
       ...{ attackSteps, workers, target, knnEvery: 0, ...scaledRates(variant, settings) },
       ...(clustered && { clusters: settings.clusters }),
       ...(clustered && { pseudoLabels: await labelsOf(seed, variant, settings, pipeline) }),
-      ...(methods[variant.method].given && {
+      ...(variant.definition.given && {
         teacher: await encoderOf(parseVariant("simclr"), seed, settings, pipeline),
       }),
     };
@@ -204,15 +212,22 @@ const writeTable = async (out: string, cells: readonly Cell[]): Promise<void> =>
 
 const perform = async (settings: Settings, context: VerbContext): Promise<CompareResult> => {
   const { out } = settings;
-  const variants = settings.methods.map(parseVariant);
+  const { plugin } = settings;
+  const plugins = await loadPlugins(plugin);
+  const variants = settings.methods.map((text) => parseVariant(text, plugins.methods));
   // What a variant asks of pretraining is looked at before anything is trained.
   const { spec } = pretrain;
-  for (const { method, settings: own } of variants)
-    checkOptions(await spec.resolve([sourceOf(own), readObject(spec.name, spec.rows, { method }, "")], false));
+  for (const { method, definition, settings: own } of variants) {
+    const named = readObject(spec.name, spec.rows, { method, plugin }, "");
+    checkOptions(definition, await spec.resolve([sourceOf(own), named], false));
+  }
   const schemes = settings.schemes.map((scheme) => named("schemes", scheme, schemeNames));
   const asked = settings.datasets.length > 0 ? settings.datasets : [settings.dataset];
   const datasets = asked.map((dataset) => named("datasets", dataset, datasetNames));
-  const pipeline = await openPipeline({ out, file: "compare.json", thing: "comparison", growing }, context);
+  const pipeline = await openPipeline(
+    { out, file: "compare.json", thing: "comparison", growing, plugins: plugins.files },
+    context,
+  );
   const cells: Cell[] = [];
   try {
     for (const seed of settings.seeds)

@@ -6,6 +6,7 @@ import type { z } from "zod";
 import { RequestError } from "../errors.ts";
 import { makeFolder } from "../files/atomic.ts";
 import { readSealed, writeSealed } from "../files/seal.ts";
+import type { PluginFile } from "../runs/config.ts";
 import { configFile } from "../runs/run-folder.ts";
 import { kebabCase, printFlags } from "../settings/name.ts";
 import type { Given } from "../settings/spec.ts";
@@ -43,15 +44,30 @@ export interface Pipeline {
  * @throws RequestError where the folder holds such a `thing` with other settings, and something of it is done
  */
 export const openPipeline = async (
-  { out, file, thing, growing = [] }: { out: string; file: string; thing: string; growing?: readonly string[] },
+  {
+    out,
+    file,
+    thing,
+    growing = [],
+    plugins = [],
+  }: {
+    out: string;
+    file: string;
+    thing: string;
+    growing?: readonly string[];
+    /** Whose parts the work is done with: others may not stand in for them. */
+    plugins?: readonly PluginFile[];
+  },
   context: VerbContext,
 ): Promise<Pipeline> => {
   const { recorded, changeable } = context;
   await makeFolder(out);
   const path = join(out, file);
-  const settings = Object.fromEntries(
-    Object.entries(recorded).filter(([key]) => !growing.includes(key) && !changeable.includes(key)),
-  );
+  const kept = Object.entries(recorded).filter(([key]) => !growing.includes(key) && !changeable.includes(key));
+  const settings: Readonly<Record<string, unknown>> = {
+    ...Object.fromEntries(kept),
+    ...(plugins.length > 0 && { plugins: plugins.map(({ sha256 }) => sha256) }),
+  };
   const before = await readSealed(path, "give another --out");
   const differing = Object.keys({ ...settings, ...before }).filter(
     (key) => before !== undefined && JSON.stringify(before[key] ?? null) !== JSON.stringify(settings[key] ?? null),

@@ -1,16 +1,17 @@
 /** What is compared: a method, with settings of it that differ from its paper's. */
-import { type MethodName, methodNames } from "../../graphs/methods/index.ts";
+import { methods, type NamedMethod } from "../../graphs/methods/index.ts";
 import { RequestError } from "../errors.ts";
 import { camelCase, kebabCase } from "../settings/name.ts";
 import { type GivenSettings, nearestName, unknownSetting } from "../settings/resolve.ts";
 import { isList } from "../settings/schema.ts";
-import { feeds } from "../train/feeds.ts";
+import { feedOf } from "../train/feeds.ts";
 import { pretrain } from "../train/pretrain.ts";
 
 export interface Variant {
   /** As it is asked for: `advcl/no-high-frequency`. */
   readonly name: string;
-  readonly method: MethodName;
+  readonly method: string;
+  readonly definition: NamedMethod;
   /** Settings of pretrain by key, as texts; false, or an empty list, for `no-`. */
   readonly settings: Readonly<Record<string, unknown>>;
 }
@@ -47,20 +48,23 @@ const parseChange = (text: string, change: string): readonly [string, unknown] =
 
 /**
  * Reads `method/setting=value/no-setting`.
+ * @param table methods by name (default: those that ship)
  * @throws RequestError where there is no such method
  */
-export const parseVariant = (text: string): Variant => {
+export const parseVariant = (text: string, table: Readonly<Record<string, NamedMethod>> = methods): Variant => {
   const [method = "", ...changes] = text.split("/").map((part) => part.trim());
-  const known = methodNames.find((name) => name === method);
-  if (known === undefined) {
-    const nearest = nearestName(method, methodNames);
+  const definition = Object.hasOwn(table, method) ? table[method] : undefined;
+  if (definition === undefined) {
+    const names = Object.keys(table);
+    const nearest = nearestName(method, names);
     throw new RequestError(
-      `methods ${text}: there is no method ${JSON.stringify(method)}; ${nearest ? `did you mean ${nearest}?` : `choose among ${methodNames.join(", ")}`}`,
+      `methods ${text}: there is no method ${JSON.stringify(method)}; ${nearest ? `did you mean ${nearest}?` : `choose among ${names.join(", ")}`}`,
     );
   }
   return {
     name: text,
-    method: known,
+    method,
+    definition,
     settings: Object.fromEntries(changes.map((change) => parseChange(text, change))),
   };
 };
@@ -70,8 +74,9 @@ export const sourceOf = (settings: Variant["settings"]): GivenSettings =>
   new Map(Object.entries(settings).map(([key, value]) => [key, { value, label: `--${kebabCase(key)}` }]));
 
 /** Whether a variant trains clustering heads. */
-export const wantsClusters = ({ method, settings }: Variant): boolean =>
-  feeds[method].paper.clusters?.length !== 0 && !(Array.isArray(settings.clusters) && settings.clusters.length === 0);
+export const wantsClusters = ({ definition, settings }: Variant): boolean =>
+  feedOf(definition).paper.clusters?.length !== 0 &&
+  !(Array.isArray(settings.clusters) && settings.clusters.length === 0);
 
 /** A variant's name as a folder's. */
 export const slug = (name: string): string => name.replaceAll("/", "_").replaceAll("=", "-");

@@ -1,16 +1,19 @@
 /** The attacks of an evaluation by the names that users give them. */
 import { RequestError } from "../errors.ts";
 import { nearestName } from "../settings/resolve.ts";
+import type { UntargetedLoss } from "./attacks/apgd.ts";
+import type { OwnAttack } from "./attacks/attack.ts";
 import type { AttackSettings } from "./types.ts";
 
 /** An attack on the images of a chunk. `name` is as users write it. */
 export type SingleAttack = { readonly name: string } & (
   | { readonly kind: "fgsm" }
   | { readonly kind: "pgd"; readonly steps: number }
-  | { readonly kind: "apgd"; readonly loss: "ce" | "dlr" }
+  | { readonly kind: "apgd"; readonly loss: UntargetedLoss }
   | { readonly kind: "apgd-t" }
   | { readonly kind: "fab-t" }
   | { readonly kind: "square" }
+  | { readonly kind: "own"; readonly own: OwnAttack }
 );
 
 /** What an evaluation measures: accuracy on clean images, under an attack, or under AutoAttack's parts in turn. */
@@ -37,9 +40,25 @@ const named: readonly AttackSpec[] = [
 ];
 const names = named.map(({ name }) => name);
 
-const parseAttack = (text: string): AttackSpec => {
-  const known = named.find(({ name }) => name === text);
+/** Attacks that plugins bring, and losses by whose names there is an `apgd-NAME`. */
+export interface OwnAttacks {
+  readonly attacks: readonly OwnAttack[];
+  readonly losses: Readonly<Record<string, unknown>>;
+}
+
+/** Whether an attack of ours has the name, or may have it. */
+export const isAttackName = (name: string): boolean =>
+  names.includes(name) || name === "corruptions" || /^(pgd\d|apgd-)/.test(name);
+
+const ownSpecs = ({ attacks, losses }: OwnAttacks): AttackSpec[] => [
+  ...attacks.map((own): AttackSpec => ({ kind: "own", name: own.name, own })),
+  ...Object.keys(losses).map((loss): AttackSpec => ({ kind: "apgd", loss: `own:${loss}`, name: `apgd-${loss}` })),
+];
+
+const parseAttack = (text: string, own: readonly AttackSpec[]): AttackSpec => {
+  const known = [...named, ...own].find(({ name }) => name === text);
   if (known !== undefined) return known;
+  const names = [...named, ...own].map(({ name }) => name);
   const [, steps] = /^pgd([1-9]\d{0,4})$/.exec(text) ?? [];
   if (steps !== undefined) return { kind: "pgd", steps: Number(steps), name: text };
   const nearest = nearestName(text, [...names, "pgd20"]);
@@ -50,7 +69,10 @@ const parseAttack = (text: string): AttackSpec => {
 };
 
 /** Reads a list of attacks, each once. Throws a RequestError that lists what there is. */
-export const parseAttacks = (list: readonly string[]): AttackSpec[] => [...new Set(list)].map(parseAttack);
+export const parseAttacks = (list: readonly string[], own: OwnAttacks = { attacks: [], losses: {} }): AttackSpec[] => {
+  const specs = ownSpecs(own);
+  return [...new Set(list)].map((text) => parseAttack(text, specs));
+};
 
 /** Classes that an attack needs: its loss compares that many logits. */
 const fewestClasses = (attack: AttackSpec): number => {
@@ -60,6 +82,8 @@ const fewestClasses = (attack: AttackSpec): number => {
     case "apgd-t":
     case "autoattack":
       return 4;
+    case "own":
+      return attack.own.classes ?? 2;
     default:
       return 2;
   }
@@ -79,10 +103,15 @@ export const checkClasses = (attacks: readonly AttackSpec[], classes: number): v
 };
 
 /** Whether an attack follows gradients; AutoAttack does in three of its four parts. */
-export const followsGradients = ({ kind }: AttackSpec): boolean => kind !== "clean" && kind !== "square";
+export const followsGradients = (attack: AttackSpec): boolean =>
+  attack.kind === "own" ? (attack.own.gradients ?? true) : attack.kind !== "clean" && attack.kind !== "square";
+
+/** Passes of an attack that does not say how many it makes: a guess at the time left, no more. */
+const UNKNOWN_PASSES = 200;
 
 /** Passes through the model that an attack makes for an image at most; one with a gradient counts as two. */
-const passesOf = (attack: SingleAttack, { restarts, iterations, targets, queries }: AttackSettings): number => {
+const passesOf = (attack: SingleAttack, settings: AttackSettings): number => {
+  const { restarts, iterations, targets, queries } = settings;
   switch (attack.kind) {
     case "fgsm":
       return 3;
@@ -96,6 +125,8 @@ const passesOf = (attack: SingleAttack, { restarts, iterations, targets, queries
       return 3 * iterations * restarts * targets;
     case "square":
       return (queries + 1) * restarts;
+    case "own":
+      return attack.own.passes?.(settings) ?? UNKNOWN_PASSES;
   }
 };
 

@@ -113,8 +113,9 @@ const attackOf = (
   attack: Exclude<SingleAttack, { kind: "pgd" | "fgsm" }>,
   image: AttackedImage,
   around: Ball,
-  { seed, restarts, iterations, targets, queries }: AttackSettings,
+  settings: AttackSettings,
 ): Attack => {
+  const { seed, restarts, iterations, targets, queries } = settings;
   switch (attack.kind) {
     case "apgd":
       return apgd(image, around, attack.loss, { seed, restarts, iterations });
@@ -124,6 +125,8 @@ const attackOf = (
       return fabTargeted(image, around, { seed, restarts, iterations, targets });
     case "square":
       return squareAttack(image, around, { seed, restarts, queries });
+    case "own":
+      return attack.own.attack(image, around, settings);
   }
 };
 

@@ -6,6 +6,7 @@ import {
   matchSetting,
   modelSettings,
   overrideSetting,
+  pluginSetting,
   targetSetting,
 } from "../settings/fragments.ts";
 import { path, setting } from "../settings/schema.ts";
@@ -69,6 +70,7 @@ export const evaluateSettings = {
   saveAdversarial: setting(z.boolean().default(false), "keep all adversarial images (--out)", results),
   grid: setting(z.int().min(0).max(100).default(12), "images in the picture of attacks (--out)", results),
   resume: setting(z.boolean().default(false), "go on with the evaluation in --out", results),
+  ...pluginSetting,
   ...conditionSettings,
   ...overrideSetting,
 };

@@ -10,6 +10,7 @@ import { chanceWarning } from "../models/chance.ts";
 import { type LoadedClassifier, type OpenedClassifier, openClassifier } from "../models/classifier.ts";
 import { type Fitted, fitDataset } from "../models/fit.ts";
 import { imageAt } from "../models/images.ts";
+import { loadPlugins, type Plugins } from "../plugins/plugins.ts";
 import { writeReport } from "../report/write.ts";
 import {
   type Condition,
@@ -95,11 +96,15 @@ const datasetOf = (
 /** What is asked for, checked as far as it can be before anything is read. */
 const checkRequest = (
   settings: Settings,
+  plugins: Plugins,
 ): { attacks: readonly AttackSpec[]; corruptions: string | undefined; conditions: readonly Condition[] } => {
   const { corruptionsData, std, saveAdversarial, resume, out } = settings;
   if (settings.attacks.includes("corruptions") && corruptionsData === undefined)
     throw new RequestError("corruptions needs --corruptions-data, the folder of CIFAR-10-C's .npy files");
-  const attacks = parseAttacks(settings.attacks.filter((name) => name !== "corruptions"));
+  const attacks = parseAttacks(
+    settings.attacks.filter((name) => name !== "corruptions"),
+    plugins,
+  );
   if (std.some((s) => s <= 0)) throw new RequestError("--std must be above 0");
   if (saveAdversarial && out === undefined)
     throw new RequestError("--save-adversarial needs --out, the folder to write to");
@@ -138,10 +143,11 @@ const openModel = async (
   { batch: wanted, threads }: Settings,
   count: number,
   engine: Engine,
+  losses: Plugins["losses"],
 ): Promise<{ readonly oracle: Oracle; readonly threads: readonly EngineThread[] }> => {
   const batch = fixedBatch ?? Math.min(wanted, count);
   const open = (share: number, load: Engine["loadEvaluation"]) =>
-    openOracle({ classifier: build, image, batch: share, fixed: fixedBatch !== undefined, load });
+    openOracle({ classifier: build, image, batch: share, fixed: fixedBatch !== undefined, load, losses });
   if (asIs !== undefined) {
     const model = await asIs({ ...engine.options, threads });
     const shadow = open(batch, engine.loadEvaluation);
@@ -254,7 +260,8 @@ const summaryOf = (
 });
 
 const run = async (settings: Settings, context: VerbContext): Promise<EvaluateResult> => {
-  const request = checkRequest(settings);
+  const plugins = await loadPlugins(settings.plugin);
+  const request = checkRequest(settings, plugins);
   const { mean, std, size, branch, layout, output, norm, grid, saveAdversarial, out } = settings;
   const { warn } = context;
   const files = request.corruptions === undefined ? undefined : await findCorruptions(request.corruptions);
@@ -271,11 +278,11 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
   const images = attackedImages(dataset, classifier);
   const ranks = await joinRanks(settings);
   const engine = await chooseEngine({ ...settings, device: ranks.localRank });
-  const { oracle, threads } = await openModel(classifier, settings, images.count, engine);
+  const { oracle, threads } = await openModel(classifier, settings, images.count, engine, plugins.losses);
   const shown = firstRight(grid);
   const keeps = (i: number) => saveAdversarial || shown.has(i);
   const { digest, source, classes } = classifier;
-  const basis = { images: datasetFingerprint(dataset) };
+  const basis = { images: datasetFingerprint(dataset), plugins: plugins.files };
   const folder = out === undefined ? undefined : await context.openRun({ collective: ranks, basis });
   const disk = folder && ranks.rank === 0 ? openEvaluationLog(folder, { images, digest, keeps }) : undefined;
   const log = await sameLog(disk === undefined ? memoryLog() : shown.watch(disk), ranks);

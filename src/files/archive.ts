@@ -8,6 +8,7 @@ import { RequestError } from "../errors.ts";
 import { Budget, type ReadOptions } from "./budget.ts";
 import { fileError } from "./file-error.ts";
 import { isHidden } from "./hidden.ts";
+import { ifThere } from "./if-there.ts";
 import { misfit, sniffFile } from "./sniff.ts";
 
 /** A file being read, from a folder or out of a tar archive. */
@@ -43,25 +44,13 @@ export interface Location {
   readonly versions: readonly Version[];
 }
 
-const kindOf = async (path: string): Promise<"folder" | "file" | undefined> => {
-  try {
-    return (await stat(path)).isDirectory() ? "folder" : "file";
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
-    throw fileError(error, "read", path);
-  }
-};
+const kindOf = (path: string): Promise<"folder" | "file" | undefined> =>
+  ifThere(path, async () => ((await stat(path)).isDirectory() ? "folder" : "file"));
 
 /** Names in a folder; none where it is no folder. */
 const namesIn = async (path: string): Promise<ReadonlySet<string>> => {
-  try {
-    return new Set((await readdir(path)).filter((name) => !isHidden(name)));
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ENOTDIR") return new Set();
-    throw fileError(error, "read", path);
-  }
+  const names = (await ifThere(path, () => readdir(path))) ?? [];
+  return new Set(names.filter((name) => !isHidden(name)));
 };
 
 /** The version that an archive's own name tells, else all of them. */

@@ -3,19 +3,22 @@ import { readFile } from "node:fs/promises";
 import { fileError } from "./file-error.ts";
 
 /**
- * The bytes of a file; undefined where there is none, or no folder that could hold it.
+ * What is read at a path; undefined where nothing is there, or no folder that could hold it.
  *
  * @throws RequestError where it is there and cannot be read
  */
-export const readIfThere = async (path: string): Promise<Buffer | undefined> => {
+export const ifThere = async <T>(path: string, read: () => Promise<T>): Promise<T | undefined> => {
   try {
-    return await readFile(path);
+    return await read();
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOENT" || code === "ENOTDIR") return undefined;
     throw fileError(error, "read", path);
   }
 };
+
+/** The bytes of a file, as `ifThere`. */
+export const readIfThere = (path: string): Promise<Buffer | undefined> => ifThere(path, () => readFile(path));
 
 /** The same as text. */
 export const readTextIfThere = async (path: string): Promise<string | undefined> =>

@@ -15,6 +15,7 @@ import type { SessionOptions } from "../engine/session.ts";
 import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { loadRun } from "../runs/network.ts";
+import { quietReporter } from "../verbs/reporter.ts";
 import { type AsIsClassifier, openAsIsClassifier } from "./as-is-classifier.ts";
 import { bakedSizes } from "./baked.ts";
 import { namesOf } from "./class-names.ts";
@@ -101,10 +102,13 @@ export const openClassifier = async (path: string, options: ClassifierOptions): 
 
 /**
  * Loads a classifier without a dataset that it is for.
+ * @param options `warn` is told what is guessed (default: warnings are emitted as Node's)
  * @throws RequestError where the path holds none; GraphError where an ONNX file asks for what is not supported
  */
-export const loadClassifier = async (path: string, options: ClassifierOptions): Promise<LoadedClassifier> =>
-  (await openClassifier(path, options)).classifier();
+export const loadClassifier = async (
+  path: string,
+  options: Partial<ClassifierOptions> = {},
+): Promise<LoadedClassifier> => (await openClassifier(path, { warn: quietReporter.warn, ...options })).classifier();
 
 /** A batch that no exporter is likely to fix by accident. */
 const UNLIKELY = 7;

@@ -36,7 +36,6 @@ h3{margin:0 0 6px;font-size:13px;font-weight:600}
 .card svg{display:block;width:100%;max-width:720px;height:auto}
 .card img{display:block;max-width:100%;margin-top:10px;border-radius:6px}
 code span{white-space:nowrap}
-@media (max-width:520px){.card svg{font-size:16px!important}}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:5px 16px 5px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
@@ -57,6 +56,17 @@ tr:last-child td{border-bottom:0}
 .gallery td{padding:3px 10px 3px 0;border:0}
 .card .gallery img{width:84px;max-width:none;margin:0;image-rendering:pixelated}
 p.note{color:var(--soft);font-size:13px;max-width:80ch}
+@media (max-width:520px){
+body{padding:18px 10px 32px}
+.card svg{font-size:16px!important}
+.card,.figure{padding:10px 12px}
+.scroll table{font-size:13px}
+.scroll th{font-size:12px}
+.scroll th,.scroll td{padding-right:9px}
+.scroll td.number{white-space:normal}
+.names td:first-child{white-space:normal}
+.card .gallery img{width:60px}
+}
 `;
 
 export const card = (body: string, title?: string): string =>
@@ -77,12 +87,15 @@ export const swatches = (entries: readonly (readonly [name: string, colour: stri
 export const legend = (names: readonly string[]): string =>
   names.length < 2 ? "" : swatches(names.map((name, i) => [name, colours[i % colours.length]!]));
 
+/** A cell's text, which may be broken after a slash between words. */
+const broken = (cell: string): string => escaped(cell).replace(/(?<=[a-z])\/(?=[a-z])/g, "/<wbr>");
+
 /** A table; columns whose cells all begin with a digit are set as numbers, but never the first, whose short names are not broken. */
 export const table = (head: readonly string[], rows: readonly (readonly string[])[]): string => {
   const numeric = head.map((_, i) => i > 0 && rows.every((row) => /^(\d|-|$)/.test(row[i] ?? "")));
   const names = rows.every(([name = ""]) => name.length <= 24) ? ' class="names"' : "";
   const line = (tag: string, cells: readonly string[]) =>
-    `<tr>${cells.map((cell, i) => `<${tag}${numeric[i] ? ' class="number"' : ""}>${escaped(cell)}</${tag}>`).join("")}</tr>`;
+    `<tr>${cells.map((cell, i) => `<${tag}${numeric[i] ? ' class="number"' : ""}>${broken(cell)}</${tag}>`).join("")}</tr>`;
   return `<div class="card scroll"><table${names}>${line("th", head)}${rows.map((row) => line("td", row)).join("")}</table></div>`;
 };
 

@@ -18,11 +18,20 @@ export interface Change {
   readonly is: SettingValue;
 }
 
+/** A plugin that a run uses: its path as it was given, and what it was. */
+export interface PluginFile {
+  readonly file: string;
+  /** SHA-256 of the file. */
+  readonly sha256: string;
+}
+
 /** What a run was begun with besides its settings, which a resumed one must find again. */
 export interface Basis {
   /** Fingerprint of its images (`datasetFingerprint`). */
   readonly images?: string | undefined;
   readonly stepsPerEpoch?: number | undefined;
+  /** Files of code that it takes parts from. */
+  readonly plugins?: readonly PluginFile[] | undefined;
 }
 
 export interface RunConfig extends Basis {
@@ -50,6 +59,7 @@ const configSchema = z.object({
   paths: z.record(z.string(), z.string()).optional(),
   images: z.string().optional(),
   stepsPerEpoch: z.int().positive().optional(),
+  plugins: z.array(z.object({ file: z.string(), sha256: z.string() })).optional(),
   versions: z.record(z.string(), z.string()),
   commit: z.string().nullable(),
   changes: z
@@ -64,13 +74,14 @@ const camelKeys = <T>(record: Readonly<Record<string, T>>): Record<string, T> =>
 
 /** The file, its seal last. */
 export const encodeConfig = (config: RunConfig): string => {
-  const { command, settings, paths = {}, images, stepsPerEpoch, versions, commit, changes = [] } = config;
+  const { command, settings, paths = {}, images, stepsPerEpoch, plugins = [], versions, commit, changes = [] } = config;
   const text = stringify({
     command,
     settings: kebabKeys(settings),
     ...(Object.keys(paths).length > 0 && { paths: kebabKeys(paths) }),
     ...(images !== undefined && { images }),
     ...(stepsPerEpoch !== undefined && { stepsPerEpoch }),
+    ...(plugins.length > 0 && { plugins: plugins.map(({ file, sha256 }) => ({ file, sha256 })) }),
     versions,
     commit,
     ...(changes.length > 0 && {
@@ -104,13 +115,14 @@ const decodeConfig = (text: string, path: string, trust: Trust): RunConfig => {
     throw new RequestError(`${path} was changed after the run wrote it (its sha256 is another's); ${remedy}`);
   if (checked.seal === "missing" && trust === "resume")
     throw new RequestError(`${path} carries no sha256, by which a change of it would be seen; ${remedy}`);
-  const { paths, images, stepsPerEpoch, changes, ...rest } = data;
+  const { paths, images, stepsPerEpoch, plugins, changes, ...rest } = data;
   return {
     ...rest,
     settings: camelKeys(data.settings),
     ...(paths && { paths: camelKeys(paths) }),
     ...(images !== undefined && { images }),
     ...(stepsPerEpoch !== undefined && { stepsPerEpoch }),
+    ...(plugins && { plugins }),
     ...(changes && { changes: changes.map((change) => ({ ...change, setting: camelCase(change.setting) })) }),
   };
 };

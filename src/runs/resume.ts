@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { RequestError } from "../errors.ts";
 import { kebabCase, printSetting, type SettingValue } from "../settings/name.ts";
 import type { Json } from "./checkpoint.ts";
-import { type Basis, type Change, pathsOf, type RunConfig } from "./config.ts";
+import { type Basis, type Change, type PluginFile, pathsOf, type RunConfig } from "./config.ts";
 
 type Settings = Readonly<Record<string, SettingValue>>;
 
@@ -77,9 +77,30 @@ const differences = (before: RunConfig, { settings, defaults = {}, paths = [] }:
   });
 };
 
+/** Refuses plugins that are not those that the run began with, wherever they lie now. */
+const checkPlugins = (
+  folder: string,
+  before: readonly PluginFile[],
+  now: readonly PluginFile[],
+  override: boolean,
+  step: number | null,
+): Change[] => {
+  const digests = (files: readonly PluginFile[]) => files.map(({ sha256 }) => sha256);
+  if (text(digests(before)) === text(digests(now))) return [];
+  const names = (files: readonly PluginFile[]) =>
+    files.length === 0
+      ? "none"
+      : files.map(({ file, sha256 }) => `${file} (sha256 ${sha256.slice(0, 12)}…)`).join(", ");
+  if (!override)
+    throw new RequestError(
+      `cannot resume ${folder}: its plugins were ${names(before)} and are now ${names(now)}; give those that the run began with by --plugin, or go on with these by --override`,
+    );
+  return [{ step, setting: "plugins", was: [...digests(before)], is: [...digests(now)] }];
+};
+
 const checkBasis = (folder: string, before: RunConfig, rules: ResumeRules, step: number | null): Change[] => {
-  const { basis: { images, stepsPerEpoch } = {}, override = false, settings } = rules;
-  const changes: Change[] = [];
+  const { basis: { images, stepsPerEpoch, plugins = [] } = {}, override = false, settings } = rules;
+  const changes: Change[] = checkPlugins(folder, before.plugins ?? [], plugins, override, step);
   if (before.images !== undefined && images !== undefined && before.images !== images) {
     const where = typeof settings.data === "string" ? ` of ${settings.data}` : "";
     if (!override)
@@ -153,6 +174,7 @@ export const reconcile = (
     ...before,
     ...(basis.images !== undefined && { images: basis.images }),
     ...(basis.stepsPerEpoch !== undefined && { stepsPerEpoch: basis.stepsPerEpoch }),
+    ...(basis.plugins !== undefined && { plugins: basis.plugins }),
     settings: now,
     paths: {
       ...before.paths,

@@ -57,9 +57,25 @@ export const datasetSettings = {
   ),
 };
 
+/** Of verbs that take methods, attacks or losses of one's own (src/plugins). */
+export const pluginSetting = {
+  plugin: setting(
+    z.array(path()).default([]),
+    "files of JavaScript with methods, attacks or losses of your own (docs/plugins.md); may be given several times",
+    { group: "Plugins", changeable: true, repeatable: true },
+  ),
+};
+
 /** The part of a dataset that is trained on. */
 export const trainingSplit = {
   split: setting(z.enum(["train", "unlabeled"]).default("train"), "part to train on", { group: "Data" }),
+};
+
+/** How many of the labelled images are trained on. */
+export const trainingLimit = {
+  limit: setting(z.int().min(0).default(0), "use N training images, a sample of every class by --seed; 0 for all", {
+    group: "Data",
+  }),
 };
 
 export const workersSetting = {

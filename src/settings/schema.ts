@@ -21,6 +21,8 @@ export interface SettingMeta {
   readonly operand?: boolean;
   /** A distance between pixels, which lie in [0, 1]: a larger number is one of 0 to 255. */
   readonly ofPixels?: boolean;
+  /** Names of a text that are known; plugins may bring others. */
+  readonly names?: readonly string[];
   /** How the names of an enum are made up, for help and messages, where they are many. */
   readonly pattern?: string;
 }
@@ -93,13 +95,14 @@ const limit = (value: number | null): number | undefined =>
 
 type Kind = Pick<SettingRow, "type" | "min" | "max" | "values">;
 
-const kindOf = (schema: z.ZodType, { path: isPath }: Partial<SettingMeta>): Kind => {
+const kindOf = (schema: z.ZodType, { path: isPath, names }: Partial<SettingMeta>): Kind => {
   const plain = { min: undefined, max: undefined, values: [] };
   if (schema instanceof z.ZodNumber) {
     const type = schema.format === "safeint" ? "integer" : "number";
     return { ...plain, type, min: limit(schema.minValue), max: limit(schema.maxValue) };
   }
   if (schema instanceof z.ZodBoolean) return { ...plain, type: "boolean" };
+  if (schema instanceof z.ZodString && names !== undefined) return { ...plain, type: "enum", values: names };
   if (schema instanceof z.ZodString) return { ...plain, type: isPath ? "path" : "string" };
   if (schema instanceof z.ZodEnum) return { ...plain, type: "enum", values: schema.options.map(String) };
   if (schema instanceof z.ZodArray) {
@@ -137,7 +140,8 @@ const printRange = ({ min, max }: Pick<SettingRow, "min" | "max">, before = ""):
   return min === undefined ? `${before} of at most ${max}` : `${before} from ${min} to ${max}`;
 };
 
-const printNames = (names: readonly string[]): string =>
+/** `a, b or c`. */
+export const printNames = (names: readonly string[]): string =>
   names.length === 1 ? names.join() : `${names.slice(0, -1).join(", ")} or ${names.at(-1)}`;
 
 /** What a setting takes, for help and messages: `a number from 0 to 1`. */

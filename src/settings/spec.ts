@@ -28,7 +28,7 @@ export interface SpecDefinition<Own extends Shape> {
   /** The run folder of a verb whose --out is another file (default: --out itself). */
   runFolder?(out: string): string;
   /** Defaults that depend on other settings: each stands where that setting was not given, in config.yaml too. */
-  complete?(settings: Partial<Resolved<Own>>): Partial<Resolved<Own>>;
+  complete?(settings: Partial<Resolved<Own>>): Partial<Resolved<Own>> | Promise<Partial<Resolved<Own>>>;
 }
 
 export interface Spec<Own extends Shape = Shape> {
@@ -92,7 +92,7 @@ export const defineSpec = <const Own extends Shape>(definition: SpecDefinition<O
     }
     if (complete !== undefined) {
       const settings = resolveRows(rows, sources, false) as Partial<Resolved<Own>>;
-      sources.push(readObject(name, rows, complete(settings), followingDefaults));
+      sources.push(readObject(name, rows, await complete(settings), followingDefaults));
     }
     return sources;
   };

@@ -1,7 +1,7 @@
 /** How each method of pretraining is fed; the methods themselves are in graphs/methods. */
 
 import { TEACHER } from "../../graphs/methods/deacl.ts";
-import { type MethodName, methodNames, methods } from "../../graphs/methods/index.ts";
+import { methodNames, methods } from "../../graphs/methods/index.ts";
 import type { Method, TrainingSettings } from "../../graphs/methods/method.ts";
 import type { LoaderInputs } from "../data/loader.ts";
 import { RequestError } from "../errors.ts";
@@ -47,35 +47,29 @@ const changes = (method: Method): PaperSettings => {
   return { ...Object.fromEntries(differing), ...(!method.options.includes("clusters") && { clusters: [] }) };
 };
 
-const feedOf = (name: MethodName): Feed => {
-  const method = methods[name];
-  return {
-    paper: name === "advcl" ? {} : changes(method),
-    inputs: (settings, epoch) => method.inputs({ ...method.paper, ...settings }, epoch),
-    ...(method.scalars && {
-      scalars: (settings, epoch, progress) => method.scalars?.({ ...method.paper, ...settings }, epoch, progress) ?? {},
-    }),
-  };
-};
+/** How a method is fed. */
+export const feedOf = (method: Method): Feed => ({
+  paper: method.name === "advcl" ? {} : changes(method),
+  inputs: (settings, epoch) => method.inputs({ ...method.paper, ...settings }, epoch),
+  ...(method.scalars && {
+    scalars: (settings, epoch, progress) => method.scalars?.({ ...method.paper, ...settings }, epoch, progress) ?? {},
+  }),
+});
 
 /**
  * Refuses an option of other methods.
  * @throws RequestError naming the methods that have it
  */
-export const checkOptions = ({ method, ...settings }: { readonly method: MethodName }): void => {
+export const checkOptions = (method: Method, settings: object): void => {
   for (const name of Object.keys(methodOptions)) {
     const given = (settings as Readonly<Record<string, unknown>>)[name] !== undefined;
-    if (!given || methods[method].options.includes(name)) continue;
+    if (!given || method.options.includes(name)) continue;
     const owners = methodNames.filter((owner) => methods[owner].options.includes(name));
     throw new RequestError(
-      `--${kebabCase(name)} is an option of ${owners.join(", ")}, and the method is ${method}; leave it out or give --method ${owners[0]}`,
+      `--${kebabCase(name)} is an option of ${owners.join(", ")}, and the method is ${method.name}; leave it out or give --method ${owners[0]}`,
     );
   }
 };
-
-export const feeds = Object.fromEntries(methodNames.map((name) => [name, feedOf(name)])) as Readonly<
-  Record<MethodName, Feed>
->;
 
 /** Learning rate of a step; epoch from 1, step within it from 0. */
 export const rateOf =

@@ -11,8 +11,10 @@ import {
   momentumSetting,
   networkHelp,
   networkSettings,
+  pluginSetting,
   runSettings,
   targetSetting,
+  trainingLimit,
   trainingSplit,
   workersSetting,
 } from "../settings/fragments.ts";
@@ -74,6 +76,7 @@ const methodSettings = {
   ),
   keepHead: setting(z.boolean().default(false), "begin with the linear head of --from instead of a new one", method),
   beta: setting(z.number().min(0).default(6), "weight of TRADES' closeness", method),
+  loss: setting(z.string().optional(), "a loss of --plugin, learnt in place of cross-entropy", method),
   attackSteps: setting(z.int().min(0).optional(), "PGD steps of the attack (default 10)", { group: "Attack" }),
   ...ballSettings,
 };
@@ -96,11 +99,7 @@ const imageSettings = {
   data: datasetSettings.data,
   testShare: datasetSettings.testShare,
   skipBroken: datasetSettings.skipBroken,
-  limit: setting(
-    z.int().min(0).default(0),
-    "use N training images, a sample of every class by --seed; 0 for all",
-    data,
-  ),
+  ...trainingLimit,
   testLimit: setting(
     z.int().min(0).default(0),
     "use N test images, a sample of every class by --seed; 0 for all",
@@ -161,6 +160,7 @@ export const finetuneSettings = {
   evaluate: setting(z.boolean().default(false), "also test accuracy under PGD-20 at the end", run),
   ...targetSetting,
   ...distributedSettings,
+  ...pluginSetting,
   ...runSettings,
   ...conditionSettings,
 };

@@ -14,9 +14,10 @@ import { RequestError } from "../errors.ts";
 import { createJudge, percent } from "../evaluate/accuracy.ts";
 import { writeSealed } from "../files/seal.ts";
 import { chanceOf } from "../models/chance.ts";
+import { loadPlugins, pickNamed } from "../plugins/plugins.ts";
 import { resultsFile, writeReport } from "../report/write.ts";
 import { chosenWeightsOf, type Network, networkRecord, shapeOf } from "../runs/network.ts";
-import type { RunFolder } from "../runs/run-folder.ts";
+import { type RunFolder, readRunConfig } from "../runs/run-folder.ts";
 import {
   type Condition,
   checkConditions,
@@ -132,6 +133,12 @@ const createValidation = async (
 
 type Common = Omit<FinetuneResult, "testImages" | "accuracy" | "robustAccuracy">;
 
+/** Whether the encoder came by advcl import, whose pixels may have been normalised; no where its run can't be read any more. */
+const isImported = async (from = "none"): Promise<boolean> => {
+  const config = from === "none" ? undefined : await readRunConfig(from).catch(() => undefined);
+  return config?.command === "import";
+};
+
 /** Tests the classifier, writes results and report. */
 const finish = async (
   { evaluate, from }: Finetuning,
@@ -161,15 +168,15 @@ const finish = async (
   if (ranks.rank > 0) return result;
   await writeSealed(join(out, resultsFile), accuracies);
   await writeReport(out);
-  const imported =
-    from === "none"
-      ? ""
-      : "; of an encoder that was imported, check that advcl import got the --mean and --std that it was trained with";
   const chance = chanceOf(test.labels as Int32Array);
-  if (accuracy <= chance && chance < 1)
+  if (accuracy <= chance && chance < 1) {
+    const imported = (await isImported(from))
+      ? "; the encoder was imported: check that advcl import got the --mean and --std that it was trained with"
+      : "";
     context.warn(
       `${out} is no better than chance on test images (${percent(accuracy)}; chance gives up to ${percent(chance)}): train it longer (--epochs), or at another --lr${imported}`,
     );
+  }
   const choice = validation === undefined ? "" : ` (the best on ${validation.count} held-out images)`;
   const robust = robustAccuracy === undefined ? "" : `, under PGD-20 ${percent(robustAccuracy)}`;
   context.print(
@@ -211,6 +218,8 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const settings = wholeFinetuning(given);
   const { scheme, seed, batch, epochs, eps, stepSize, saveEvery } = settings;
   const { objective, headOnly } = schemes[scheme];
+  const plugins = await loadPlugins(given.plugin);
+  const loss = given.loss === undefined ? undefined : pickNamed("loss", given.loss, plugins.losses);
   const origin = await originOf(given, context);
   const images = await loadFinetuningImages(settings, origin?.network.size ?? given.size, context.warn);
   const network = origin?.network ?? freshNetwork(settings, images.side);
@@ -226,6 +235,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
     ...settings,
     ...model,
     objective,
+    loss,
     batch: partOf(shareOf(batch, collective), settings.accumulate),
     ranks,
   });
@@ -233,6 +243,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const basis = {
     images: datasetFingerprint(images.training),
     stepsPerEpoch: Math.floor(images.training.count / batch),
+    plugins: plugins.files,
   };
   const folder = await context.openRun({ collective, basis });
   const loader = loaderOf(settings, images, collective);

@@ -14,6 +14,7 @@ import {
   distributedSettings,
   momentumSetting,
   networkSettings,
+  pluginSetting,
   runSettings,
   targetSetting,
   trainingSplit,
@@ -70,7 +71,7 @@ export const methodOptions = {
 };
 
 const methodSettings = {
-  method: setting(z.enum(methodNames).default("advcl"), "how it is trained", method),
+  method: setting(z.string().default("advcl"), "how it is trained", { ...method, names: methodNames }),
   highFrequency: setting(z.boolean().default(true), "the high-frequency view", method),
   radius: setting(z.number().min(0.5).default(paper.radius), "radius of the removed frequencies, pixels", method),
   clusters: setting(
@@ -152,6 +153,7 @@ export const pretrainSettings = {
   ),
   knnEvery: setting(z.int().min(0).default(10), "epochs between kNN accuracies on frozen features; 0: never", run),
   ...distributedSettings,
+  ...pluginSetting,
   ...runSettings,
   ...conditionSettings,
 };

@@ -1,6 +1,6 @@
 /** Pretraining of an encoder without labels: AdvCL (Fan et al. 2021) and its rivals. */
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
-import { methods } from "../../graphs/methods/index.ts";
+import type { NamedMethod } from "../../graphs/methods/index.ts";
 import { encoderName } from "../../graphs/nn/encoder.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import type { Ranks } from "../../graphs/ops/ranks.ts";
@@ -17,6 +17,7 @@ import { percent } from "../evaluate/accuracy.ts";
 import { createExtractor, knnAccuracy } from "../evaluate/knn.ts";
 import { collapseWarning, featureSpread } from "../evaluate/spread.ts";
 import { chanceOf } from "../models/chance.ts";
+import { loadPlugins, pickNamed } from "../plugins/plugins.ts";
 import { writeReport } from "../report/write.ts";
 import { loadRun, type Network, networkDefaultsOf, networkRecord, shapeOf } from "../runs/network.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
@@ -25,7 +26,7 @@ import type { Resolved } from "../settings/spec.ts";
 import { checkConditions, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { partOf, partsText } from "./accumulate.ts";
-import { checkOptions, feeds, rateOf, teacherState } from "./feeds.ts";
+import { checkOptions, feedOf, rateOf, teacherState } from "./feeds.ts";
 import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { train } from "./loop.ts";
 import { type PortraitOptions, writePortrait } from "./portrait.ts";
@@ -70,12 +71,20 @@ const loadTraining = async (settings: Settings, context: VerbContext): Promise<D
   return dataset;
 };
 
-const networkOf = (settings: Settings, size: number): Network => {
-  const { branches, evaluatedBranch } = methods[settings.method];
-  return { ...shapeOf(settings, size), size, branches, evaluatedBranch };
+/** The method, ours or a plugin's, and whence the plugins are. */
+const methodOf = async ({ method, plugin }: Pick<Settings, "method" | "plugin">) => {
+  const { methods, files } = await loadPlugins(plugin);
+  return { method: pickNamed("method", method, methods), plugins: files };
 };
 
-const stepOf = (settings: Settings, network: Network, ranks: Ranks | undefined): Step => {
+const networkOf = (settings: Settings, { branches, evaluatedBranch }: NamedMethod, size: number): Network => ({
+  ...shapeOf(settings, size),
+  size,
+  branches,
+  evaluatedBranch,
+});
+
+const stepOf = (settings: Settings, method: NamedMethod, network: Network, ranks: Ranks | undefined): Step => {
   const tasks = apDpeTasks.filter((task) => settings.tasks.includes(task));
   if (tasks.length === 0 || tasks.length < settings.tasks.length) {
     const [unknown = ""] = settings.tasks.filter((name) => !apDpeTasks.some((task) => task === name));
@@ -84,7 +93,6 @@ const stepOf = (settings: Settings, network: Network, ranks: Ranks | undefined):
     throw new RequestError(`tasks ${settings.tasks.join(", ")}: give some of ${apDpeTasks.join(", ")}${remedy}`);
   }
   const radius = settings.highFrequency ? settings.radius : 0;
-  const method = methods[settings.method];
   // Options of a method that are no settings are as in its paper.
   return method.build({ ...method.paper, ...settings, ...network, tasks, radius, ranks });
 };
@@ -106,11 +114,12 @@ const labelsFor = async (
 
 /** What DeACL's student starts beside: the weights of its frozen teacher, as inputs of the step. */
 const teacherFor = async (
-  { method, teacher }: Settings,
+  { teacher }: Settings,
+  { name: method, given }: NamedMethod,
   network: Network,
   context: VerbContext,
 ): Promise<Map<string, Tensor> | undefined> => {
-  if (methods[method].given === undefined) return undefined;
+  if (given === undefined) return undefined;
   if (teacher === undefined)
     throw new RequestError(`${method} needs --teacher RUN: a run of pretrain --method simclr with the same network`);
   const found = await loadRun(teacher, context.warn);
@@ -168,8 +177,8 @@ const createKnn = async (
 };
 
 /** What the loop is told of learning rates, other scalars and figures after an epoch. */
-const schedulesOf = (settings: Settings, stepsPerEpoch: number) => {
-  const { scalars } = feeds[settings.method];
+const schedulesOf = (settings: Settings, method: NamedMethod, stepsPerEpoch: number) => {
+  const { scalars } = feedOf(method);
   const { epochs } = settings;
   return {
     rate: rateOf(settings, stepsPerEpoch),
@@ -207,19 +216,21 @@ const printEnd = ({ out, steps, metrics, waitSeconds }: PretrainResult, context:
 /** The report with its pictures; a run whose training is done does not fail for want of these. */
 const leaveReport = async ({
   settings,
+  method,
   context,
   folder: { path },
   ...given
 }: Pick<PortraitOptions, "engine" | "network" | "dataset" | "pseudoLabels"> & {
   readonly settings: Settings;
+  readonly method: NamedMethod;
   readonly context: VerbContext;
   readonly folder: RunFolder;
 }): Promise<void> => {
-  const { method, seed, eps, radius } = settings;
+  const { seed, eps, radius } = settings;
   try {
     const { tensors: weights } = await loadRun(path, context.warn);
-    const highFrequency = settings.highFrequency && methods[method].options.includes("radius");
-    const inputs = feeds[method].inputs(settings, 1);
+    const highFrequency = settings.highFrequency && method.options.includes("radius");
+    const inputs = feedOf(method).inputs(settings, 1);
     await writePortrait(path, { ...given, weights, inputs, seed, eps, radius, highFrequency });
   } catch (error) {
     context.warn(`the report of ${path} has no pictures: ${error instanceof Error ? error.message : error}`);
@@ -228,46 +239,47 @@ const leaveReport = async ({
 };
 
 const run = async (settings: Settings, context: VerbContext): Promise<PretrainResult> => {
-  const { method, seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery, accumulate } = settings;
+  const { seed, batch, epochs, clusters, saveEvery, stepsPerRun, knnEvery, accumulate } = settings;
   const conditions = parseConditions(settings);
-  checkOptions(settings);
+  const { method, plugins } = await methodOf(settings);
+  checkOptions(method, settings);
   const test = await testImagesOf(settings, context);
   const dataset = await loadTraining(settings, context);
   const pseudoLabels = await labelsFor(settings, dataset, context);
   const collective = await joinRanks(settings);
   const { ranks, spoken } = sharedBatch(collective, settings);
   const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
-  const network = networkOf(settings, dataset.height);
-  const step = stepOf({ ...settings, batch: partOf(shareOf(batch, collective), accumulate) }, network, ranks);
+  const network = networkOf(settings, method, dataset.height);
+  const step = stepOf({ ...settings, batch: partOf(shareOf(batch, collective), accumulate) }, method, network, ranks);
   const knnNames =
     test !== undefined && dataset.labels !== undefined ? ["knnAccuracy", "participationRatio", "meanCosine"] : [];
   checkConditions(conditions, { followed: [...measuredBy(step), ...knnNames] });
-  const initial = await teacherFor(settings, network, context);
+  const initial = await teacherFor(settings, method, network, context);
   const loader = createLoader({
     dataset,
     batch,
     seed,
     workers: settings.workers,
-    inputs: (epoch) => feeds[method].inputs(settings, epoch),
+    inputs: (epoch) => feedOf(method).inputs(settings, epoch),
     dropLast: true,
     share: collective,
     ...(pseudoLabels && { pseudoLabels }),
   });
   const folder = await context.openRun({
     collective,
-    basis: { images: datasetFingerprint(dataset), stepsPerEpoch: loader.stepsPerEpoch },
+    basis: { images: datasetFingerprint(dataset), stepsPerEpoch: loader.stepsPerEpoch, plugins },
   });
   const knn = await createKnn(engine, network, dataset, test, collective);
   context.log(
-    `${methods[method].title}: ${encoderName(network)} width ${network.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
+    `${method.title}: ${encoderName(network)} width ${network.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
       `${loader.stepsPerEpoch} steps of ${batch} an epoch${partsText(accumulate)}, ${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({
       ...{ step, engine, loader, run: folder, reporter: context, signal: context.signal, seed, epochs, batch },
       ...{ collective, rankCheck: settings.rankCheck, stepsPerRun, accumulate, saveEvery },
-      ...schedulesOf(settings, loader.stepsPerEpoch),
-      record: { network: networkRecord(network), method, clusters },
+      ...schedulesOf(settings, method, loader.stepsPerEpoch),
+      record: { network: networkRecord(network), method: method.name, clusters },
       replay: (accumulate ?? 1) === 1, // advcl step takes a batch whole
       ...(initial && { initial }),
       evaluate: async (epoch, weights) =>
@@ -276,7 +288,8 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     const { steps, metrics, waitSeconds } = trained;
     if (trained.interrupted) throw new Interrupted(`stopped after step ${steps}; go on with --resume`);
     const result = { out: folder.path, steps, epochs, metrics, waitSeconds };
-    if (collective.rank === 0) await leaveReport({ settings, context, folder, engine, network, dataset, pseudoLabels });
+    if (collective.rank === 0)
+      await leaveReport({ settings, method, context, folder, engine, network, dataset, pseudoLabels });
     printEnd(result, context);
     warnOfChance(metrics.knnAccuracy, knn.chance, folder.path, context);
     warnOfCollapse(result, context);
@@ -302,8 +315,8 @@ export const pretrain = defineVerb(
     name: "pretrain",
     settings: pretrainSettings,
     presets: pretrainPresets,
-    complete: ({ method, arch }) => ({
-      ...(method && (feeds[method].paper as Partial<Settings>)),
+    complete: async ({ method, arch, plugin = [] }) => ({
+      ...(method && (feedOf((await methodOf({ method, plugin })).method).paper as Partial<Settings>)),
       ...networkDefaultsOf(arch),
     }),
   },

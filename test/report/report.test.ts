@@ -292,7 +292,8 @@ describe("of several folders", () => {
     writeFileSync(join(b, "x", "config.yaml"), readFileSync(join(a, "config.yaml")));
     const silent = new Writable({ write: (_chunk, _encoding, done) => done() });
     expect(await reportCommand.execute([a, join(b, "x")], { stdout: silent, stderr: silent })).toBe(0);
-    const html = readFileSync(join(a, "side-by-side.html"), "utf8");
+    // Between folders a path may be broken.
+    const html = readFileSync(join(a, "side-by-side.html"), "utf8").replaceAll("/<wbr>", "/");
     expect(html).toContain(`>${a}</th>`);
     expect(html).toContain(`>${join(b, "x")}</th>`);
   });

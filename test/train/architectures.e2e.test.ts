@@ -10,6 +10,7 @@ import { readSafetensors } from "../../src/files/safetensors.ts";
 import { loadRun } from "../../src/runs/network.ts";
 import { finetune } from "../../src/train/finetune.ts";
 import { pretrain } from "../../src/train/pretrain.ts";
+import { quietReporter } from "../../src/verbs/reporter.ts";
 
 let folder: string;
 const at = (name: string): string => join(folder, name);
@@ -45,6 +46,22 @@ test.each([
   expect([...(await readSafetensors(weights)).tensors.keys()]).toContain(name);
   expect(await importWeights({ from: weights, out: at(`${arch}-back`) })).toMatchObject({ arch, width: 4 });
 });
+
+test.each([
+  ["preact-resnet", false],
+  ["preact-resnet-back", true],
+] as const)(
+  "a head no better than chance on %s: the hint speaks of the import where there was one",
+  async (from, imported) => {
+    const said: string[] = [];
+    const reporter = { ...quietReporter, warn: (message: string) => said.push(message) };
+    const untrained = { ...images, scheme: "slf", from: at(from), testLimit: 16, lr: 0 } as const;
+    await finetune({ ...untrained, out: at(`${from}-untrained`) }, { reporter });
+    const hint = said.find((message) => message.includes("is no better than chance on test images")) ?? "";
+    expect(hint).not.toBe("");
+    expect(hint.includes("the encoder was imported: check that advcl import got the --mean and --std")).toBe(imported);
+  },
+);
 
 test("what an architecture does not have is refused", async () => {
   const asked = { ...images, size: 16, clusters: [], out: at("none") };

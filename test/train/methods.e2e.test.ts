@@ -12,7 +12,7 @@ import { type Cell, printTable, rowsOf } from "../../src/compare/table.ts";
 import { parseVariant, slug, wantsClusters } from "../../src/compare/variant.ts";
 import { weightsOf } from "../../src/runs/network.ts";
 import { kebabCase } from "../../src/settings/name.ts";
-import { checkOptions, feeds, rateOf } from "../../src/train/feeds.ts";
+import { checkOptions, feedOf, rateOf } from "../../src/train/feeds.ts";
 import { initialState } from "../../src/train/initialize.ts";
 import { pretrain } from "../../src/train/pretrain.ts";
 import { methodOptions } from "../../src/train/pretrain-settings.ts";
@@ -65,7 +65,7 @@ describe("options of methods", () => {
       const paper: Readonly<Record<string, unknown>> = { ...method.paper };
       for (const option of Object.keys(methodOptions)) {
         expect([name, option, resolved[option]]).toEqual([name, option, paper[option]]);
-        const given = () => checkOptions({ method: name, [option]: 0.5 });
+        const given = () => checkOptions(method, { [option]: 0.5 });
         if (method.options.includes(option)) expect(given).not.toThrow();
         else
           expect(given).toThrow(new RegExp(`^--${kebabCase(option)} is an option of .*, and the method is ${name};`));
@@ -99,8 +99,8 @@ describe("every method", () => {
   test.each(methodNames)("%s is fed exactly what its step reads", (name) => {
     const { store } = methods[name].build({ ...methods[name].paper, ...options });
     const fed = [
-      ...Object.keys(feeds[name].inputs(settings, 1)),
-      ...Object.keys(feeds[name].scalars?.(settings, 1, 0) ?? {}),
+      ...Object.keys(feedOf(methods[name]).inputs(settings, 1)),
+      ...Object.keys(feedOf(methods[name]).scalars?.(settings, 1, 0) ?? {}),
       "lr",
     ];
     expect(fed.sort()).toEqual([...store.inputs.keys()].sort());
@@ -147,7 +147,7 @@ describe("schedules", () => {
   });
 
   test("BYOL's decay rises to 1", () => {
-    const decay = (progress: number) => feeds.byorl.scalars?.(settings, 1, progress).decay;
+    const decay = (progress: number) => feedOf(methods.byorl).scalars?.(settings, 1, progress).decay;
     expect([decay(0), decay(0.5), decay(1)].map((d) => d?.toFixed(6))).toEqual(["0.996000", "0.998000", "1.000000"]);
   });
 });

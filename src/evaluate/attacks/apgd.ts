@@ -1,6 +1,5 @@
 /** Auto-PGD (Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020). */
 
-import type { AttackLoss } from "../../../graphs/steps/evaluate.ts";
 import { predictionOf } from "../../models/prediction.ts";
 import {
   type Answer,
@@ -11,6 +10,7 @@ import {
   type Attempts,
   attackRandom,
   isZero,
+  type LossKind,
   type Query,
   rankedTargets,
 } from "./attack.ts";
@@ -54,7 +54,7 @@ const withMomentum = (x: Float32Array, straight: Float32Array, before: Float32Ar
 function* run(
   image: AttackedImage,
   ball: Ball,
-  kind: AttackLoss,
+  kind: LossKind,
   target: number,
   iterations: number,
   stream: [seed: number, name: string, round: number],
@@ -103,8 +103,11 @@ function* run(
   return done(best.x, best.answer);
 }
 
-/** Untargeted: the cross-entropy or the DLR loss. */
-export const apgd = (image: AttackedImage, ball: Ball, loss: "ce" | "dlr", options: ApgdOptions): Attempts => {
+/** Losses that need no target. */
+export type UntargetedLoss = Exclude<LossKind, "dlr-targeted" | "margin">;
+
+/** Untargeted: the cross-entropy, the DLR loss, or one's own. */
+export const apgd = (image: AttackedImage, ball: Ball, loss: UntargetedLoss, options: ApgdOptions): Attempts => {
   const { iterations = 100, restarts = 1, seed } = options;
   const attempts = Array.from({ length: restarts }, (_, round) =>
     run(image, ball, loss, image.label, iterations, [seed, `apgd-${loss}`, round]),

@@ -5,6 +5,8 @@
  */
 import type { AttackLoss } from "../../../graphs/steps/evaluate.ts";
 import { type Random, random } from "../../data/random.ts";
+import type { AttackSettings } from "../types.ts";
+import type { Ball } from "./ball.ts";
 
 export interface AttackedImage {
   /** [C,H,W] pixels in [0, 1]. */
@@ -15,13 +17,16 @@ export interface AttackedImage {
   readonly index: number;
 }
 
+/** A loss that can be asked for: one of ours, or that of a plugin by its name. */
+export type LossKind = AttackLoss | `own:${string}`;
+
 /**
  * Logits of x, and for a loss its value and gradient at x too. `ahead` are the images that come next should the answer change
  * nothing: where there is room in the batch some of them, the first ones, are answered as well.
  */
 export type Query =
   | { readonly kind: "logits"; readonly x: Float32Array; readonly ahead?: Iterator<Float32Array> }
-  | { readonly kind: AttackLoss; readonly x: Float32Array; readonly label: number; readonly target: number };
+  | { readonly kind: LossKind; readonly x: Float32Array; readonly label: number; readonly target: number };
 
 /** Views of a batch's results: to be read, not written. */
 export interface Answer {
@@ -61,6 +66,19 @@ export interface Attempts {
 
 /** The attempts to make; or what has to be asked first, with a result or the attempts at its end. */
 export type Attack = Attempts | Generator<Query, AttackResult | Attempts, Answer>;
+
+/** An attack that a plugin brings. */
+export interface OwnAttack {
+  /** As `evaluate --attacks` takes it. */
+  readonly name: string;
+  /** Classes that the model must have (default 2). */
+  readonly classes?: number;
+  /** Whether it follows gradients (default true): models without finite ones are refused then. */
+  readonly gradients?: boolean;
+  /** Passes through the model for an image at most, one with a gradient counting as two: tells the time left (default 200). */
+  passes?(settings: AttackSettings): number;
+  attack(image: AttackedImage, ball: Ball, settings: AttackSettings): Attack;
+}
 
 /** All classes but the label, the largest logit first. */
 export const rankedTargets = (logits: Float32Array, label: number): number[] =>

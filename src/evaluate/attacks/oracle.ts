@@ -7,10 +7,19 @@
 import type { PgdOptions } from "../../../graphs/attacks/pgd.ts";
 import type { Value } from "../../../graphs/onnx/graph.ts";
 import { type Tensor, tensor } from "../../../graphs/onnx/tensor.ts";
-import { type Classifier, gradientStep, isTargeted, logitsStep, pgdStep } from "../../../graphs/steps/evaluate.ts";
+import {
+  type AttackLoss,
+  type Classifier,
+  gradientStep,
+  type ImageLoss,
+  isTargeted,
+  logitsStep,
+  pgdStep,
+} from "../../../graphs/steps/evaluate.ts";
 import type { Engine } from "../../engine/engine.ts";
 import type { Session } from "../../engine/session.ts";
-import type { Answer, Query } from "./attack.ts";
+import { RequestError } from "../../errors.ts";
+import type { Answer, LossKind, Query } from "./attack.ts";
 
 export interface OracleOptions {
   readonly classifier: Classifier;
@@ -20,6 +29,8 @@ export interface OracleOptions {
   /** Whether the model runs at that batch size only. */
   readonly fixed?: boolean;
   readonly load: Engine["loadEvaluation"];
+  /** Losses that may be asked for as `own:NAME`, by that name. */
+  readonly losses?: Readonly<Record<string, ImageLoss>> | undefined;
 }
 
 export interface PgdRun {
@@ -119,9 +130,20 @@ const dropInfinite = (values: Float32Array): boolean => {
   return found;
 };
 
+/** The loss of a kind: its name, where it is ours. */
+const lossOf = (kind: LossKind, losses: OracleOptions["losses"] = {}): AttackLoss | ImageLoss => {
+  if (!kind.startsWith("own:")) return kind as AttackLoss;
+  const loss = Object.hasOwn(losses, kind.slice(4)) ? losses[kind.slice(4)] : undefined;
+  if (loss === undefined)
+    throw new RequestError(
+      `an attack asks for the loss ${kind}, which no plugin has; give it under losses, with that name`,
+    );
+  return loss;
+};
+
 /** Queries of one kind, at most a batch of them, through a model of `size` images. */
 const answerBatch = async (
-  { classifier, image }: OracleOptions,
+  { classifier, image, losses }: OracleOptions,
   sessions: SessionCache,
   queries: readonly Query[],
   size: number,
@@ -136,7 +158,8 @@ const answerBatch = async (
     if (isTargeted(kind)) feeds["input.target"] = classesOf(targets, size);
   }
   const shape = { batch: size, image };
-  const build = () => (kind === "logits" ? logitsStep(classifier, shape) : gradientStep(classifier, shape, kind));
+  const build = () =>
+    kind === "logits" ? logitsStep(classifier, shape) : gradientStep(classifier, shape, lossOf(kind, losses));
   const session = await sessions.get(`${kind}/${size}`, build);
   const { logits, loss, gradient } = (await session.run(feeds)) as Record<string, Tensor<"float32">>;
   const classes = (logits as Tensor).shape[1]!;

@@ -12,6 +12,7 @@ import {
   overrideSetting,
   rankCheckSetting,
   runSettings,
+  trainingLimit,
 } from "../../settings/fragments.ts";
 import { path, setting } from "../../settings/schema.ts";
 import type { Resolved } from "../../settings/spec.ts";
@@ -29,11 +30,7 @@ export const hardenSettings = {
   data: setting(path().optional(), "folder or archive of the dataset", { ...data, path: true, changeable: true }),
   testShare: datasetSettings.testShare,
   skipBroken: datasetSettings.skipBroken,
-  limit: setting(
-    z.int().min(0).default(0),
-    "use N training images, a sample of every class by --seed; 0 for all",
-    data,
-  ),
+  ...trainingLimit,
   testLimit: setting(z.int().min(1).default(500), "test images to measure on", data),
   size: setting(z.int().min(8).max(1024).optional(), "side of the images, where the model leaves it open", data),
   ...normalisationSettings,
