@@ -1,10 +1,9 @@
-import { readFileSync, readlinkSync } from "node:fs";
 import { type FileHandle, open, readdir, rm, stat } from "node:fs/promises";
-import { hostname } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { RequestError } from "../errors.ts";
 import { fileError } from "./file-error.ts";
+import { type Holder, hasEnded, textAt, thisHolder, unknown, visible } from "./holder.ts";
 
 /**
  * A folder's lock is a file whose name says which process holds it, and whose time of change that process moves on as
@@ -15,19 +14,7 @@ import { fileError } from "./file-error.ts";
  * same host name and the same folder sees none of the processes of another. So a lock is taken for dead only where its
  * process can be looked for and is not there, or where the machine was started again since: see `isDead`.
  */
-interface Holder {
-  readonly pid: number;
-  /** When the process began, in the system's ticks, so that a number used again is not taken for it; 0 where unknown. */
-  readonly began: string;
-  /** The kernel's PID namespace; 0 where unknown. */
-  readonly namespace: string;
-  /** Identifies the start of the machine; 0 where unknown. */
-  readonly boot: string;
-  readonly host: string;
-}
-
 const prefix = ".lock-";
-const unknown = "0";
 
 /** Milliseconds between two signs of life. */
 const heartbeat = 10_000;
@@ -53,61 +40,11 @@ const parse = (name: string): Holder | undefined => {
     : undefined;
 };
 
-const textAt = (path: string): string | undefined => {
-  try {
-    return readFileSync(path, "latin1");
-  } catch {
-    return undefined;
-  }
-};
-
-/** State letter and start of a process, from Linux's /proc; undefined elsewhere, and where it is hidden or not there. */
-const statOf = (pid: number): { state: string; began: string } | undefined => {
-  const text = textAt(`/proc/${pid}/stat`);
-  if (text === undefined) return undefined;
-  const fields = text.slice(text.lastIndexOf(")") + 2).split(" "); // the name before may hold blanks
-  return { state: fields[0]!, began: fields[19]! };
-};
-
-const namespaceOfThis = (): string => {
-  try {
-    return /\d+/.exec(readlinkSync("/proc/self/ns/pid"))?.[0] ?? unknown;
-  } catch {
-    return unknown;
-  }
-};
-
-const thisHolder = (): Holder => ({
-  pid: process.pid,
-  began: statOf(process.pid)?.began ?? unknown,
-  namespace: namespaceOfThis(),
-  boot: textAt("/proc/sys/kernel/random/boot_id")?.replaceAll(/[^0-9a-f]/g, "") || unknown,
-  // Names of hosts are free text in containers.
-  host: encodeURIComponent(hostname()).slice(0, 100) || "localhost",
-});
-
 /** When this machine was started, in milliseconds since 1970; undefined where unknown. */
 const startOfMachine = (): number | undefined => {
   const seconds = /^btime (\d+)$/m.exec(textAt("/proc/stat") ?? "")?.[1];
   return seconds === undefined ? undefined : Number(seconds) * 1000;
 };
-
-/** Whether a process of this namespace has ended. */
-const hasEnded = ({ pid, began }: Holder): boolean => {
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ESRCH") return true;
-  }
-  const found = statOf(pid);
-  // Where /proc hides it, a process of that number is there: it may be the holder.
-  if (found === undefined || began === unknown) return false;
-  return found.began !== began || found.state === "Z" || found.state === "X"; // a zombie writes nothing any more
-};
-
-/** Whether other processes can be told from those of other containers: not under a Linux that hides its /proc. */
-const visible = ({ boot, namespace }: Holder): boolean =>
-  process.platform !== "linux" || (boot !== unknown && namespace !== unknown);
 
 /** What is known of a lock besides its name. */
 interface Sign {
