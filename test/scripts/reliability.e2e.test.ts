@@ -30,9 +30,17 @@ test("an evaluation, a clustering and a comparison that are killed end with the 
 (process.platform === "linux" ? test : test.skip)(
   "a full disk, a read-only one, a folder for the lock and few open files are sentences of the user's (short form)",
   () => {
-    const names = ["full-disk", "read-only", "a-folder-for-the-lock", "files-48", "results-to-a-full-device"];
+    const names = [
+      "full-disk",
+      "read-only",
+      "a-folder-for-the-lock",
+      "files-48",
+      "files-128",
+      "results-to-a-full-device",
+    ];
     const { status, result } = trial("faults", "--only", names.join(","));
     expect([status, result.faults]).toEqual([0, []]);
+    expect(result.tried["files-128"].code).toBe(0);
     expect([...Object.keys(result.tried), ...result.untried].sort()).toEqual([...names].sort());
     // What needs a namespace of its own may be forbidden here; the others may not.
     expect(result.untried.filter((name: string) => !["full-disk", "read-only"].includes(name))).toEqual([]);
