@@ -37,6 +37,10 @@ const filesIn = async (path: string): Promise<string[]> => {
   return found.filter((file) => file.isFile()).map((file) => join(file.parentPath ?? file.path, file.name));
 };
 
+/** Whether a name is that of unfinished work at `own` beside it. */
+export const isPartialOf = (name: string, own: string): boolean =>
+  isPartial(name) && name.slice(1, name.indexOf(".partial-")) === own;
+
 /** Digests by path of what lies at `out` and in `out`.run, a file or a folder, and of unfinished work beside them. */
 export const contentOf = async (out: string): Promise<Map<string, string>> => {
   const content = new Map<string, string>();
@@ -47,7 +51,7 @@ export const contentOf = async (out: string): Promise<Map<string, string>> => {
     for (const path of await filesIn(place))
       if (!clockFiles.test(basename(path))) content.set(join(label, relative(place, path)), await digestOf(path, out));
   for (const name of await readdir(dirname(out)))
-    if (isPartial(name) && name.startsWith(`.${basename(out)}.`)) content.set(`beside OUT: ${name}`, "");
+    if ([out, `${out}.run`].some((path) => isPartialOf(name, basename(path)))) content.set(`beside OUT: ${name}`, "");
   return content;
 };
 
