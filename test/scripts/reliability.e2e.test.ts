@@ -1,6 +1,6 @@
 /** Short forms of the trials in scripts/reliability. */
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "@jest/globals";
@@ -55,13 +55,27 @@ test("the page's server withstands strangers (short form)", () => {
   expect(result.attacks).toBeGreaterThan(60);
 });
 
+const tiny =
+  "pretrain --dataset shapes --limit 64 --size 16 --width 4 --batch 32 --attack-steps 1 --knn-every 0 --radius 3 --no-clusters --lr 0.05 --epochs 1";
+
+test.each(["binding", "native"])("nothing is written outside of the output folder, nor sent (%s)", (engine) => {
+  const elsewhere = mkdtempSync(join(folder, "elsewhere-"));
+  // As a user has it: without what keeps onnxruntime from reporting home, or makes it think that it is tested.
+  const { ORT_DISABLE_TELEMETRY, ORT_RUNNING_UNIT_TESTS, CI, ...env } = process.env;
+  const [program, out] = [built("src/cli/main.js"), join(folder, `inside-${engine}`)];
+  const args = [...tiny.split(" "), "--workers", "1", "--engine", engine, "--out", out];
+  const { status } = spawnSync(process.execPath, [program, ...args], {
+    cwd: elsewhere,
+    env: { ...env, HOME: elsewhere, XDG_CACHE_HOME: elsewhere, TMPDIR: elsewhere, NODE_ENV: "production" },
+  });
+  expect([status, readdirSync(elsewhere)]).toEqual([0, []]);
+});
+
 test("threads and workers make no difference to a run's bytes", async () => {
-  const args =
-    "pretrain --dataset shapes --limit 64 --size 16 --width 4 --batch 32 --attack-steps 1 --knn-every 0 --radius 3 --no-clusters --lr 0.05 --epochs 1";
   const run = async (name: string, threads: string, workers: string) => {
     const out = join(folder, name);
     const more = ["--threads", threads, "--workers", workers, "--out", out];
-    const { status } = spawnSync("node", [built("src/cli/main.js"), ...args.split(" "), ...more]);
+    const { status } = spawnSync("node", [built("src/cli/main.js"), ...tiny.split(" "), ...more]);
     expect([status, readFileSync(join(out, "metrics.jsonl"), "utf8").split("\n").length]).toEqual([0, 3]);
     return contentOf(out);
   };
