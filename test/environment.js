@@ -1,5 +1,8 @@
 import { TestEnvironment } from "jest-environment-node";
 
+// A test's process.env is a copy that native code does not see: src/engine/telemetry.ts has no hold on it there.
+process.env.ORT_DISABLE_TELEMETRY ??= "1";
+
 /**
  * onnxruntime-node checks `instanceof Float32Array` against the constructors of the outer realm, so the sandbox of a
  * test gets those.

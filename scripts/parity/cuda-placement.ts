@@ -185,7 +185,7 @@ const placementOf = ({ bytes }: Model): Placement => {
     cwd: folder,
     encoding: "utf8",
     maxBuffer: 2 ** 28,
-    env: { ...process.env, LD_LIBRARY_PATH: folder },
+    env: { ...process.env, ORT_DISABLE_TELEMETRY: "1", LD_LIBRARY_PATH: folder },
   });
   const log = stdout + stderr;
   const [, placed] = log.split("Node placements");

@@ -1,7 +1,8 @@
 /** What a run left, so that two runs can be compared: all of it but what the clock writes. */
 import { createHash } from "node:crypto";
 import { readdir, readFile, stat } from "node:fs/promises";
-import { basename, join, relative } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
+import { isPartial } from "../../src/files/atomic.ts";
 
 /** Figures of the clock, and what is sealed with them. */
 const ofClock = new Set(["seconds", "waitSeconds", "sha256"]);
@@ -36,7 +37,11 @@ const filesIn = async (path: string): Promise<string[]> => {
   return found.filter((file) => file.isFile()).map((file) => join(file.parentPath ?? file.path, file.name));
 };
 
-/** Digests by path of what lies at `out` and in `out`.run, a file or a folder. */
+/** Whether a name is that of unfinished work at `own` beside it. */
+export const isPartialOf = (name: string, own: string): boolean =>
+  isPartial(name) && name.slice(1, name.indexOf(".partial-")) === own;
+
+/** Digests by path of what lies at `out` and in `out`.run, a file or a folder, and of unfinished work beside them. */
 export const contentOf = async (out: string): Promise<Map<string, string>> => {
   const content = new Map<string, string>();
   for (const [place, label] of [
@@ -45,6 +50,8 @@ export const contentOf = async (out: string): Promise<Map<string, string>> => {
   ] as const)
     for (const path of await filesIn(place))
       if (!clockFiles.test(basename(path))) content.set(join(label, relative(place, path)), await digestOf(path, out));
+  for (const name of await readdir(dirname(out)))
+    if ([out, `${out}.run`].some((path) => isPartialOf(name, basename(path)))) content.set(`beside OUT: ${name}`, "");
   return content;
 };
 

@@ -12,10 +12,12 @@ import {
   type SessionOptions,
   unavailable,
 } from "./session-contract.ts";
+import { withoutTelemetry } from "./telemetry.ts";
 
 // The ES module wrapper of the package loads the same binding; require keeps one copy of it in tests.
 const require = createRequire(import.meta.url);
 const load = (): typeof ort => {
+  withoutTelemetry();
   const loaded = require("onnxruntime-node") as typeof ort;
   // What goes wrong is thrown as well; the log would say it twice, and in colours.
   loaded.env.logLevel = "fatal";

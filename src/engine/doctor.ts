@@ -115,7 +115,7 @@ export const doctorRows = (found: DoctorResult): [string, string][] => {
 /** Sizes as installed, measured: docs/reliability.md. */
 const optional = {
   "onnxruntime-web": "advcl serve, whose page it computes in (142 MB)",
-  koffi: "CUDA graphs and ranks (5 MB)",
+  koffi: "CUDA graphs, ranks, and locks between containers (5 MB)",
 } as const;
 
 const optionalPackages = (): DoctorResult["optional"] => {

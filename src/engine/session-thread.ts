@@ -8,6 +8,7 @@ import { RunError } from "../errors.ts";
 import { compiledFile } from "./compiled.ts";
 import { explained, type Session, type SessionOptions } from "./session.ts";
 import type { SessionReply, SessionRequest } from "./session-channel.ts";
+import { withoutTelemetry } from "./telemetry.ts";
 
 export interface SessionThread {
   /** Loads a model in the thread. */
@@ -25,6 +26,7 @@ export const sessionThread = (): SessionThread => {
   let closing = false;
   let [asked, made] = [0, 0];
   const start = (): Worker => {
+    withoutTelemetry();
     const started = new Worker(compiledFile("engine/session-worker.js"));
     const fail = (cause: unknown): void => {
       const reason = cause instanceof Error ? cause.message : String(cause);

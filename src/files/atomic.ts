@@ -1,14 +1,27 @@
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { constants } from "node:fs";
 import { access, type FileHandle, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { checkPath, fileError } from "./file-error.ts";
+import { hasEnded, thisHolder, visible } from "./holder.ts";
 
 const marker = ".partial-";
 
+/** This process as its unfinished work names it: number, start, and the place where the number means something. */
+const makeOwner = (): string => {
+  const { pid, began, namespace, boot, host } = thisHolder();
+  const place = createHash("sha256").update([namespace, boot, host].join("\0")).digest("hex").slice(0, 12);
+  return `${pid}-${began}-${place}`;
+};
+let own: string | undefined;
+const owner = (): string => {
+  own ??= makeOwner();
+  return own;
+};
+
 /** A name beside `path`, in the same file system, that says whose unfinished work it is. */
 const temporaryName = (path: string): string =>
-  join(dirname(path), `.${basename(path)}${marker}${process.pid}-${randomBytes(4).toString("hex")}`);
+  join(dirname(path), `.${basename(path)}${marker}${owner()}-${randomBytes(4).toString("hex")}`);
 
 /** Whether a file or folder name is that of unfinished work of this module, left behind by a killed process. */
 export const isPartial = (name: string): boolean => name.startsWith(".") && name.includes(marker);
@@ -18,6 +31,28 @@ export const removePartials = async (folder: string): Promise<void> => {
   for (const entry of await readdir(folder, { withFileTypes: true }))
     if (isPartial(entry.name)) await rm(join(folder, entry.name), { recursive: true, force: true });
     else if (entry.isDirectory()) await removePartials(join(folder, entry.name));
+};
+
+/** Unfinished work that has not changed for so long is of nobody any more, wherever it was begun: a day, in milliseconds. */
+const abandonedAfter = 86_400_000;
+
+/** Whether nobody goes on with unfinished work: its process was of this place and has ended, or it lies for a day. */
+const isAbandoned = async (path: string): Promise<boolean> => {
+  const match = /\.partial-(\d+)-(?:(\d+)-([0-9a-f]{12})-)?[0-9a-f]{8}$/.exec(path); // 0.1.0 told the number alone
+  if (match === null) return false;
+  const [, pid, began, place] = match;
+  const here = place !== undefined && owner().endsWith(`-${place}`) && visible(thisHolder());
+  if (here && hasEnded({ pid: Number(pid), began: began! })) return true;
+  const entry = await stat(path).catch(() => undefined);
+  return entry !== undefined && Date.now() - entry.mtimeMs > abandonedAfter;
+};
+
+/** Removes what writers of `path` that were killed left beside it. Whatever stands in the way of that is no fault of the writing. */
+const removeAbandoned = async (path: string): Promise<void> => {
+  const names = await readdir(dirname(path)).catch(() => []);
+  for (const name of names)
+    if (name.startsWith(`.${basename(path)}${marker}`) && (await isAbandoned(join(dirname(path), name))))
+      await rm(join(dirname(path), name), { recursive: true, force: true }).catch(() => {});
 };
 
 /** Flushes a folder's entries to disk, so that a rename in it survives a loss of power. */
@@ -88,7 +123,7 @@ const writeAll = async (handle: FileHandle, bytes: Uint8Array): Promise<void> =>
 
 /**
  * Writes a file whole or not at all: to a temporary name in the same folder, flushed, then renamed over `path`.
- * Missing parent folders are made.
+ * Missing parent folders are made; what killed writers of the same path left beside it is removed.
  *
  * @param content the text, the bytes, or pieces of bytes in order (so that large files need no copy in memory)
  * @throws RequestError or RunError naming `path` where the file system refuses
@@ -103,6 +138,7 @@ export const writeFileAtomic = async (
   try {
     checkPath(path);
     await makeAll(dirname(temporary));
+    await removeAbandoned(resolve(path));
     try {
       const handle = await open(temporary, "wx");
       try {
@@ -148,12 +184,15 @@ export const writeFolderAtomic = async (path: string, fill: (folder: string) => 
   const temporary = temporaryName(target);
   try {
     await makeAll(dirname(temporary));
+    await removeAbandoned(target);
     await mkdir(temporary);
     try {
       await fill(temporary);
       await syncFolder(temporary);
-      if (await exists(target)) await removeAtomic(target);
+      const old = (await exists(target)) ? temporaryName(target) : undefined;
+      if (old !== undefined) await rename(target, old);
       await rename(temporary, target);
+      if (old !== undefined) await rm(old, { recursive: true, force: true });
     } catch (error) {
       await rm(temporary, { recursive: true, force: true });
       throw error;

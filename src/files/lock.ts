@@ -1,10 +1,11 @@
-import { readFileSync, readlinkSync } from "node:fs";
-import { type FileHandle, open, readdir, rm, stat } from "node:fs/promises";
-import { hostname } from "node:os";
+import { closeSync, fstatSync, openSync } from "node:fs";
+import { open, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { RequestError } from "../errors.ts";
 import { fileError } from "./file-error.ts";
+import { type Holder, hasEnded, textAt, thisHolder, unknown, visible } from "./holder.ts";
+import { heldInKernel, holdInKernel } from "./kernel-lock.ts";
 
 /**
  * A folder's lock is a file whose name says which process holds it, and whose time of change that process moves on as
@@ -13,21 +14,10 @@ import { fileError } from "./file-error.ts";
  *
  * A process number means something only in its own PID namespace of its own boot of a machine: a container that has the
  * same host name and the same folder sees none of the processes of another. So a lock is taken for dead only where its
- * process can be looked for and is not there, or where the machine was started again since: see `isDead`.
+ * process can be looked for and is not there, where the kernel says that nobody holds it, or where the machine was started
+ * again since: see `isDead` and `heldInKernel`.
  */
-interface Holder {
-  readonly pid: number;
-  /** When the process began, in the system's ticks, so that a number used again is not taken for it; 0 where unknown. */
-  readonly began: string;
-  /** The kernel's PID namespace; 0 where unknown. */
-  readonly namespace: string;
-  /** Identifies the start of the machine; 0 where unknown. */
-  readonly boot: string;
-  readonly host: string;
-}
-
 const prefix = ".lock-";
-const unknown = "0";
 
 /** Milliseconds between two signs of life. */
 const heartbeat = 10_000;
@@ -53,61 +43,11 @@ const parse = (name: string): Holder | undefined => {
     : undefined;
 };
 
-const textAt = (path: string): string | undefined => {
-  try {
-    return readFileSync(path, "latin1");
-  } catch {
-    return undefined;
-  }
-};
-
-/** State letter and start of a process, from Linux's /proc; undefined elsewhere, and where it is hidden or not there. */
-const statOf = (pid: number): { state: string; began: string } | undefined => {
-  const text = textAt(`/proc/${pid}/stat`);
-  if (text === undefined) return undefined;
-  const fields = text.slice(text.lastIndexOf(")") + 2).split(" "); // the name before may hold blanks
-  return { state: fields[0]!, began: fields[19]! };
-};
-
-const namespaceOfThis = (): string => {
-  try {
-    return /\d+/.exec(readlinkSync("/proc/self/ns/pid"))?.[0] ?? unknown;
-  } catch {
-    return unknown;
-  }
-};
-
-const thisHolder = (): Holder => ({
-  pid: process.pid,
-  began: statOf(process.pid)?.began ?? unknown,
-  namespace: namespaceOfThis(),
-  boot: textAt("/proc/sys/kernel/random/boot_id")?.replaceAll(/[^0-9a-f]/g, "") || unknown,
-  // Names of hosts are free text in containers.
-  host: encodeURIComponent(hostname()).slice(0, 100) || "localhost",
-});
-
 /** When this machine was started, in milliseconds since 1970; undefined where unknown. */
 const startOfMachine = (): number | undefined => {
   const seconds = /^btime (\d+)$/m.exec(textAt("/proc/stat") ?? "")?.[1];
   return seconds === undefined ? undefined : Number(seconds) * 1000;
 };
-
-/** Whether a process of this namespace has ended. */
-const hasEnded = ({ pid, began }: Holder): boolean => {
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ESRCH") return true;
-  }
-  const found = statOf(pid);
-  // Where /proc hides it, a process of that number is there: it may be the holder.
-  if (found === undefined || began === unknown) return false;
-  return found.began !== began || found.state === "Z" || found.state === "X"; // a zombie writes nothing any more
-};
-
-/** Whether other processes can be told from those of other containers: not under a Linux that hides its /proc. */
-const visible = ({ boot, namespace }: Holder): boolean =>
-  process.platform !== "linux" || (boot !== unknown && namespace !== unknown);
 
 /** What is known of a lock besides its name. */
 interface Sign {
@@ -129,6 +69,9 @@ export const isDead = (lock: Holder, self: Holder, { last, now }: Sign, started:
   return visible(self) && lock.namespace === self.namespace && hasEnded(lock);
 };
 
+/** Where a lock says that the kernel holds it: behind the byte that is the sign of life. */
+const markAt = 1;
+
 /** One byte into the lock, which sets its time of change by the file system's clock; it is not made anew where it is gone. */
 const sign = async (path: string): Promise<void> => {
   const handle = await open(path, "r+");
@@ -144,12 +87,20 @@ const beat = (path: string): (() => void) => {
   return () => clearInterval(timer);
 };
 
-const refusal = (folder: string, name: string, holder: Holder, self: Holder, { last, now }: Sign): RequestError => {
-  const path = join(folder, name);
+/** Of a lock that is held, or may be. */
+interface Held {
+  readonly path: string;
+  readonly holder: Holder;
+  readonly sign: Sign;
+  /** The kernel says so. */
+  readonly surely: boolean;
+}
+
+const refusal = (folder: string, { path, holder, sign: { last, now }, surely }: Held, self: Holder): RequestError => {
   const near = holder.host === self.host && holder.boot === self.boot && holder.namespace === self.namespace;
-  if (near && visible(self))
+  if (surely || (near && visible(self)))
     return new RequestError(
-      `${folder} is being written by process ${holder.pid}; wait until it ends or choose another folder`,
+      `${folder} is being written by process ${holder.pid}${near ? "" : ` of another container (${holder.host})`}; wait until it ends or choose another folder`,
     );
   const silent = Math.round((now - last) / 1000);
   const life = now - last > staleAfter ? `it gave no sign of life for ${silent} s` : "it gave a sign of life just now";
@@ -171,16 +122,21 @@ const otherHolders = async (folder: string, own: string, self: Holder, now: numb
     if (entry.isDirectory())
       throw new RequestError(`${path} is a folder where a lock is looked for; remove or rename it`);
     const seen = { last: entry.mtimeMs, now };
-    if (isDead(holder, self, seen, startOfMachine())) await rm(path, { force: true });
-    else held.push(refusal(folder, name, holder, self, seen));
+    // Another kernel's locks are not this one's.
+    const kernel = holder.boot === self.boot && self.boot !== unknown ? heldInKernel(path, markAt) : "unknown";
+    if (kernel === "free" || isDead(holder, self, seen, startOfMachine())) await rm(path, { force: true });
+    else held.push(refusal(folder, { path, holder, sign: seen, surely: kernel === "held" }, self));
   }
   return held;
 };
 
-const make = async (folder: string, own: string): Promise<FileHandle> => {
+/** Makes the lock; the kernel holds it, where it can, as long as the descriptor is open. */
+const make = async (folder: string, own: string): Promise<number> => {
   const path = join(folder, own);
   try {
-    return await open(path, "wx");
+    const descriptor = openSync(path, "wx"); // a FileHandle would be closed where the collector finds it unused
+    holdInKernel(descriptor, markAt);
+    return descriptor;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw fileError(error, "write", folder);
     if ((await stat(path).catch(() => undefined))?.isDirectory())
@@ -201,12 +157,15 @@ export const lockFolder = async (folder: string): Promise<() => Promise<void>> =
   const own = nameOf(self);
   const attempts = 4;
   for (let attempt = 1; ; attempt++) {
-    const handle = await make(folder, own);
-    const { mtimeMs: now } = await handle.stat().finally(() => handle.close());
+    const descriptor = await make(folder, own);
+    const { mtimeMs: now } = fstatSync(descriptor);
     let stop = (): void => {};
+    let holds = true;
     const release = async (): Promise<void> => {
       stop();
-      await rm(join(folder, own), { force: true });
+      if (!holds) return;
+      holds = false;
+      await rm(join(folder, own), { force: true }).finally(() => closeSync(descriptor));
     };
     let refusals: RequestError[];
     try {

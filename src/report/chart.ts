@@ -1,6 +1,6 @@
 /** Charts as SVG text, by Observable Plot on a document in memory: a report holds them as they are and runs no script. */
 import * as Plot from "@observablehq/plot";
-import { parseHTML } from "linkedom";
+import { parseHTML } from "linkedom/worker"; // one file: the other has hundreds, opened at once
 
 /** A mark of Plot's (its own type wants a browser's). */
 export type Mark = Plot.Markish;

@@ -30,10 +30,16 @@ const findFile = (given: string): string => {
 
 const readYaml = async (path: string): Promise<unknown> => {
   try {
-    return parse(await readFile(path, "utf8"), { logLevel: "error" }) ?? {};
+    const content: unknown = parse(await readFile(path, "utf8"), { logLevel: "error" }) ?? {};
+    JSON.stringify(content); // throws where an alias stands for what holds it
+    return content;
   } catch (error) {
-    if ((error as Error).name !== "YAMLParseError") throw fileError(error, "read", path);
-    const [line = ""] = (error as Error).message.split("\n");
+    const { name, message } = error as Error;
+    // Of aliases that stand for nothing, for themselves, or for more than the parser unfolds.
+    if (name === "ReferenceError" || name === "TypeError")
+      throw new RequestError(`${path} has an alias that can't be followed; write the values out`);
+    if (name !== "YAMLParseError") throw fileError(error, "read", path);
+    const [line = ""] = message.split("\n");
     throw new RequestError(`${path} is not valid YAML: ${line.replace(/[:.]$/, "")}; correct that line`);
   }
 };

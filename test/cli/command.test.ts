@@ -229,12 +229,23 @@ describe("settings", () => {
       "lr: [",
       "PATH is not valid YAML: Flow sequence in block collection must be sufficiently indented and end with a ] at line 1, column 6; correct that line",
     ],
+    ["lr: *rate", "PATH has an alias that can't be followed; write the values out"],
+    ["lr: &a [*a]", "PATH has an alias that can't be followed; write the values out"],
     ["command: evaluate\nsettings: {}", "PATH is of a run of evaluate, not of pretrain; give another file"],
   ])("a file with %j is refused", async (text, message) => {
     const path = await yaml("bad.yaml", text);
     await expect(resolve("--config", path, "--lr", "1")).rejects.toThrow(
       new RequestError(message.replace("PATH", path)),
     );
+  });
+
+  test("a file that unfolds without bound is refused", async () => {
+    const names = [..."abcdefgh"];
+    const aliases = names.slice(1).map((name, i) => `${name}: &${name} [${`*${names[i]}, `.repeat(9)}1]\n`);
+    const bomb = await yaml("bomb.yaml", `a: &a [1, 1]\n${aliases.join("")}`);
+    await expect(resolve("--config", bomb)).rejects.toThrow(`${bomb} has an alias that can't be followed`);
+    const deep = await yaml("deep.yaml", `lr: ${"[".repeat(20_000)}`);
+    await expect(resolve("--config", deep)).rejects.toThrow(/deep\.yaml is not valid YAML: .*; correct that line$/);
   });
 
   test("a missing file and a missing required setting are named", async () => {

@@ -1,6 +1,9 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readdirSync } from "node:fs";
+import { mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "@jest/globals";
 import { RequestError, RunError } from "../../src/errors.ts";
 import { AppendFile } from "../../src/files/append-file.ts";
@@ -111,6 +114,45 @@ test("unfinished work is told apart and removed", async () => {
   expect([".a.txt.partial-12-00ff00ff", "a.partial-b", ".a"].map(isPartial)).toEqual([true, false, false]);
   await removePartials(folder);
   expect(await readdir(folder)).toEqual(["a.partial-b"]);
+});
+
+/** The name of unfinished work of this process at `path`, as it is while it is written. */
+const partialOf = async (path: string): Promise<string> => {
+  let name = "";
+  const pieces = (function* () {
+    name = readdirSync(dirname(path)).find(isPartial)!;
+    yield Buffer.from("");
+  })();
+  await writeFileAtomic(path, pieces);
+  return name;
+};
+
+test("what writers of the same path that were killed left beside it is removed by the next, what others write is not", async () => {
+  const path = join(folder, "a.onnx");
+  const own = await partialOf(path);
+  const [, pid, began, place] = /-(\d+)-(\d+)-([0-9a-f]+)-[0-9a-f]+$/.exec(own)!;
+  const child = spawn(process.execPath, ["-e", ""]);
+  await once(child, "exit");
+  const named = (...parts: (string | number | undefined)[]) => `.a.onnx.partial-${parts.join("-")}`;
+  const ended = named(child.pid, began, place, "00ff00ff");
+  const usedAgain = named(pid, Number(began) + 1, place, "00ff00ff");
+  const old = named(child.pid, began, "00ff00ff00ff", "00ff00aa");
+  // Of a living process, of another container or machine, of another file, and of another program.
+  const kept = [
+    named(pid, began, place, "00ff00ff"),
+    named(child.pid, began, "00ff00ff00ff", "00ff00ff"),
+    `.b.onnx.partial-${child.pid}-${began}-${place}-00ff00ff`,
+    ".a.onnx.partial-download",
+  ];
+  for (const write of [writeFileAtomic, (to: string) => writeFolderAtomic(to, async () => {})]) {
+    for (const name of [ended, usedAgain, old, ...kept]) await writeFile(join(folder, name), "");
+    const aDayAgo = Date.now() / 1000 - 86_500;
+    for (const name of [old, ".a.onnx.partial-download"]) await utimes(join(folder, name), aDayAgo, aDayAgo);
+    await mkdir(join(folder, named(child.pid, began, place, "0000000f")));
+    await write(path, "new");
+    const isLinux = process.platform === "linux"; // elsewhere a number that was used again is not told from the process
+    expect((await readdir(folder)).sort()).toEqual(["a.onnx", ...kept, ...(isLinux ? [] : [usedAgain])].sort());
+  }
 });
 
 test.each([

@@ -1,9 +1,11 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readdir, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "@jest/globals";
+import { basename, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterEach, beforeEach, expect, jest, test } from "@jest/globals";
+import { heldInKernel } from "../../src/files/kernel-lock.ts";
 import { isDead, lockFolder } from "../../src/files/lock.ts";
 
 let folder = "";
@@ -69,6 +71,45 @@ test("what cannot be seen from here may live, however silent: another container,
     expect((await stat(path)).isFile()).toBe(true);
     await rm(path);
   }
+});
+
+const onLinux = process.platform === "linux" ? test : test.skip;
+
+onLinux("the kernel says of a lock of another container whether it is held", async () => {
+  const parts = await ownParts();
+  const release = await lockFolder(folder);
+  const [name] = await locks();
+  const other = join(folder, `.lock-7-1-4026539999-${parts[3]}-elsewhere`);
+  await rename(join(folder, name!), other);
+  await expect(lockFolder(folder)).rejects.toThrow(
+    `${folder} is being written by process 7 of another container (elsewhere); wait until it ends or choose another folder`,
+  );
+  await release();
+  expect(await locks()).toEqual([basename(other)]);
+  // What is not as the holder wrote it says nothing: another mounted file system, another program.
+  const mark = await readFile(other, "latin1");
+  expect(mark).toMatch(/^.kernel \d+\n$/s);
+  for (const text of ["", ".", mark.replace(/\d+/, "1"), `${mark}x`]) {
+    await writeFile(other, text, "latin1");
+    await expect(lockFolder(folder)).rejects.toThrow(/if that no longer runs, delete/);
+  }
+  await writeFile(other, mark, "latin1");
+  await (await lockFolder(folder))();
+  expect(await locks()).toEqual([]);
+});
+
+onLinux("a sign of life leaves the kernel's lock and what the file says of it", async () => {
+  const parts = await ownParts();
+  jest.useFakeTimers({ doNotFake: ["setImmediate", "nextTick"] });
+  const release = await lockFolder(folder);
+  const path = join(folder, `.lock-${parts.join("-")}`);
+  const mark = await readFile(path, "latin1");
+  jest.advanceTimersByTime(10_000);
+  jest.useRealTimers();
+  while ((await readFile(path, "latin1"))[0] !== ".") await sleep(5);
+  expect((await readFile(path, "latin1")).slice(1)).toBe(mark.slice(1));
+  expect(heldInKernel(path, 1)).toBe("held");
+  await release();
 });
 
 test("a lock of before the machine was started is dead, unless it gave signs of life since", () => {

@@ -1,4 +1,5 @@
 /** onnxruntime's C API by name: loaded once a process, statuses become errors. */
+import { withoutTelemetry } from "../telemetry.ts";
 import { type ApiEntry, type ApiName, apiTable, type Kind } from "./api-table.ts";
 import { type Koffi, type KoffiLibrary, libraryPath, loadKoffi, type NativeFunction } from "./library.ts";
 
@@ -65,6 +66,7 @@ const loaded = (koffi: Koffi, path: string): KoffiLibrary => {
 const open = (): OrtApi => {
   const koffi = loadKoffi();
   const path = libraryPath();
+  withoutTelemetry();
   const library = loaded(koffi, path);
   kept.push(library);
   const base = library.func("OrtGetApiBase", "void *", [])() as bigint;

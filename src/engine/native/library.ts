@@ -6,7 +6,8 @@ import { nativeFolder } from "../devices.ts";
 
 /** What is used of koffi: pointers are bigints, null pointers null. */
 export interface Koffi {
-  load(path: string): KoffiLibrary;
+  /** A library, or what this program was linked with. */
+  load(path: string | null): KoffiLibrary;
   proto(result: unknown, args: readonly unknown[]): unknown;
   pointer(type: unknown): unknown;
   register(callback: (...args: never[]) => unknown, type: unknown): bigint;
