@@ -97,10 +97,7 @@ export const branchRows = (perBranch: Value, { chunks }: ChunkedLayout, images: 
   const [branches, c] = [perBranch.dim(0), perBranch.dim(1)];
   const aligned = chunks.every((size) => size % branches === 0);
   const period = aligned ? chunks[0]! : images;
-  const tiled = shaped(expandAs(shaped(perBranch, [1, branches * c]), [period / branches, branches * c]), [
-    1,
-    period * c,
-  ]);
+  const tiled = shaped(expandAs(perBranch, [period / branches, branches, c]), [1, period * c]);
   if (!aligned) return rechunk([tiled], [images], chunks, c);
   const short = chunks.at(-1) as number;
   const last = short === period ? tiled : (rechunk([tiled], [period], [short, period - short], c)[0] as Value);
