@@ -40,12 +40,17 @@ TORCH = (("torch, authors' way", ()), ("torch, hoisted, channels last", ("--hois
 
 # --- packing -------------------------------------------------------------------------------------------------------------------------
 
+def runtime_packages():
+    """Folders under node_modules of what runs, without development's."""
+    listed = subprocess.run(["npm", "ls", "--all", "--omit=dev", "--parseable"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    # What lies within a package comes with it.
+    return sorted({folder[len(f"{ROOT}/"):] for folder in listed if folder.startswith(f"{ROOT}/node_modules/") and folder.count("node_modules") == 1})
+
+
 def wanted(info):
-    """Leaves out what the other machine does not need: other systems' libraries, sources, development tools."""
-    name = info.name
-    out = (r"onnxruntime-node/bin/napi-v6/(darwin|win32|linux/arm64)", r"node_modules/(typescript|@typescript|@biomejs|@swc|jest[^/]*|@jest|playwright-core|@babel)(/|$)",
-           r"node_modules/(onnxruntime-web|onnxruntime-training-web)(/|$)", r"\.map$", r"/\.git(/|$)", r"__pycache__")
-    return None if any(re.search(pattern, name) for pattern in out) else info
+    """Leaves out what the other machine does not need: other systems' libraries, the browser's engine, packages that are listed themselves."""
+    out = (r"onnxruntime-node/bin/napi-v6/(darwin|win32|linux/arm64)", r"node_modules/onnxruntime-web(/|$)", r".+/node_modules/.+/node_modules(/|$)", r"\.map$", r"/\.git(/|$)", r"__pycache__")
+    return None if any(re.search(pattern, info.name) for pattern in out) else info
 
 
 def pack(a):
@@ -58,7 +63,10 @@ def pack(a):
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "all.tar.xz"
         with tarfile.open(whole, "w:xz", dereference=True, preset=1) as tar:
-            for name in ("package.json", "dist", "scripts", "test/fixtures/golden", "node_modules"):
+            packages = runtime_packages()
+            if not packages:
+                sys.exit("error: npm ls names no package: run npm ci")
+            for name in ("package.json", "dist", "scripts", "test/fixtures/golden", *packages):
                 tar.add(ROOT / name, name, filter=wanted)
             for library in sorted(a.provider.glob("libonnxruntime*")) if a.provider else ():
                 tar.add(library, str(NATIVE / library.name))
