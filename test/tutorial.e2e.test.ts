@@ -22,7 +22,7 @@ const reduced: Readonly<Record<string, string>> = {
     "--width 2 --size 16 --radius 4 --batch 8 --epochs 1 --attack-steps 0 --knn-every 1 --workers 0 --threads 2",
   cluster: "--restarts 1 --threads 2",
   finetune: "--batch 8 --epochs 1 --attack-steps 1 --workers 0 --threads 2 --no-evaluate",
-  evaluate: "--attacks clean,fgsm --threads 2",
+  evaluate: "--limit 6 --iterations 2 --queries 5 --threads 2",
   export: "--calibration-images 8 --limit 4 --threads 2",
   doctor: "",
   serve: "",

@@ -2,9 +2,10 @@
  * Makes a site of the documentation: README, docs, recipes and changelog as pages with a sidebar and a search that needs no
  * network. Every link is checked, to its heading too.
  *
- *   npm run docs:site                       into artifacts/site; any server of files serves it
- *   npm run docs:site -- --serve            and serves it, on port 4173
- *   npm run docs:site -- --base /advcl/     for a site that is not at the root of its host
+ *   npm run build && node dist/scripts/docs/site.js [--out artifacts/site] [--base /] [--serve]
+ *
+ * `npm run docs:site` is the same. Any server of files serves the folder, and --serve does on port 4173; --base is for a site that
+ * is not at the root of its host.
  */
 import { spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";

@@ -115,7 +115,7 @@ const positive = (setting: string, value: number | undefined): void => {
 const prepared = (options: DatasetOptions): { readonly format: Format; readonly asked: FormatOptions } => {
   const { name, data, split, limit, seed = 0, testShare = 0.2, skipBroken = false, budget } = options;
   const size = options.size === 0 ? undefined : options.size;
-  const warn = options.warn ?? ((message: string) => process.emitWarning(message, "advcl"));
+  const warn = options.warn ?? ((message: string) => process.emitWarning(message, "AdvclWarning"));
   const format = formats.get(name);
   if (format === undefined) throw new RequestError(`dataset must be one of ${datasetNames.join(", ")}, not ${name}.`);
   if (!splits.includes(split)) throw new RequestError(`split must be one of ${splits.join(", ")}, not ${split}.`);

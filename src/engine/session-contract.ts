@@ -109,7 +109,9 @@ export const explained = (error: unknown, model: Model | undefined): RunError =>
 };
 
 const lineOf = (stack: string | undefined): string => {
-  const line = stack?.split("\n").find((l) => l.includes(" at ") && !/graphs\/(onnx|ops|autodiff|targets)\//.test(l));
+  const line = stack
+    ?.split("\n")
+    .find((l) => l.includes(" at ") && !/graphs[\\/](onnx|ops|autodiff|targets)[\\/]/.test(l));
   return line?.trim() ?? "somewhere";
 };
 

@@ -187,6 +187,7 @@ export const pageFiles = async (
       limit: Math.max(400, request.samples),
       seed: request.seed,
       skipBroken: true, // a few to try are wanted, whichever
+      warn,
     });
     samples = spread(loaded, request.samples);
     tried = loaded;
