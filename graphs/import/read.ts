@@ -3,25 +3,13 @@
  * a teacher. Everything that the outputs need is refused here, by op and node, before anything runs: unknown ops, attributes
  * that are not supported, shapes that do not fit or are too large.
  */
-import { dtypeOfCode, isFloat } from "../onnx/dtype.ts";
+import { isFloat } from "../onnx/dtype.ts";
 import { GraphError, InferenceError } from "../onnx/error.ts";
-import {
-  type Attribute,
-  type AttributeKind,
-  type Attributes,
-  absent,
-  apply,
-  constant,
-  constantOf,
-  input,
-  isAbsent,
-  named,
-  type Type,
-  type Value,
-} from "../onnx/graph.ts";
-import { type FileAttribute, type FileInput, type FileModel, type FileNode, parseModel } from "../onnx/parse.ts";
+import { absent, apply, constant, constantOf, input, isAbsent, named, type Type, type Value } from "../onnx/graph.ts";
+import { type FileInput, type FileModel, type FileNode, parseModel } from "../onnx/parse.ts";
 import { type Tensor, typeName } from "../onnx/tensor.ts";
 import { compositeDomain, definitions, type OpDefinition } from "../ops/index.ts";
+import { attributesOf } from "./attributes.ts";
 import { folded } from "./fold.ts";
 import { readings } from "./readings.ts";
 
@@ -57,6 +45,24 @@ const OPSETS = { oldest: 7, newest: 25 };
 const LARGEST_VALUE = 2 ** 30;
 const MOST_NODES = 200_000;
 
+/** Values of a file's names: those of a branch, and those around it. */
+class Values {
+  readonly #own = new Map<string, Value>();
+  readonly #around: Values | undefined;
+
+  constructor(around?: Values) {
+    this.#around = around;
+  }
+
+  get(name: string): Value | undefined {
+    return this.#own.get(name) ?? this.#around?.get(name);
+  }
+
+  set(name: string, value: Value): void {
+    this.#own.set(name, value);
+  }
+}
+
 /**
  * Reads a model.
  * @param file the file's bytes, or what parseModel made of them (a file read several times is parsed once)
@@ -64,6 +70,47 @@ const MOST_NODES = 200_000;
  */
 export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {}): ReadModel => {
   const model = file instanceof Uint8Array ? parseModel(file) : file;
+  const { values, ...given } = begin(model, options);
+  const wanted = options.outputs ?? model.outputs;
+  readNodes(neededFor(wanted, model.nodes), values, model.opset);
+  const outputs = Object.fromEntries(wanted.map((name) => [name, outputOf(name, values)]));
+  return { ...given, outputs, metadata: model.metadata };
+};
+
+/**
+ * Reads each output by itself, whatever the others need: its value, or the error that reading it alone throws. What
+ * several need is read once.
+ * @throws GraphError where no output could be read: of the inputs, or of the file as a whole
+ */
+export const readEachOutput = (
+  model: FileModel,
+  options: ReadOptions = {},
+): readonly (readonly [name: string, read: Value | GraphError])[] => {
+  const { values } = begin(model, options);
+  const wanted = options.outputs ?? model.outputs;
+  const failures = new Map<string, Failure>();
+  readNodes(neededFor(wanted, model.nodes), values, model.opset, failures);
+  return wanted.map((name) => {
+    const failure = failures.get(name);
+    if (failure !== undefined) return [name, failure.error];
+    try {
+      return [name, outputOf(name, values)];
+    } catch (error) {
+      if (error instanceof GraphError) return [name, error];
+      throw error;
+    }
+  });
+};
+
+const outputOf = (name: string, values: Values): Value => {
+  const value = values.get(name);
+  if (value === undefined || value === absent)
+    throw new GraphError("malformed", `nothing makes the output ${JSON.stringify(name)}`);
+  return value;
+};
+
+/** What is there before any node is read. */
+const begin = (model: FileModel, options: ReadOptions) => {
   if (model.opset < OPSETS.oldest || model.opset > OPSETS.newest)
     throw new GraphError(
       "unsupported",
@@ -74,7 +121,8 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
       "unsupported",
       `the model has ${model.nodes.length} nodes; at most ${MOST_NODES} are supported`,
     );
-  const values = new Map<string, Value>([["", absent]]);
+  const values = new Values();
+  values.set("", absent);
   // Names are the file's: in a table with a prototype `__proto__` is none.
   const parameters: Record<string, Value> = Object.create(null);
   const weights: Record<string, Tensor> = Object.create(null);
@@ -93,38 +141,50 @@ export const readModel = (file: Uint8Array | FileModel, options: ReadOptions = {
     values.set(given.name, value);
     inputs[given.name] = value;
   }
-  const wanted = options.outputs ?? model.outputs;
-  readNodes(neededFor(wanted, model.nodes), values, model.opset);
-  const outputs = Object.fromEntries(
-    wanted.map((name) => {
-      const value = values.get(name);
-      if (value === undefined || value === absent)
-        throw new GraphError("malformed", `nothing makes the output ${JSON.stringify(name)}`);
-      return [name, value];
-    }),
-  );
-  return { inputs, outputs, parameters, weights, metadata: model.metadata };
+  return { values, inputs, parameters, weights };
 };
 
-/** Reads nodes in order: what they make joins the values, by name. */
-const readNodes = (nodes: readonly FileNode[], values: Map<string, Value>, opset: number): void => {
-  for (const node of nodes) {
-    const inputs = node.inputs.map((name) => values.get(name) as Value);
-    const made =
-      node.op === "If" && node.domain === "" ? branchOf(node, inputs, values, opset) : read(node, inputs, opset);
-    node.outputs.forEach((name, i) => {
-      if (name !== "") values.set(name, made[i]!);
-    });
+/** Why a value can't be read: the error of the first node, in the file's order, that it needs and that can't be. */
+interface Failure {
+  readonly at: number;
+  readonly error: GraphError;
+}
+
+/**
+ * Reads nodes in order: what they make joins the values, by name.
+ * @param failures takes what could not be read, by name; without it the first such node is thrown
+ */
+const readNodes = (
+  nodes: readonly FileNode[],
+  values: Values,
+  opset: number,
+  failures?: Map<string, Failure>,
+): void => {
+  for (const [at, node] of nodes.entries()) {
+    let failure: Failure | undefined;
+    for (const name of failures === undefined ? [] : [...node.inputs, ...node.captures]) {
+      const before = failures?.get(name);
+      if (before !== undefined && (failure === undefined || before.at < failure.at)) failure = before;
+    }
+    if (failure === undefined)
+      try {
+        const inputs = node.inputs.map((name) => values.get(name) as Value);
+        const made =
+          node.op === "If" && node.domain === "" ? branchOf(node, inputs, values, opset) : read(node, inputs, opset);
+        node.outputs.forEach((name, i) => {
+          if (name !== "") values.set(name, made[i]!);
+        });
+        continue;
+      } catch (error) {
+        if (failures === undefined || !(error instanceof GraphError)) throw error;
+        failure = { at, error };
+      }
+    for (const name of node.outputs) if (name !== "") failures?.set(name, failure);
   }
 };
 
 /** The values of an If: those of the branch that its condition, a constant, takes. */
-const branchOf = (
-  node: FileNode,
-  [condition]: readonly Value[],
-  around: ReadonlyMap<string, Value>,
-  opset: number,
-): readonly Value[] => {
+const branchOf = (node: FileNode, [condition]: readonly Value[], around: Values, opset: number): readonly Value[] => {
   const where = { op: node.op, path: node.name };
   const held = condition === undefined ? undefined : constantOf(condition);
   if (held === undefined || held.data.length !== 1)
@@ -137,7 +197,7 @@ const branchOf = (
   if (branch?.kind !== "graph" || branch.value.outputs.length < node.outputs.length)
     throw new GraphError("malformed", "it lacks a branch, or the branch an output", where);
   const { nodes, initializers, outputs } = branch.value;
-  const values = new Map(around);
+  const values = new Values(around);
   for (const [name, tensor] of initializers) values.set(name, constant(tensor));
   readNodes(neededFor(outputs, nodes), values, opset);
   return outputs.map((name) => {
@@ -263,35 +323,4 @@ const guarded = (node: FileNode, inputs: readonly Value[], build: () => readonly
     if (error instanceof InferenceError) throw new GraphError(error.code, error.message, where);
     throw new GraphError("malformed", "its inputs and attributes are not what the operator takes", where);
   }
-};
-
-/** Attributes that mean nothing at these values, whatever the op. */
-const harmless: Readonly<Record<string, number | string>> = {
-  storage_order: 0,
-  saturate: 1,
-  spatial: 1,
-  round_mode: "up",
-};
-
-const attributesOf = (node: FileNode, kinds: Readonly<Record<string, AttributeKind>>): Attributes => {
-  const out: Record<string, Attribute> = {};
-  for (const [name, given] of node.attributes) {
-    const kind = Object.hasOwn(kinds, name) ? kinds[name] : undefined;
-    if (kind !== undefined) out[name] = converted(name, kind, given);
-    else if (!("value" in given) || harmless[name] !== given.value)
-      throw new InferenceError("unsupported", `the attribute ${name} is not supported`);
-  }
-  return out;
-};
-
-const converted = (name: string, kind: AttributeKind, given: FileAttribute): Attribute => {
-  if (kind === "dtype" && given.kind === "int") {
-    const dtype = dtypeOfCode(given.value);
-    if (dtype === undefined)
-      throw new InferenceError("unsupported", `the element type ${given.value} is not supported`);
-    return dtype;
-  }
-  if (given.kind !== kind)
-    throw new InferenceError("malformed", `the attribute ${name} is of kind ${given.kind}, not ${kind}`);
-  return (given as { value: Attribute }).value;
 };

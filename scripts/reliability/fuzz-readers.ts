@@ -1,5 +1,5 @@
 /**
- * Damaged files for every reader: weights, arrays, labels, datasets, images, models, metrics and configs, each changed
+ * Damaged files for every reader: weights, arrays, labels, datasets, images, models, checkpoints, logs and configs, each changed
  * at random in the ways that disks, networks and malice change files. Each must be refused in a sentence, give the same
  * content, or be of a format that has no checksum to notice by; those formats are named. The prototypes are frozen, so
  * that no file reaches them.
@@ -16,7 +16,8 @@ import { join } from "node:path";
 import { random } from "../../src/data/random.ts";
 import { RequestError } from "../../src/errors.ts";
 import { readFlags } from "../flags.ts";
-import { judge, mutate, type Outcome, prepare } from "./fuzz.ts";
+import { judge, mutate, type Outcome } from "./fuzz.ts";
+import { prepare } from "./subjects.ts";
 
 const { values: flags } = readFlags(import.meta.url, {
   options: {

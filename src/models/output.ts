@@ -1,9 +1,9 @@
 /** Which output of a model are its logits, and how they become rows [B,classes]. */
-import { type ReadModel, type ReadOptions, readModel } from "../../graphs/import/read.ts";
+import { type ReadModel, type ReadOptions, readEachOutput, readModel } from "../../graphs/import/read.ts";
 import { isFloat } from "../../graphs/onnx/dtype.ts";
 import { GraphError } from "../../graphs/onnx/error.ts";
 import type { Value } from "../../graphs/onnx/graph.ts";
-import type { FileModel } from "../../graphs/onnx/parse.ts";
+import type { FileModel, FileNode } from "../../graphs/onnx/parse.ts";
 import { typeName } from "../../graphs/onnx/tensor.ts";
 import { cast, concat, mul, reshape } from "../../graphs/ops/index.ts";
 import { RequestError } from "../errors.ts";
@@ -27,8 +27,8 @@ const rowsOf = (value: Value, batch: number): Value | undefined => {
 };
 
 /** The logit behind a probability of two classes; other values as they are. */
-const logitBehind = ({ nodes }: FileModel, name: string): string => {
-  const maker = nodes.find(({ outputs }) => outputs.includes(name));
+const logitBehind = (makers: ReadonlyMap<string, FileNode>, name: string): string => {
+  const maker = makers.get(name);
   return maker?.op === "Sigmoid" ? (maker.inputs[0] ?? name) : name;
 };
 
@@ -44,16 +44,16 @@ export interface Outputs {
  */
 export const lookAtOutputs = (file: FileModel, options: ReadOptions & { readonly batch: number }): Outputs => {
   const [rows, others, errors]: [RowOutput[], string[], unknown[]] = [[], [], []];
-  for (const name of options.outputs ?? file.outputs)
-    try {
-      const value = readModel(file, { ...options, outputs: [name] }).outputs[name] as Value;
-      const found = rowsOf(value, options.batch);
-      if (found === undefined) others.push(`${name} ${typeName(value)}`);
-      else rows.push({ name, value: found.dim(1) === 1 ? logitBehind(file, name) : name, width: found.dim(1) });
-    } catch (error) {
-      if (!(error instanceof GraphError)) throw error;
-      errors.push(error);
+  const makers = new Map(file.nodes.flatMap((node) => node.outputs.map((name) => [name, node] as const)));
+  for (const [name, value] of readEachOutput(file, options)) {
+    if (value instanceof GraphError) {
+      errors.push(value);
+      continue;
     }
+    const found = rowsOf(value, options.batch);
+    if (found === undefined) others.push(`${name} ${typeName(value)}`);
+    else rows.push({ name, value: found.dim(1) === 1 ? logitBehind(makers, name) : name, width: found.dim(1) });
+  }
   if (rows.length === 0 && errors.length > 0) throw errors[0];
   return { rows, others };
 };

@@ -1,8 +1,10 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { dirname } from "node:path";
-import { fileURLToPath } from "node:url";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { beforeAll, describe, expect, test } from "@jest/globals";
 import { built } from "../built.ts";
 
@@ -106,6 +108,34 @@ describe("completion", () => {
       stderr: "error: advcl completion needs the name of a shell: write advcl completion bash|zsh|fish\n",
     });
   });
+});
+
+test("a command that never returns, with nothing pending, is a fault and not exit code 0", async () => {
+  // The program is loaded and no command ever calls back, as where a promise never settles.
+  const program = `await import(${JSON.stringify(pathToFileURL(built("src/cli/program.js")).href)})`;
+  const { code, stderr } = await start(["--input-type=module", "-e", program]);
+  expect([code, stderr.split("\n")[0]]).toEqual([
+    1,
+    "error: internal: the command ended before its work was done; this is a fault of advcl: run it again with --debug and report what it prints",
+  ]);
+});
+
+test("a stderr that nobody reads any more ends no training", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "advcl-streams-"));
+  const args = [
+    ...[built("src/cli/main.js"), "pretrain", "--out", join(folder, "run"), "--json"],
+    ..."--dataset shapes --limit 8 --size 16 --width 2 --batch 8 --attack-steps 1 --knn-every 0".split(" "),
+    ..."--radius 3 --no-clusters --epochs 1 --workers 0 --threads 1 --target portable".split(" "),
+  ];
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
+  child.stderr.destroy();
+  let stdout = "";
+  child.stdout.on("data", (text) => {
+    stdout += text;
+  });
+  const [code] = await once(child, "close");
+  rmSync(folder, { recursive: true });
+  expect([code, JSON.parse(stdout).steps]).toEqual([0, 1]);
 });
 
 describe("signals", () => {

@@ -42,3 +42,13 @@ test("figures that were changed by hand are refused with what makes them again",
     new RequestError(`${path} was changed after it was written (its sha256 is another's); restore it, or remove it`),
   );
 });
+
+test.each(["\u0001", '{"note": "a\u0001b"}', "null", "[]", "7", '{"sha256": 1}', ""])("%j is damaged", async (text) => {
+  const path = join(folder, "compare.json");
+  await writeFile(path, text);
+  await expect(readSealed(path, "give another --out")).rejects.toThrow(
+    new RequestError(
+      `${path} ${text.includes("sha256") ? "was changed after it was written (its sha256 is another's); restore it, or" : "is damaged;"} give another --out`,
+    ),
+  );
+});
