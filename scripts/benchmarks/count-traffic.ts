@@ -29,7 +29,7 @@ import { cudaFusedTarget } from "../../graphs/targets/cuda/fused/index.ts";
 import { callOf, type Kernel, kernelOf, namesOf } from "../../graphs/targets/cuda/kernels/kernel.ts";
 import { nhwcConv, nhwcConvGradWeight } from "../../graphs/targets/cuda/kernels/nhwc-conv.ts";
 import { lower, type Target } from "../../graphs/targets/lower.ts";
-import { targetNamed } from "../../src/engine/engine.ts";
+import { targetNamed } from "../../src/engine/targets.ts";
 import { readFlags } from "../flags.ts";
 import { goldenOptions } from "../parity/golden.ts";
 

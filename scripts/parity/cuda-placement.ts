@@ -34,7 +34,7 @@ import { nhwcConv } from "../../graphs/targets/cuda/kernels/nhwc-conv.ts";
 import { type Lowering, lower, type Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { nativeFolder } from "../../src/engine/devices.ts";
-import { targetNamed } from "../../src/engine/engine.ts";
+import { targetNamed } from "../../src/engine/targets.ts";
 import { RequestError } from "../../src/errors.ts";
 import { packageRoot } from "../../src/version.ts";
 import { readFlags } from "../flags.ts";

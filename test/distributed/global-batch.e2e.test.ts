@@ -17,8 +17,9 @@ import { portable } from "../../graphs/targets/portable.ts";
 import { inOneOrder } from "../../graphs/targets/ranks.ts";
 import { benchFeeds } from "../../src/bench/measure.ts";
 import type { WithinProgram } from "../../src/distributed/collective.ts";
-import { chooseEngine, targetNamed } from "../../src/engine/engine.ts";
+import { chooseEngine } from "../../src/engine/engine.ts";
 import { missingApi, ortApi } from "../../src/engine/native/api.ts";
+import { targetNamed } from "../../src/engine/targets.ts";
 import { available } from "../needs.ts";
 
 const needsKoffi = available("koffi", missingApi() === undefined) ? describe : describe.skip;
@@ -149,7 +150,7 @@ needsKoffi("ranks that share a batch and see all of it", () => {
 
 test("messages stand in one chain, through loops too, and no saved model holds one", () => {
   const { outputs } = methodStep("advcl")(whole);
-  for (const target of ["portable", "cpu", "cuda", "cuda-fused", "webgpu"].map(targetNamed)) {
+  for (const target of ["portable", "cpu", "cuda", "cuda-fused", "webgpu"].map((name) => targetNamed(name))) {
     const lowered = inOneOrder(lower(outputs, target));
     const messages = allNodesOf(Object.values(lowered)).filter(({ definition }) => isCollective(definition));
     expect(messages.length).toBeGreaterThan(20);

@@ -1,0 +1,59 @@
+/** Targets by the names that people choose them by. */
+import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
+import { directly } from "../../graphs/targets/cpu/ways.ts";
+import { cudaFusedTarget } from "../../graphs/targets/cuda/fused/index.ts";
+import { type CudaOptions, cudaTarget, cudaWays } from "../../graphs/targets/cuda/index.ts";
+import type { Target } from "../../graphs/targets/lower.ts";
+import { portable } from "../../graphs/targets/portable.ts";
+import { webgpu } from "../../graphs/targets/webgpu.ts";
+import { RequestError } from "../errors.ts";
+
+/** `cuda`, `cuda-convolution`, `cuda-turned-float16` and so on: each combination of ways, named by those that are not the first. */
+const cudaTargets = Object.fromEntries(
+  Object.entries(cudaWays)
+    .reduce<CudaOptions[]>(
+      (combined, [part, ways]) => combined.flatMap((options) => ways.map((way) => ({ ...options, [part]: way }))),
+      [{}],
+    )
+    .map((options) => {
+      const others = Object.entries(options).filter(([part, way]) => way !== cudaWays[part as keyof CudaOptions][0]);
+      return [["cuda", ...others.map(([, way]) => way)].join("-"), () => cudaTarget(options)] as const;
+    }),
+);
+
+/** Channels last with the fused kernels: in float16, or in float32 (products in TF32 where the provider takes it). */
+const cudaFusedTargets = {
+  "cuda-fused": () => cudaFusedTarget(),
+  "cuda-fused-float32": () => cudaFusedTarget({ precision: "float32" }),
+};
+
+/** The CPU target with the blocks of a processor, if any; the name tells them, so that a run can be pinned to them. */
+const blockedTarget = (block: number | undefined): Target =>
+  block === undefined ? cpuTarget() : cpuTarget({ name: `cpu-blocked${block}`, block });
+
+/** By name, for a processor with blocks of some channels. */
+const targets: Readonly<Record<string, (block?: number) => Target>> = {
+  portable: () => portable,
+  cpu: blockedTarget,
+  "cpu-blocked8": () => blockedTarget(8),
+  "cpu-blocked16": () => blockedTarget(16),
+  "cpu-pixels": () => cpuTarget({ name: "cpu-pixels" }),
+  "cpu-lean": () => cpuTarget({ name: "cpu-lean", hiddenShapes: true }),
+  "cpu-direct": () => cpuTarget({ name: "cpu-direct", choose: directly }),
+  webgpu: () => webgpu,
+  ...cudaTargets,
+  ...cudaFusedTargets,
+};
+export const targetNames = Object.keys(targets);
+export const targetNamed = (name: string, block?: number): Target => {
+  const make = Object.hasOwn(targets, name) ? targets[name] : undefined;
+  if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetPattern}`);
+  return make(block);
+};
+
+/** How names of targets are made up, for help and messages. */
+export const targetPattern = `portable|cpu[-blocked8|-blocked16|-pixels|-lean|-direct]|webgpu|cuda${Object.values(
+  cudaWays,
+)
+  .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)
+  .join("")}|cuda-fused[-float32]`;
