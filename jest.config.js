@@ -3,7 +3,7 @@ export default {
   testEnvironment: "<rootDir>/test/environment.js",
   testMatch: ["<rootDir>/test/**/*.test.ts"],
   extensionsToTreatAsEsm: [".ts"],
-  transform: { "^.+\\.ts$": ["@swc/jest", { jsc: { target: "es2022", parser: { syntax: "typescript" } } }] },
+  transform: { "^.+\\.ts$": "<rootDir>/test/transform.js" },
   maxWorkers: 2,
   testTimeout: 300_000,
 };
