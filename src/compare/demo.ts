@@ -30,10 +30,10 @@ export const demoSettings = {
   labels: setting(z.int().min(2).default(100), "images of them whose labels every classifier learns from", budget),
   testLimit: setting(z.int().min(1).default(500), "test images", budget),
   clusters: setting(z.array(z.int().min(2)).default([10, 30]), "K of AdvCL's clustering heads", budget),
-  teacherEpochs: setting(z.int().min(1).default(24), "of SimCLR, the teacher", budget),
-  epochs: setting(z.int().min(1).default(24), "of AdvCL", budget),
+  teacherEpochs: setting(z.int().min(1).default(20), "of SimCLR, the teacher", budget),
+  epochs: setting(z.int().min(1).default(20), "of AdvCL", budget),
   batch: setting(z.int().min(2).default(64), "images a step of pretraining", budget),
-  finetuneEpochs: setting(z.int().min(1).default(160), "of each finetuning", budget),
+  finetuneEpochs: setting(z.int().min(1).default(120), "of each finetuning", budget),
   finetuneBatch: setting(z.int().min(2).default(100), "images a step of finetuning", budget),
   attackSteps: setting(z.int().min(0).default(4), "PGD steps in AdvCL, TRADES and AFF", budget),
   attacks: setting(
