@@ -32,7 +32,7 @@ import { row, shaped } from "./contrib.ts";
 /** Means over the pixels of each image, [N,C]. */
 export const pixelMeans = (parts: readonly Value[], layout: ChunkedLayout, channels: number): Value =>
   fromImageRows(
-    parts.map((part) => layout.means(part, channels)),
+    parts.map((part) => layout.means(part)),
     channels,
   );
 

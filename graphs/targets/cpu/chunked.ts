@@ -17,7 +17,7 @@ export interface ChunkedLayout extends Layout {
   /** Images of each tensor. */
   readonly chunks: readonly number[];
   /** Means over the pixels of each image, a row. */
-  means(part: Value, channels: number): Value;
+  means(part: Value): Value;
   /** factor·part + term by rows, and plus a tensor as large. */
   affine(part: Value, factor: Value, term: Value, plus?: Value): Value;
   /** The same with what follows, where that is one pass over the part. */
@@ -55,7 +55,7 @@ export interface Known {
 /** What a lowering of this target said of its result. */
 export const knownOf = (x: Lowered): Known => (x.known as Known | undefined) ?? {};
 
-/** Tensors [rows, c·C] that hold `from[i]` images each, cut anew so that they hold `to[i]`. */
+/** Tensors that hold `from[i]` images each, with `elements` places an image along the axis, cut anew so that they hold `to[i]`. */
 export const rechunk = (
   parts: readonly Value[],
   from: readonly number[],

@@ -79,7 +79,8 @@ const describe = (g: Geometry): string =>
   [g.input, g.output, g.kernel, g.pads, g.strides, g.dilations].map((p) => p.join("×")).join(" ");
 
 const zeroRows = new Map<number, Value>();
-const withZeroRow = (rows: Value): Value => {
+/** Rows and one of zeros behind them, which stands for the padding. */
+export const withZeroRow = (rows: Value): Value => {
   const width = rows.dim(1);
   const zeros = zeroRows.get(width) ?? constant(filled("float32", [1, width], 0));
   zeroRows.set(width, zeros);

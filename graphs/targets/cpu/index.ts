@@ -27,7 +27,7 @@ export interface CpuOptions {
    */
   readonly hiddenShapes?: boolean;
   /** Channels in a block of the processor's direct convolutions (blocked/layout.ts); left out, those are not used. */
-  readonly block?: number;
+  readonly block?: number | undefined;
 }
 
 /**
@@ -72,4 +72,4 @@ export const cpuTarget = ({ name = "cpu", choose, hiddenShapes = false, block }:
 
 /** The faster target for attacks on a network: this one where most of its work is Winograd's, else the portable one. */
 export const cpuTargetFor = (outputs: readonly Value[], block?: number): Target =>
-  winogradShare(outputs) >= 0.5 ? cpuTarget({ ...(block !== undefined && { block }) }) : portable;
+  winogradShare(outputs) >= 0.5 ? cpuTarget({ block }) : portable;

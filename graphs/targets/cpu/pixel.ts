@@ -20,7 +20,7 @@ export interface PixelLayout extends ChunkedLayout {
 export const isPixel = (layout: Layout): layout is PixelLayout => "rows" in layout;
 
 /** Elements of a chunk at least, 1 MiB: less is all overhead. */
-const CHUNK = 2 ** 18;
+export const CHUNK = 2 ** 18;
 /** Rows that a tile place of a Winograd product has at least, or packing the filters costs more than using them. */
 const ROWS = 256;
 /**
@@ -28,7 +28,7 @@ const ROWS = 256;
  * of width 64 at batch 32 takes 4.4, 3.8 and 3.7 s with 4, 8 and 16, and loads in 1.4, 1.7 and 2.6 s; at batch 128 it peaks
  * at 4.85 GB with 4 and at 3.85 GB with 8 (Zen 4, 1 MiB of L2 a core, `advcl bench`).
  */
-const MOST_CHUNKS = 8;
+export const MOST_CHUNKS = 8;
 
 /** How a value [N,C,H,W] is cut; it depends on the shape alone, so that equal shapes meet in equal layouts. */
 export const pixelLayout = ({ shape }: { readonly shape: readonly number[] }): PixelLayout => {

@@ -134,13 +134,16 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
     return along(direction);
   };
   /** The perturbation of the best image so far, from which many proposals are made. */
-  let [known, perturbation, length] = [new Float32Array(0), new Float64Array(0), 0];
+  let known: Float32Array | undefined;
+  const perturbation = new Float64Array(clean.length);
+  let length = 0;
   const perturbationOf = (best: Float32Array): void => {
     if (best === known) return;
-    perturbation = new Float64Array(clean.length);
-    for (let i = 0; i < clean.length; i++) perturbation[i] = best[i]! - clean[i]!;
-    [known, length] = [best as Float32Array<ArrayBuffer>, 0];
-    for (let i = 0; i < clean.length; i++) length += perturbation[i]! ** 2;
+    [known, length] = [best, 0];
+    for (let i = 0; i < clean.length; i++) {
+      perturbation[i] = best[i]! - clean[i]!;
+      length += perturbation[i]! ** 2;
+    }
   };
   const propose: Proposal = (best, side, random) => {
     perturbationOf(best);

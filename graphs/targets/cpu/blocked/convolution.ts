@@ -25,7 +25,7 @@ import type { ConvShape } from "../ways.ts";
 import { blockedFilter, crossFilter, sharedFilter, stemFilter, turnedFilter } from "./filters.ts";
 import { blockedLayout, isBlocked, sharing } from "./layout.ts";
 import { type BlockedConv, blockedConv, fromBlocked } from "./nchwc.ts";
-import { crossGradWeight, stemGradWeight, stridedGradWeight } from "./weight-gradient.ts";
+import { crossGradWeight, stemGradWeight, stridedGradWeight, upTo } from "./weight-gradient.ts";
 
 /** Row-major images of so many chunks. */
 const imageChunks = (x: Lowered, chunks: readonly number[]): readonly Value[] => {
@@ -120,7 +120,7 @@ const inChunks = (x: Lowered, block: number, chunks: readonly number[], anew = f
 
 /** Equal chunks, powers of two of them, as so many. */
 const recut = (parts: readonly Value[], { length }: readonly number[]): readonly Value[] => {
-  const [all, wanted] = [Array.from({ length }, (_, i) => i), parts.length / length];
+  const [all, wanted] = [upTo(length), parts.length / length];
   if (wanted === 1) return parts;
   if (wanted > 1) return all.map((i) => concat(parts.slice(i * wanted, (i + 1) * wanted), { axis: 0 }));
   const each = length / parts.length;
@@ -158,8 +158,6 @@ const phasesOf = (g: Geometry, axis: 0 | 1): readonly Phase[] | undefined => {
   });
   return phases.some(({ places, begin, end }) => places.length > 0 && (begin < 0 || end < 0)) ? undefined : phases;
 };
-
-const upTo = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
 /** dx [n,C,H,W] of the results of its phases; where there is none, it is zero. */
 const joined = (

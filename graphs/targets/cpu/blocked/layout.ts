@@ -11,7 +11,7 @@ import { concat, expand, transpose } from "../../../ops/index.ts";
 import type { Layout } from "../../layout.ts";
 import { type ChunkedLayout, rechunk, type Then } from "../chunked.ts";
 import { shaped } from "../contrib.ts";
-import { isPixel, type PixelLayout } from "../pixel.ts";
+import { CHUNK, isPixel, MOST_CHUNKS, type PixelLayout } from "../pixel.ts";
 import { type BlockedConv, blockedConv, blockedMeans, fromBlocked, toBlocked } from "./nchwc.ts";
 
 export interface BlockedLayout extends ChunkedLayout {
@@ -19,10 +19,6 @@ export interface BlockedLayout extends ChunkedLayout {
 }
 
 export const isBlocked = (layout: Layout): layout is BlockedLayout => "block" in layout;
-
-/** Elements of a chunk at least, 1 MiB, as in the pixel-major layout. */
-const CHUNK = 2 ** 18;
-const MOST_CHUNKS = 8;
 
 /** Images that share a block: of less channels than one, those of some images fill it. 0 where they don't. */
 export const sharing = (block: number, [images = 0, channels = 0]: readonly number[]): number => {

@@ -4,12 +4,12 @@
  * With stride 1 the columns of the kernel shift the input and its rows shift dy the other way, so that the product of
  * [K, kw·Ci] and [K, kh·Co], K the pixels of a chunk, has every place of the kernel, from kw + kh shifted copies instead of kh·kw.
  */
-import { constant, filled, type Value } from "../../../onnx/graph.ts";
+import { constant, type Value } from "../../../onnx/graph.ts";
 import { tensor } from "../../../onnx/tensor.ts";
 import { add, concat, gather, gemm, matMul, pad, reduceSum } from "../../../ops/index.ts";
 import { fusedMatMul } from "../../contrib.ts";
 import { shaped } from "../contrib.ts";
-import type { Geometry } from "../im2col.ts";
+import { type Geometry, withZeroRow } from "../im2col.ts";
 
 const known = new Map<string, Value>();
 const kept = (key: string, make: () => Value): Value => {
@@ -48,9 +48,10 @@ const shifted = (
           }
     return constant(tensor("int32", [at.length], at));
   });
-  const zeros = kept(`zeros ${block}`, () => constant(filled("float32", [1, block], 0)));
-  const padded = concat([shaped(x, [outside, block]), zeros], { axis: 0 });
-  return shaped(gather(padded, index, { axis: 0 }), [n * rows * columns, places.length * c]);
+  return shaped(gather(withZeroRow(shaped(x, [outside, block])), index, { axis: 0 }), [
+    n * rows * columns,
+    places.length * c,
+  ]);
 };
 
 const asIs: Place = (row, column) => [row, column];
@@ -61,7 +62,8 @@ const pixelRows = (x: Value, block: number): Value => {
   return c === block ? shaped(x, [n * h * w, c]) : shifted("rows", x, block, [h, w], [asIs]);
 };
 
-const upTo = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
+/** 0 to n - 1. */
+export const upTo = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
 /** Elements of a product from which on the engine cuts it among its threads, and rows that a part of a smaller one has at least. */
 const LARGE = 2 ** 14;
