@@ -1,4 +1,5 @@
-/** The table of a comparison: mean and spread over seeds. */
+/** The table of a comparison: mean and spread over seeds, with the interval of the test images. */
+import { wilsonInterval } from "../evaluate/interval.ts";
 
 /** One classifier: a variant pretrained with a seed, finetuned by a scheme on a dataset. */
 export interface Cell {
@@ -8,6 +9,10 @@ export interface Cell {
   readonly scheme: string;
   /** Accuracies by name: SA, RA, AA; shares of the test images. */
   readonly figures: Readonly<Record<string, number>>;
+  /** Test images; undefined in a table of a version that did not keep it. */
+  readonly images?: number | undefined;
+  /** Accuracy under PGD-20 at each radius, where it was asked for. */
+  readonly curve?: readonly { readonly eps: number; readonly accuracy: number }[] | undefined;
 }
 
 export interface Summary {
@@ -15,6 +20,8 @@ export interface Summary {
   /** Standard deviation over the seeds (n - 1); 0 for one seed. */
   readonly spread: number;
   readonly seeds: number;
+  /** 95 % of the mean, for the test images alone, which all seeds share; undefined where their number is not known. */
+  readonly interval?: readonly [low: number, high: number];
 }
 
 export interface Row {
@@ -24,10 +31,15 @@ export interface Row {
   readonly figures: Readonly<Record<string, Summary>>;
 }
 
-export const summarise = (values: readonly number[]): Summary => {
+export const summarise = (values: readonly number[], images?: number): Summary => {
   const mean = values.reduce((a, b) => a + b, 0) / values.length;
   const squares = values.reduce((sum, v) => sum + (v - mean) ** 2, 0);
-  return { mean, spread: values.length < 2 ? 0 : Math.sqrt(squares / (values.length - 1)), seeds: values.length };
+  return {
+    mean,
+    spread: values.length < 2 ? 0 : Math.sqrt(squares / (values.length - 1)),
+    seeds: values.length,
+    ...(images !== undefined && { interval: wilsonInterval(mean * images, images) }),
+  };
 };
 
 /** Cells gathered over their seeds, in the order of their first. */
@@ -38,19 +50,27 @@ export const rowsOf = (cells: readonly Cell[]): Row[] => {
     groups.set(key, [...(groups.get(key) ?? []), cell]);
   }
   return [...groups.values()].map((group) => {
-    const { variant, dataset, scheme } = group[0] as Cell;
+    const { variant, dataset, scheme, images } = group[0] as Cell;
     const names = [...new Set(group.flatMap(({ figures }) => Object.keys(figures)))];
     const figures = names.map((name) => {
       const values = group.flatMap((cell) => (cell.figures[name] === undefined ? [] : [cell.figures[name]]));
-      return [name, summarise(values)] as const;
+      return [name, summarise(values, images)] as const;
     });
     return { variant, dataset, scheme, figures: Object.fromEntries(figures) };
   });
 };
 
+const percent = (share: number): string => (100 * share).toFixed(1);
+
 /** Mean ± standard deviation in percent; the mean alone of one seed. */
 export const percentOf = ({ mean, spread, seeds }: Summary): string =>
-  seeds < 2 ? (100 * mean).toFixed(1) : `${(100 * mean).toFixed(1)} ± ${(100 * spread).toFixed(1)}`;
+  seeds < 2 ? percent(mean) : `${percent(mean)} ± ${percent(spread)}`;
+
+/** The same with the interval of the test images, where it is known. */
+export const intervalOf = (summary: Summary): string =>
+  summary.interval === undefined
+    ? percentOf(summary)
+    : `${percentOf(summary)} (${summary.interval.map(percent).join(" to ")})`;
 
 /** A Markdown table with its columns aligned. */
 export const markdownTable = (head: readonly string[], rows: readonly (readonly string[])[]): string => {
@@ -63,7 +83,10 @@ export const markdownTable = (head: readonly string[], rows: readonly (readonly 
  * Head and lines of the table: a line for each variant, on each dataset where there are several; accuracies in percent, mean ±
  * standard deviation over the seeds.
  */
-export const tableOf = (cells: readonly Cell[]): readonly [head: string[], ...lines: string[][]] => {
+export const tableOf = (
+  cells: readonly Cell[],
+  print: (summary: Summary) => string = percentOf,
+): readonly [head: string[], ...lines: string[][]] => {
   const rows = rowsOf(cells);
   const several = new Set(rows.map(({ dataset }) => dataset)).size > 1;
   const columns = [
@@ -82,7 +105,7 @@ export const tableOf = (cells: readonly Cell[]): readonly [head: string[], ...li
         ...columns.map(({ scheme, figure }) => {
           const found = rows.find((r) => r.variant === variant && r.dataset === dataset && r.scheme === scheme);
           const summary = found?.figures[figure];
-          return summary === undefined ? "" : percentOf(summary);
+          return summary === undefined ? "" : print(summary);
         }),
       ],
     ]),

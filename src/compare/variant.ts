@@ -77,6 +77,3 @@ export const sourceOf = (settings: Variant["settings"]): GivenSettings =>
 export const wantsClusters = ({ definition, settings }: Variant): boolean =>
   feedOf(definition).paper.clusters?.length !== 0 &&
   !(Array.isArray(settings.clusters) && settings.clusters.length === 0);
-
-/** A variant's name as a folder's. */
-export const slug = (name: string): string => name.replaceAll("/", "_").replaceAll("=", "-");

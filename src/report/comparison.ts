@@ -1,8 +1,10 @@
 /** The report of a comparison: its table, and accuracy on clean images against accuracy under attack. */
-import { type Cell, type Row, rowsOf, tableOf } from "../compare/table.ts";
+import { type Cell, intervalOf, type Row, rowsOf, tableOf } from "../compare/table.ts";
 import { kebabCase, printSetting, type SettingValue } from "../settings/name.ts";
-import { chart, colours, Plot } from "./chart.ts";
-import { card, cards, html, legend, list, table } from "./page.ts";
+import { chart, colours, lineChart, Plot, type Point } from "./chart.ts";
+import { card, cards, escaped, html, legend, list, type Section, table } from "./page.ts";
+import { mapCharts } from "./portrait.ts";
+import type { FeatureMap } from "./portrait-file.ts";
 
 /** What a classifier is told by. */
 type Key = Pick<Row, "variant" | "dataset" | "scheme">;
@@ -61,12 +63,60 @@ const scatter = (group: string, drawing: Drawing): string => {
   );
 };
 
-export const comparisonReport = (
-  cells: readonly Cell[],
-  budget: Readonly<Record<string, SettingValue | null>>,
-): string => {
+/** Accuracy under PGD-20 over the radius, the mean over the seeds, where radii were asked for. */
+const curveSections = ({ rows, cells, groupOf, seriesOf }: Drawing, series: readonly string[]): readonly Section[] => {
+  const curveOf = (row: Row): Point[] => {
+    const own = cells.filter((c) => c.variant === row.variant && c.dataset === row.dataset && c.scheme === row.scheme);
+    const radii = new Map<number, number[]>();
+    for (const { curve = [], figures } of own)
+      for (const { eps, accuracy } of [{ eps: 0, accuracy: figures.SA ?? 0 }, ...curve])
+        radii.set(eps, [...(radii.get(eps) ?? []), accuracy]);
+    const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+    return [...radii].map(([eps, values]) => ({ x: 255 * eps, y: mean(values) })).sort((a, b) => a.x - b.x);
+  };
+  if (!cells.some(({ curve = [] }) => curve.length > 0)) return [];
+  const groups = [...new Set(rows.map(groupOf))];
+  const lines = (group: string) => {
+    const own = rows.filter((row) => groupOf(row) === group);
+    // Series keep their place, and so their colour, where a group lacks one.
+    return series.map((name) => {
+      const row = own.find((candidate) => seriesOf(candidate) === name);
+      return { name, points: row ? curveOf(row) : [] };
+    });
+  };
+  const drawn = groups.map((group) => card(lineChart(lines(group), { x: "radius, /255 (L∞)", percent: true }), group));
+  return [
+    {
+      title: "Accuracy by radius",
+      body: `${legend(series)}${cards(drawn)}<p class="note">Under PGD-20, the mean over the seeds; at 0 on clean images.</p>`,
+    },
+  ];
+};
+
+/** The map of features of each encoder, by class and by cluster. */
+export interface EncoderMap {
+  readonly variant: string;
+  readonly map: FeatureMap;
+}
+
+const mapSections = (maps: readonly EncoderMap[], seed: number): readonly Section[] => {
+  const drawn = maps.filter(({ map }) => map.points.length > 0 && map.groups.length > 0);
+  if (drawn.length === 0) return [];
+  const body = drawn.map(({ variant, map }) => `<h3>${escaped(variant)}</h3>${mapCharts(map)}`).join("");
+  const note = `Encoders of seed ${seed}; ${drawn[0]!.map.source}`;
+  return [{ title: "Maps of features", body: `${body}<p class="note">${escaped(note)}</p>` }];
+};
+
+/** What a comparison's report is made of, besides its table. */
+export interface ComparisonParts {
+  readonly budget?: Readonly<Record<string, SettingValue | null>> | undefined;
+  /** Of the encoders of the first seed. */
+  readonly maps?: readonly EncoderMap[];
+}
+
+export const comparisonReport = (cells: readonly Cell[], { budget = {}, maps = [] }: ComparisonParts = {}): string => {
   const rows = rowsOf(cells);
-  const [head, ...lines] = tableOf(cells);
+  const [head, ...lines] = tableOf(cells, intervalOf);
   const variants = new Set(rows.map((row) => row.variant));
   const wayOf = ({ dataset, scheme }: Key) => `${scheme.toUpperCase()} on ${dataset}`;
   const seriesOf = (key: Key) => (variants.size > 1 ? key.variant : key.scheme.toUpperCase());
@@ -77,6 +127,11 @@ export const comparisonReport = (
   const drawing = { rows, cells, seriesOf, groupOf, colourOf };
   const names = [...new Set(rows.flatMap((row) => Object.keys(row.figures)))];
   const seeds = [...new Set(cells.map((cell) => cell.seed))];
+  const images = cells.find((cell) => cell.images !== undefined)?.images;
+  const intervals =
+    images === undefined
+      ? ""
+      : ` In brackets the 95 % interval of the mean for the ${images} test images, which all share.`;
   const spent = Object.entries(budget)
     .filter(([, value]) => value !== null && value !== undefined)
     .map(([key, value]) => [kebabCase(key), printSetting(value as SettingValue)] as const);
@@ -88,12 +143,14 @@ export const comparisonReport = (
         title: "Accuracy, %",
         body:
           table(head, lines) +
-          `<p class="note">SA: clean test images. RA: under PGD-20.${names.includes("AA") ? " AA: under AutoAttack." : ""}${seeds.length > 1 ? " Mean ± standard deviation over the seeds." : ""}</p>`,
+          `<p class="note">SA: clean test images. RA: under PGD-20.${names.includes("AA") ? " AA: under AutoAttack." : ""}${seeds.length > 1 ? " Mean ± standard deviation over the seeds." : ""}${intervals}</p>`,
       },
       {
         title: "Clean against robust",
         body: `${legend(series)}${cards(groups.map((group) => scatter(group, drawing)))}${seeds.length > 1 ? '<p class="note">Large dots are means over the seeds, lines their standard deviation, small circles single runs.</p>' : ""}`,
       },
+      ...curveSections(drawing, series),
+      ...mapSections(maps, seeds[0] ?? 0),
       ...(spent.length === 0 ? [] : [{ title: "Budget", body: list(spent) }]),
     ],
   });

@@ -45,6 +45,9 @@ const mapChart = (points: FeatureMap["points"], { of, names, source }: Groups): 
   return card(`${keys}${dots}`, source);
 };
 
+/** A map of features, a chart for each colouring. */
+export const mapCharts = ({ points, groups }: FeatureMap): string => cards(groups.map((one) => mapChart(points, one)));
+
 /** The sections of a run's report that its portrait fills. */
 export const portraitSections = ({ gallery, map }: Portrait): readonly Section[] => [
   ...(gallery.rows.length > 0 ? [{ title: "Images", body: galleryTable(gallery) }] : []),
@@ -52,7 +55,7 @@ export const portraitSections = ({ gallery, map }: Portrait): readonly Section[]
     ? [
         {
           title: "Map of features",
-          body: `${cards(map.groups.map((groups) => mapChart(map.points, groups)))}<p class="note">${escaped(map.source)}</p>`,
+          body: `${mapCharts(map)}<p class="note">${escaped(map.source)}</p>`,
         },
       ]
     : []),

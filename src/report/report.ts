@@ -1,13 +1,14 @@
 /** Reports of what commands leave in folders: `report.html`, one file that loads nothing. */
 import { join } from "node:path";
 import { z } from "zod";
+import { encoderFolder } from "../compare/folders.ts";
 import { storyFile, storySchema } from "../compare/story.ts";
 import { RequestError } from "../errors.ts";
 import { readIfThere } from "../files/if-there.ts";
 import { readSealed } from "../files/seal.ts";
 import { readRunConfig } from "../runs/run-folder.ts";
 import { imageSchema } from "./classes.ts";
-import { comparisonReport } from "./comparison.ts";
+import { comparisonReport, type EncoderMap } from "./comparison.ts";
 import { type Attacked, demoReport } from "./demo.ts";
 import { evaluationReport, evaluationSchema } from "./evaluation.ts";
 import { readFigures } from "./figures.ts";
@@ -47,7 +48,10 @@ const cellSchema = z.object({
   dataset: z.string(),
   scheme: z.string(),
   figures: z.record(z.string(), z.number()),
+  images: z.int().min(1).optional(),
+  curve: z.array(z.object({ eps: z.number(), accuracy: z.number() })).optional(),
 });
+type Cells = readonly z.infer<typeof cellSchema>[];
 const budgetSchema = z.record(
   z.string(),
   z.union([z.string(), z.number(), z.boolean(), z.array(z.string()), z.array(z.number())]).nullable(),
@@ -74,6 +78,17 @@ export const reportOfSeveral = async (folders: readonly string[]): Promise<strin
   return sideBySide(columns);
 };
 
+/** The maps of features of a comparison's encoders, those of its first seed; a method that trains none has none. */
+const mapsOf = async (folder: string, cells: Cells): Promise<readonly EncoderMap[]> => {
+  const maps: EncoderMap[] = [];
+  for (const variant of new Set(cells.map((cell) => cell.variant))) {
+    const run = join(folder, encoderFolder(variant, cells[0]!.seed));
+    const portrait = await readJson(join(run, portraitFile), portraitSchema);
+    if (portrait !== undefined) maps.push({ variant, map: portrait.map });
+  }
+  return maps;
+};
+
 /**
  * The report of a folder: of a demonstration, a comparison, an evaluation, or a run of training.
  * @throws RequestError where the folder is none of these
@@ -90,8 +105,10 @@ export const reportOf = async (folder: string): Promise<string> => {
     return demoReport(folder, story, attacked);
   }
   const compared = await readJson(join(folder, "table.json"), z.object({ cells: z.array(cellSchema) }));
-  if (compared !== undefined)
-    return comparisonReport(compared.cells, (await readJson(join(folder, "compare.json"), budgetSchema)) ?? {});
+  if (compared !== undefined) {
+    const budget = await readJson(join(folder, "compare.json"), budgetSchema);
+    return comparisonReport(compared.cells, { budget, maps: await mapsOf(folder, compared.cells) });
+  }
   const evaluated = await readJson(join(folder, evaluationFile), evaluationSchema);
   if (evaluated !== undefined)
     return evaluationReport(evaluated, {

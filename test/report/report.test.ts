@@ -143,6 +143,34 @@ test("of a comparison has its table and a dot for each run and each mean", async
   expect(loads(html)).toEqual([]);
 });
 
+test("of a comparison has the interval of its test images, accuracy by radius, and a map for each encoder", async () => {
+  const cells = ["acl", "none"].flatMap((variant) =>
+    [0, 1].map((seed) => ({
+      ...{ variant, seed, dataset: "shapes", scheme: "aff", images: 100 },
+      figures: { SA: seed === 0 ? 0.4 : 0.6, RA: 0.2 },
+      curve: [{ eps: 4 / 255, accuracy: seed === 0 ? 0.3 : 0.4 }],
+    })),
+  );
+  const folder = folderOf("curved", { "table.json": sealed({ rows: [], cells }) });
+  const points = [0, 1, 2, 3].map((i) => [i, i % 2]);
+  const groups = [{ source: "by class", names: ["cat", "dog"], of: [0, 1, 0, 1] }];
+  const portrait = { gallery: { columns: [], rows: [] }, map: { points, source: "4 images", groups } };
+  const encoder = join(folder, "pretrain-acl-seed0");
+  mkdirSync(encoder);
+  writeFileSync(join(encoder, "portrait.json"), sealed(portrait));
+  const html = await reportOf(folder);
+  // Wilson's interval of 50 of 100.
+  expect(html).toContain("50.0 ± 14.1 (40.4 to 59.6)");
+  expect(html).toContain("for the 100 test images");
+  const [, curves = ""] = html.split("<h2>Accuracy by radius</h2>");
+  // Each contender has its line, with a point at 0 and one at the radius.
+  expect((curves.split("<h2>")[0]!.match(/<circle/g) ?? []).length).toBe(2 * 2);
+  const [, maps = ""] = html.split("<h2>Maps of features</h2>");
+  expect(maps).toContain("<h3>acl</h3>");
+  expect(maps).not.toContain("<h3>none</h3>");
+  expect((maps.match(/<circle/g) ?? []).length).toBe(4);
+});
+
 test("of one method on several datasets has a line and a chart for each, and its ways of finetuning in colours", async () => {
   const cells = ["cifar10", "stl10"].flatMap((dataset) =>
     ["slf", "aff"].map((scheme) => ({ variant: "advcl", seed: 0, dataset, scheme, figures: { SA: 0.5, RA: 0.2 } })),
