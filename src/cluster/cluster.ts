@@ -22,7 +22,10 @@ const data = { group: "Data" };
 const means = { group: "k-means" };
 
 export const clusterSettings = {
-  teacher: setting(path(), "run folder or ONNX model", { ...teacher, path: true }),
+  teacher: setting(path(), "ONNX model, or run: its folder, its file by export, or the name of one that ships", {
+    ...teacher,
+    path: true,
+  }),
   teacherSize: setting(z.int().min(1).optional(), "side of its images; left out, as the model says", teacher),
   layout: setting(z.enum(["nchw", "nhwc"]).optional(), "of its images; left out, as the model says", teacher),
   mean: setting(z.array(z.number()).optional(), "taken off pixels in [0, 1], one or three numbers", teacher),

@@ -16,6 +16,7 @@ import { readModelFile } from "../models/file.ts";
 import { imageBatch } from "../models/images.ts";
 import { type ImageInput, imageInputOf } from "../models/input.ts";
 import { loadRun } from "../runs/network.ts";
+import { holdsRun } from "../runs/run-file.ts";
 
 /** What a user may say of a teacher; what is left out is guessed from the model. */
 export interface TeacherRequest {
@@ -60,10 +61,11 @@ export const openTeacher = async (
   engine: Engine,
   warn: (message: string) => void,
 ): Promise<Teacher> => {
-  const found = await stat(request.teacher).catch((error: unknown) => {
+  if (await holdsRun(request.teacher)) return ofRun(request, engine, warn);
+  await stat(request.teacher).catch((error: unknown) => {
     throw fileError(error, "read", request.teacher);
   });
-  return found.isDirectory() ? ofRun(request, engine, warn) : ofModel(request, engine, warn);
+  return ofModel(request, engine, warn);
 };
 
 const ofRun = async (request: TeacherRequest, engine: Engine, warn: (m: string) => void) => {

@@ -43,7 +43,7 @@ const trainingSettings = {
 };
 
 export const exportSettings = {
-  from: setting(path(), "run folder to export", { path: true }),
+  from: setting(path(), "run to export: its folder, its file by export, or the name of one that ships", { path: true }),
   out: setting(path(), "file to write; for ort-training a folder", { path: true }),
   what: setting(z.enum([...networkParts, "auto"]).default("auto"), "auto: the classifier where there is one"),
   format: setting(z.enum(["onnx", "safetensors", "ort-training"]).default("onnx"), "what to write"),

@@ -2,6 +2,8 @@
 import type { NetworkPart } from "../../graphs/deploy/network.ts";
 import { checkWritable } from "../files/atomic.ts";
 import { writeSafetensors } from "../files/safetensors.ts";
+import { networkRecord } from "../runs/network.ts";
+import { runMetadata } from "../runs/run-file.ts";
 import type { Reporter } from "../verbs/reporter.ts";
 import { defineVerb, type VerbContext } from "../verbs/verb.ts";
 import { authorsWeights, isWhole, torchvisionWeights, type WeightLayout } from "./export-layout.ts";
@@ -35,8 +37,12 @@ const exportWeights = async (
       `the torchvision layout holds no normalisation, and this network wants one: give it (x - mean) / std of pixels in [0, 1] with mean ${normalisation.mean.join(",")} and std ${normalisation.std.join(",")}, or write --layout authors`,
     );
   const tensors = layout === "authors" ? authorsWeights(source) : torchvisionWeights(source, what === "classifier");
-  const kept = source.run.checkpoint.state.metadata as Record<string, string> | undefined;
-  await writeSafetensors(out, tensors, kept ?? {});
+  const { config, checkpoint } = source.run;
+  const kept = checkpoint.state.metadata as Record<string, string> | undefined;
+  const network = networkRecord({ ...source.network, ...(layout === "torchvision" && { branches: undefined }) });
+  // Weights that came from elsewhere go out with the same bytes.
+  const told = config.command === "import" ? {} : runMetadata(source.run, { tensors, layout, network });
+  await writeSafetensors(out, tensors, { ...kept, ...told });
   reporter.print(`${out}: ${tensors.size} tensors of ${source.folder} in the names of ${layout}`);
   return { out, tensors: tensors.size, layout };
 };

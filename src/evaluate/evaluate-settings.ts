@@ -19,7 +19,11 @@ const computing = { group: "Computing" };
 const results = { group: "Results" };
 
 export const evaluateSettings = {
-  model: setting(path(), "an ONNX file, or a run folder of finetune", { ...model, path: true }),
+  model: setting(
+    path(),
+    "an ONNX file, or a run of finetune: its folder, its file by export, or the name of one that ships",
+    { ...model, path: true },
+  ),
   branch: setting(z.string().optional(), "batch-norm branch of a run (default: the run's own)", model),
   size: setting(z.int().min(1).max(4096).optional(), "side of the images where the file leaves it open", model),
   ...modelSettings,

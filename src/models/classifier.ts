@@ -15,6 +15,7 @@ import type { SessionOptions } from "../engine/session.ts";
 import { RequestError } from "../errors.ts";
 import { fileError } from "../files/file-error.ts";
 import { loadRun } from "../runs/network.ts";
+import { holdsRun } from "../runs/run-file.ts";
 import { quietReporter } from "../verbs/reporter.ts";
 import { type AsIsClassifier, openAsIsClassifier } from "./as-is-classifier.ts";
 import { bakedSizes } from "./baked.ts";
@@ -90,8 +91,8 @@ export interface OpenedClassifier
  */
 export const openClassifier = async (path: string, options: ClassifierOptions): Promise<OpenedClassifier> => {
   try {
-    const entry = await stat(path);
-    if (entry.isDirectory()) return await ofRun(path, options);
+    if (await holdsRun(path)) return await ofRun(path, options);
+    await stat(path);
     if (options.branch !== undefined)
       throw new RequestError(`--branch is of a run, and ${path} is a file; leave it out`);
     return ofFile(await readModelFile(path, options.warn), options);

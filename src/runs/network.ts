@@ -22,6 +22,7 @@ import { RequestError } from "../errors.ts";
 import { type FileKind, misfit, sniffFile } from "../files/sniff.ts";
 import { checkFinite } from "../models/finite.ts";
 import type { Checkpoint, Json } from "./checkpoint.ts";
+import { readRunFile } from "./run-file.ts";
 import { type RunConfig, readRun } from "./run-folder.ts";
 
 export interface Network {
@@ -164,10 +165,14 @@ const refuseFile = async (path: string): Promise<void> => {
   throw new RequestError(`${path} is a file, not a run folder; give the --out folder of pretrain, finetune or import`);
 };
 
-/** Reads a run folder for commands that start from it. Throws a RequestError where it holds no encoder, or weights that are not finite. */
+/**
+ * Reads a run for commands that start from it: its folder, the file that advcl export --format safetensors made of it, or the
+ * name of one that ships. Throws a RequestError where it holds no encoder, or weights that are not finite.
+ */
 export const loadRun = async (folder: string, warn: (message: string) => void): Promise<LoadedRun> => {
-  await refuseFile(folder);
-  const { config, checkpoint } = await readRun(folder, warn);
+  const inFile = await readRunFile(folder);
+  if (inFile === undefined) await refuseFile(folder);
+  const { config, checkpoint } = inFile ?? (await readRun(folder, warn));
   const { success, data } = networkSchema.safeParse(checkpoint.state.network);
   if (!success)
     throw new RequestError(

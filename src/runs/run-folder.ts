@@ -17,6 +17,7 @@ import {
 } from "./checkpoint.ts";
 import { configFile, encodeConfig, pathsOf, type RunConfig, readRunConfig } from "./config.ts";
 import { fixedSettings, type ResumeRules, reconcile } from "./resume.ts";
+import { shippedNames } from "./shipped.ts";
 
 export { configFile, type RunConfig, readRunConfig } from "./config.ts";
 
@@ -61,6 +62,12 @@ export interface RunFolder {
 
 const checkpointsFolder = "checkpoints";
 
+/** What else could have been given. */
+const namesToo = (): string => {
+  const names = shippedNames();
+  return names.length === 0 ? "" : `, or give one that ships: ${names.join(", ")}`;
+};
+
 /**
  * The config and newest whole checkpoint of a run, for commands that start from it; it may be being written meanwhile.
  *
@@ -72,7 +79,7 @@ export const readRun = async (
 ): Promise<{ readonly config: RunConfig; readonly checkpoint: Checkpoint }> => {
   const config = await readRunConfig(folder);
   if (config === undefined)
-    throw new RequestError(`${folder} is not a run folder: it has no ${configFile}; check the path`);
+    throw new RequestError(`${folder} is not a run folder: it has no ${configFile}; check the path${namesToo()}`);
   const checkpoint = await latestCheckpoint(join(folder, checkpointsFolder), warn);
   if (checkpoint === undefined)
     throw new RequestError(`the run in ${folder} has no checkpoint yet; let it go on until it has one`);

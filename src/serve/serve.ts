@@ -15,7 +15,11 @@ import { servePage } from "./server.ts";
 import { pageFiles } from "./source.ts";
 
 const serveSettings = {
-  from: setting(path(), "run folder or ONNX classifier of one square image", { path: true }),
+  from: setting(
+    path(),
+    "ONNX classifier of one square image, or run: its folder, its file by export, or the name of one that ships",
+    { path: true },
+  ),
   branch: setting(z.string().default("auto"), "batch-norm branch of a run; auto: the one it is evaluated by"),
   dataset: setting(z.enum(datasetNames).optional(), "images to try (default: the run's, else shapes)"),
   data: setting(path().optional(), "folder or archive of that dataset", { path: true }),

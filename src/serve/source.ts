@@ -1,4 +1,5 @@
 /** What the page shows: the classifier of a run or of an ONNX file, and images to try on it. */
+
 import { stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { bind } from "../../graphs/deploy/rewrite.ts";
@@ -15,6 +16,7 @@ import { chanceWarning, type Judged, shareRight } from "../models/chance.ts";
 import { openClassifier } from "../models/classifier.ts";
 import { type Layout, normalised } from "../models/input.ts";
 import { placeOf } from "../runs/config.ts";
+import { holdsRun } from "../runs/run-file.ts";
 import { buildPage, type PageClassifier, type PageFiles, type PageOptions } from "./build.ts";
 
 export interface PageRequest {
@@ -50,12 +52,13 @@ interface Shown extends PageClassifier {
   readonly data: string | undefined;
 }
 
-const isFolder = async (path: string): Promise<boolean> => {
-  try {
-    return (await stat(path)).isDirectory();
-  } catch (error) {
+/** Whether it is a run; what is neither that nor a file cannot be opened. */
+const isRun = async (path: string): Promise<boolean> => {
+  if (await holdsRun(path)) return true;
+  await stat(path).catch((error: unknown) => {
     throw fileError(error, "open", path);
-  }
+  });
+  return false;
 };
 
 const facts = (entries: Readonly<Record<string, unknown>>): Record<string, string> =>
@@ -171,7 +174,7 @@ export const pageFiles = async (
   warn: (message: string) => void,
   engine?: Pick<Engine, "loadEvaluation">,
 ): Promise<PageFiles> => {
-  const shown = (await isFolder(request.from)) ? await ofRun(request, warn) : await ofFile(request, warn);
+  const shown = (await isRun(request.from)) ? await ofRun(request, warn) : await ofFile(request, warn);
   const count = shown.logits.dim(1);
   const name = request.dataset ?? shown.dataset ?? "shapes";
   const data = request.data ?? (request.dataset === undefined ? shown.data : undefined);

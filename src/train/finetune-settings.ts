@@ -66,7 +66,7 @@ const methodSettings = {
   ),
   from: setting(
     path().optional(),
-    "run folder whose encoder is finetuned; none: start at random (default for pgd-at, trades and standard)",
+    "run whose encoder is finetuned: its folder, its file by export, or the name of one that ships; none: start at random (default for pgd-at, trades and standard)",
     { ...method, path: true },
   ),
   branch: setting(
