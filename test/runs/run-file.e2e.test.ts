@@ -7,6 +7,7 @@ import { exportModel } from "../../src/deploy/export.ts";
 import { evaluate } from "../../src/evaluate/evaluate.ts";
 import { readSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
 import { loadRun } from "../../src/runs/network.ts";
+import { shippedFile, shippedNames } from "../../src/runs/shipped.ts";
 import { pageFiles } from "../../src/serve/source.ts";
 import { finetune } from "../../src/train/finetune.ts";
 import { pretrain } from "../../src/train/pretrain.ts";
@@ -80,6 +81,14 @@ test("a classifier is judged as the folder's, by torchvision's names", async () 
   for (const model of ["tuned", "tuned.safetensors"]) results.push(await evaluate({ ...asked, model: at(model) }));
   expect(results[1]!.attacks).toEqual(results[0]!.attacks);
   expect(results[1]!.classes).toEqual(results[0]!.classes);
+});
+
+test("one that ships goes by its name, unless something else lies there", () => {
+  expect(shippedNames(folder)).toEqual(expect.arrayContaining(["run", "tuned"]));
+  expect(shippedFile("run", folder)).toBe(at("run.safetensors"));
+  for (const other of ["package.json", "src", "nothing", "../run", at("run.safetensors")])
+    expect([other, shippedFile(other, folder)]).toEqual([other, undefined]);
+  expect(shippedNames(at("nowhere"))).toEqual([]);
 });
 
 describe("refuses", () => {
