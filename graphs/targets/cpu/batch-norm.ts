@@ -36,11 +36,26 @@ export const pixelMeans = (parts: readonly Value[], layout: ChunkedLayout, chann
     channels,
   );
 
-/** Means over the images of each branch, [nb,C], of what there is for each image, [N,C]. */
-const branchMeans = (perImage: Value, branches: number): Value => {
+/** `factor` times the means over the images of each branch, [nb,C], of what there is for each image, [N,C]. */
+const branchMeans = (perImage: Value, branches: number, factor = 1): Value => {
   const [n, c] = [perImage.dim(0), perImage.dim(1)];
   const each = n / branches;
-  return shaped(matMul(row(each, 1 / each), shaped(perImage, [each, branches * c])), [branches, c]);
+  return shaped(matMul(row(each, factor / each), shaped(perImage, [each, branches * c])), [branches, c]);
+};
+
+/** A value in chunks, [N,C,H,W]. */
+interface Chunked {
+  readonly parts: readonly Value[];
+  readonly layout: ChunkedLayout;
+  readonly shape: readonly number[];
+}
+
+/** Means over each branch of the products of a value and another in the same chunks, [nb,C]. */
+const productMeans = ({ parts, layout, shape }: Chunked, other: readonly Value[], branches: number): Value => {
+  const [, channels = 0, h = 0, w = 0] = shape;
+  const { productSums } = layout;
+  const rows = parts.map((part, i) => productSums?.(part, other[i]!) ?? layout.means(mul(part, other[i]!)));
+  return branchMeans(fromImageRows(rows, channels), branches, productSums === undefined ? 1 : 1 / (h * w));
 };
 
 const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }) => {
@@ -50,8 +65,8 @@ const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }
   const parts = (x as Lowered).in(layout);
   const [images = 0, channels = 0] = (y as Type).shape;
   const own = branchMeans(pixelMeans(parts, layout, channels), branches);
-  const squares = parts.map((part) => mul(part, part));
-  const ownVariance = max(sub(branchMeans(pixelMeans(squares, layout, channels), branches), mul(own, own)), 0);
+  const squares = productMeans({ parts, layout, shape: (y as Type).shape }, parts, branches);
+  const ownVariance = max(sub(squares, mul(own, own)), 0);
   const [mean, variance] = statisticsOverRanks(own, ownVariance, ranks);
   const factor = div((scale as Lowered).plain, sqrt(add(variance, epsilon)));
   const term = sub((bias as Lowered).plain, mul(mean, factor));
@@ -86,8 +101,7 @@ const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attrib
   const sigma = sqrt(add((variance as Lowered).plain, epsilon));
   const centre = (mean as Lowered).plain;
   const meanG = branchMeans(pixelMeans(g, layout, channels), branches);
-  const products = parts.map((part, i) => mul(g[i]!, part));
-  const meanGX = branchMeans(pixelMeans(products, layout, channels), branches);
+  const meanGX = productMeans({ parts: g, layout, shape: (dx as Type).shape }, parts, branches);
   const meanGN = div(sub(meanGX, mul(centre, meanG)), sigma);
   const f = div((scale as Lowered).plain, sigma);
   const [allG, allGN] = meansOverRanks([meanG, meanGN], ranks) as [Value, Value];

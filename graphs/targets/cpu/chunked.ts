@@ -18,6 +18,8 @@ export interface ChunkedLayout extends Layout {
   readonly chunks: readonly number[];
   /** Means over the pixels of each image, a row. */
   means(part: Value): Value;
+  /** Sums over the pixels of the products of two parts, a row, where that is one pass over both. */
+  readonly productSums?: (a: Value, b: Value) => Value;
   /** factor·part + term by rows, and plus a tensor as large. */
   affine(part: Value, factor: Value, term: Value, plus?: Value): Value;
   /** The same with what follows, where that is one pass over the part. */

@@ -17,14 +17,14 @@ import {
 } from "../../../ops/index.ts";
 import type { Lowered } from "../../layout.ts";
 import type { Lowering } from "../../lower.ts";
-import type { Place } from "../chunked.ts";
+import type { Followed, Known, Place } from "../chunked.ts";
 import { shaped } from "../contrib.ts";
 import { shapeOf } from "../convolution.ts";
 import { columnFilter, type Geometry } from "../im2col.ts";
 import type { ConvShape } from "../ways.ts";
 import { blockedFilter, crossFilter, sharedFilter, stemFilter, turnedFilter } from "./filters.ts";
 import { blockedLayout, isBlocked, sharing } from "./layout.ts";
-import { type BlockedConv, blockedConv, fromBlocked } from "./nchwc.ts";
+import { activated, type BlockedConv, blockedConv, fromBlocked } from "./nchwc.ts";
 import { crossGradWeight, stemGradWeight, stridedGradWeight, upTo } from "./weight-gradient.ts";
 
 /** Row-major images of so many chunks. */
@@ -204,23 +204,33 @@ const gradInput =
     const layout = blockedLayout(block, stem ? output : type);
     const filled = Math.ceil(shape.inputChannels / block) * block;
     const given = viewed(inChunks(dy as Lowered, block, layout.chunks), shape.outputChannels);
-    const parts = given.map((part) => {
-      const phases = down.map((row) =>
-        across.map((column) => {
-          if (row.places.length * column.places.length === 0) return undefined;
-          const filters = sharedFilter(turnedFilter(block, row.places, column.places), together);
-          return blockedConv([part, (w as Lowered).one(filters)], {
-            kernel_shape: [row.places.length, column.places.length],
-            pads: [row.begin, column.begin, row.end, column.end],
-            strides: [1, 1],
-            dilations: g.dilations,
-            group: 1,
-          });
-        }),
-      );
-      return joined(phases, [part.dim(0), filled, ...g.input], block);
-    });
-    if (!stem) return [{ layout, parts: viewed(parts, Math.max(block, type.shape[1]!)) }];
+    const gradients = ({ plus, activation }: Parameters<Followed>[0] = {}) =>
+      given.map((part, i) => {
+        const phases = down.map((row) =>
+          across.map((column) => {
+            if (row.places.length * column.places.length === 0) return undefined;
+            const filters = sharedFilter(turnedFilter(block, row.places, column.places), together);
+            return blockedConv([part, (w as Lowered).one(filters), undefined, plus?.[i]], {
+              kernel_shape: [row.places.length, column.places.length],
+              pads: [row.begin, column.begin, row.end, column.end],
+              strides: [1, 1],
+              dilations: g.dilations,
+              group: 1,
+              ...activated(activation),
+            });
+          }),
+        );
+        return joined(phases, [part.dim(0), filled, ...g.input], block);
+      });
+    const parts = gradients();
+    if (!stem) {
+      const seen = (each: readonly Value[]) => viewed(each, Math.max(block, type.shape[1]!));
+      // What another way brings to the same images is added as the last of the convolution's sums.
+      const followed: Followed = ({ plus, activation }) =>
+        seen(gradients({ ...(plus && { plus: viewed(plus, filled) }), activation }));
+      const known: Known = down.length * across.length === 1 ? { followed } : {};
+      return [{ layout, parts: seen(parts), known }];
+    }
     const images = parts.map((part) => fromBlocked(part, shape.inputChannels));
     return [shaped(images.length === 1 ? images[0]! : concat(images, { axis: 0 }), type.shape)];
   };

@@ -12,7 +12,7 @@ import type { Layout } from "../../layout.ts";
 import { type ChunkedLayout, rechunk, type Then } from "../chunked.ts";
 import { shaped } from "../contrib.ts";
 import { CHUNK, isPixel, MOST_CHUNKS, type PixelLayout } from "../pixel.ts";
-import { type BlockedConv, blockedConv, blockedMeans, fromBlocked, toBlocked } from "./nchwc.ts";
+import { activated, type BlockedConv, blockedConv, blockedMeans, fromBlocked, toBlocked } from "./nchwc.ts";
 
 export interface BlockedLayout extends ChunkedLayout {
   readonly block: number;
@@ -53,8 +53,7 @@ const perChannel = (part: Value, factor: Value, term: Value | undefined, { plus,
     strides: [1, 1],
     dilations: [1, 1],
     group: n * c,
-    ...(activation === "relu" && { activation: "Relu" }),
-    ...(activation === "positive" && { activation: "HardSigmoid", activation_params: [1e38, 0] }),
+    ...activated(activation),
   };
   const inputs = [
     wide,
@@ -63,6 +62,19 @@ const perChannel = (part: Value, factor: Value, term: Value | undefined, { plus,
     plus && shaped(plus, wide.shape),
   ] as const;
   return shaped(blockedConv(inputs, attributes), part.shape);
+};
+
+/** A convolution of each image and channel by itself with a filter as large as the image: what the other part holds there. */
+const productSums = (a: Value, b: Value): Value => {
+  const [n, c, h, w] = a.shape as [number, number, number, number];
+  const attributes: BlockedConv = {
+    kernel_shape: [h, w],
+    pads: [0, 0, 0, 0],
+    strides: [1, 1],
+    dilations: [1, 1],
+    group: n * c,
+  };
+  return shaped(blockedConv([shaped(a, [1, n * c, h, w]), shaped(b, [n * c, 1, h, w])], attributes), [1, n * c]);
 };
 
 const blockedChunks = (block: number, chunks: readonly number[], together: number): BlockedLayout => ({
@@ -84,6 +96,7 @@ const blockedChunks = (block: number, chunks: readonly number[], together: numbe
       return shaped(transpose(shaped(part, [row / block, h * w, block]), { perm: [1, 0, 2] }), [h * w, row]);
     }),
   means: (part) => shaped(blockedMeans(part), [1, part.dim(0) * part.dim(1)]),
+  productSums,
   affine: (part, factor, term, plus) => perChannel(part, factor, term, { plus }),
   fused: perChannel,
   scaled: (part, factor) => perChannel(part, factor, undefined, {}),

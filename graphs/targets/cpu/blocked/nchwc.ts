@@ -2,8 +2,9 @@
  * ONNX Runtime's own ops on blocked images (domain com.microsoft.nchwc): [N, C/b, H, W, b] in memory for a block of b channels,
  * while their type stays [N,C,H,W]. They run only, on the processor whose block they were made for, and never reach a saved file.
  */
-import { apply, type Definition, type Type, type Value } from "../../../onnx/graph.ts";
+import { absent, apply, type Definition, type Type, type Value } from "../../../onnx/graph.ts";
 import { convSize } from "../../../ops/index.ts";
+import type { Then } from "../chunked.ts";
 
 const DOMAIN = "com.microsoft.nchwc";
 
@@ -39,12 +40,19 @@ const convDefinition: Definition = {
   },
 };
 
+/** Attributes of a convolution that ends in max(0, ·), or in 1 where positive and else 0. */
+export const activated = (activation: Then["activation"]): Pick<BlockedConv, "activation" | "activation_params"> => {
+  if (activation === "relu") return { activation: "Relu" };
+  return activation === "positive" ? { activation: "HardSigmoid", activation_params: [1e38, 0] } : {};
+};
+
 /** activation(w * x + bias + plus); w in the order that blockedFilter gives, plus as large as the result. */
 export const blockedConv = (
   [x, w, bias, plus]: readonly [x: Value, w: Value, bias?: Value | undefined, plus?: Value | undefined],
   attributes: BlockedConv,
 ): Value => {
-  const inputs = [x, w, ...(bias === undefined ? [] : [bias]), ...(plus === undefined ? [] : [plus])];
+  const inputs = [x, w, bias ?? absent, plus ?? absent];
+  while (inputs.at(-1) === absent) inputs.pop();
   return apply(convDefinition, inputs, { ...attributes })[0] as Value;
 };
 
