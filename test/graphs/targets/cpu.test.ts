@@ -143,6 +143,14 @@ describe("convolutions", () => {
       await compare({ y, dx, dw }, [given, w, bias, dy], target, 3e-5, filters);
       const ops = nodesOf(Object.values(lower({ y, dx, dw }, target)), null).map(({ definition }) => definition);
       expect(ops.some(({ domain }) => domain === "com.microsoft.nchwc")).toBe(x[0]! % 2 === 0);
+
+      // What another way brings, and a ReLU behind it, are the last of the convolution.
+      const other = image("other", x);
+      const joined = relu(add(dx, other));
+      await compare({ joined }, [w, dy, other], target, 3e-5, filters);
+      const names = nodesOf(Object.values(lower({ joined }, target)), null).map(({ definition }) => definition.name);
+      const fused = x[0]! % 2 === 0 && x[1]! >= 4 && stride === 1;
+      expect([names.includes("Add"), names.includes("Relu")]).toEqual([!fused, !fused]);
     },
   );
 
