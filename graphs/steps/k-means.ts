@@ -2,7 +2,7 @@
 import type { Value } from "../onnx/graph.ts";
 import { input } from "../onnx/graph.ts";
 import { buildModel, type Model } from "../onnx/write.ts";
-import { cast, gemm, reduceMax, reshape, sub, topK } from "../ops/index.ts";
+import { argMax, cast, gemm, reduceMax, reshape, sub, topK } from "../ops/index.ts";
 import { feedName } from "./names.ts";
 
 export interface CentresShape {
@@ -33,6 +33,14 @@ export const nearestCentres = ({ dim, groups, size }: { dim: number; groups: num
   return buildModel({ scores, nearest: cast(indices, { to: "int32" }), best }, [], {
     dynamic: { [feedName("points")]: ["rows"], scores: ["rows"], nearest: ["rows"], best: ["rows"] },
   });
+};
+
+/** The same scores, of which `nearest` int32 [rows] is the largest of all centres: where bounds would spare nothing yet. */
+export const nearestCentre = ({ dim, k }: CentresShape): Model => {
+  const halves = input(feedName("halves"), { dtype: "float32", shape: [k] });
+  const all = sub(gemm(points(dim), against({ dim, k }), { transB: 1 }), halves);
+  const nearest = cast(argMax(all, { axis: 1, keepdims: 0 }), { to: "int32" });
+  return buildModel({ nearest }, [], { dynamic: { [feedName("points")]: ["rows"], nearest: ["rows"] } });
 };
 
 /** `products` float32 [rows,k] of `points` [rows,dim] and `centres` [k,dim]: what k-means++ draws its next centre by. */

@@ -15,14 +15,19 @@ export const groupsOf = (k: number): { groups: number; size: number } => {
   return { groups, size: Math.max(2, Math.ceil(k / groups)) };
 };
 
-/** Sessions of `nearestCentres`: one for all groups, one for a single group. */
+/** Share of the points up to which a pass may change clusters for bounds to spare more than they cost in the next ones. */
+const boundedShare = 0.01;
+
+/** Sessions: of `nearestCentre`, and of `nearestCentres` for all groups and for a single group. */
 export interface Assigning {
+  readonly plain: Session;
   readonly all: Session;
   readonly one: Session;
 }
 
 /**
- * Gives points to their nearest centres, pass after pass. For each point it keeps how far its centre is at most (`upper`)
+ * Gives points to their nearest centres, pass after pass: first by the engine's products alone, until few points change their
+ * cluster, then by bounds, where exact distances decide. For each point it keeps how far its centre is at most (`upper`)
  * and, for each group of centres, how far the others are at least (`lower`); as centres move, so do the bounds.
  */
 export class Assignment {
@@ -46,6 +51,7 @@ export class Assignment {
   /** Points to compare, and their copy side by side. */
   readonly #rows = new Int32Array(chunk);
   readonly #copies: Float32Array;
+  #bounded = false;
 
   constructor(points: Points, forming: Forming, sessions: Assigning, centres: Float32Array, k: number) {
     const { groups, size } = groupsOf(k);
@@ -72,6 +78,43 @@ export class Assignment {
   /** One pass, after the centres moved by `moves` [k]. Returns how many points changed their cluster. */
   async pass(moves: Float64Array): Promise<number> {
     const points = this.#points;
+    const squares = squaresOf(this.#centres.subarray(0, moves.length * points.dim), points.dim);
+    for (const [c, square] of squares.entries()) this.#halves[c] = square / 2;
+    this.#longest = Math.sqrt(squares.reduce((a, b) => Math.max(a, b)));
+    if (this.#bounded) return this.#boundedPass(moves);
+    const changed = await this.#plainPass();
+    this.#bounded = changed <= boundedShare * points.count;
+    return changed;
+  }
+
+  /** One product of all points with all centres, whose largest scores decide. */
+  async #plainPass(): Promise<number> {
+    const { count, dim, data } = this.#points;
+    const centres = float32([this.#halves.length, dim], this.#centres);
+    const halves = float32([this.#halves.length], this.#halves);
+    const ask = (from: number) => {
+      const to = Math.min(from + chunk, count);
+      const given = float32([to - from, dim], data.subarray(from * dim, to * dim));
+      return this.#sessions.plain.run({ "input.points": given, "input.centres": centres, "input.halves": halves });
+    };
+    let changed = 0;
+    let asked = ask(0);
+    for (let from = 0; from < count; from += chunk) {
+      const found = (await asked).nearest!.data as Int32Array;
+      // The engine computes the next ones while these are sorted in.
+      if (from + chunk < count) asked = ask(from + chunk);
+      for (const [row, centre] of found.entries()) {
+        if (centre === this.#forming.labels[from + row]) continue;
+        this.#nearest[from + row] = centre;
+        this.#forming.move(from + row, centre);
+        changed++;
+      }
+    }
+    return changed;
+  }
+
+  async #boundedPass(moves: Float64Array): Promise<number> {
+    const points = this.#points;
     const forming = this.#forming;
     const groups = this.#groups;
     const size = this.#size;
@@ -81,9 +124,6 @@ export class Assignment {
     const lower = this.#lower;
     const rows = this.#rows;
     const drifts = Array.from({ length: groups }, (_, g) => Math.max(0, ...moves.subarray(g * size, (g + 1) * size)));
-    const squares = squaresOf(centres.subarray(0, moves.length * points.dim), points.dim);
-    for (const [c, square] of squares.entries()) this.#halves[c] = square / 2;
-    this.#longest = Math.sqrt(squares.reduce((a, b) => Math.max(a, b)));
     let changed = 0;
     for (let from = 0; from < points.count; from += chunk) {
       const to = Math.min(from + chunk, points.count);

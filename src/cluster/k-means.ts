@@ -5,7 +5,7 @@
  * proposes, exact distances decide. The sums of clusters are kept here, where only points that changed cluster cost.
  */
 import { deserialize, serialize } from "node:v8";
-import { nearestCentres, productsWith } from "../../graphs/steps/k-means.ts";
+import { nearestCentre, nearestCentres, productsWith } from "../../graphs/steps/k-means.ts";
 import { random } from "../data/random.ts";
 import { alone, type Collective, gathered, isMine } from "../distributed/collective.ts";
 import { createSession, type SessionOptions } from "../engine/session.ts";
@@ -108,6 +108,7 @@ export const kMeans = async (points: Points, options: KMeansOptions): Promise<Cl
   if (k > count) throw new RequestError(`${count} images cannot form ${k} clusters; give a smaller K.`);
   const trials = 2 + Math.floor(Math.log(k));
   const { groups, size } = groupsOf(k);
+  const plain = await createSession(nearestCentre({ dim, k: groups * size }).bytes, engine);
   const all = await createSession(nearestCentres({ dim, groups, size }).bytes, engine);
   const one = await createSession(nearestCentres({ dim, groups: 1, size }).bytes, engine);
   const drawing = await createSession(productsWith({ dim, k: trials }).bytes, engine);
@@ -116,12 +117,13 @@ export const kMeans = async (points: Points, options: KMeansOptions): Promise<Cl
     for (let restart = 0; restart < restarts; restart++) {
       if (!isMine(ranks, restart)) continue;
       const first = await plusPlus(points, k, random(seed, restart, k, "k-means"), drawing, trials);
-      const run = await lloyd(points, first, { all, one }, options, restart);
+      const run = await lloyd(points, first, { plain, all, one }, options, restart);
       if (best === undefined || run.inertia < best.inertia) best = { restart, ...run };
     }
     const { restart: _, ...run } = await bestOf(best, ranks);
     return { k, ...run };
   } finally {
+    await plain.release();
     await all.release();
     await one.release();
     await drawing.release();
