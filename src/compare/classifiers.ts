@@ -31,7 +31,7 @@ export interface Contender {
  */
 export const contendersOf = (
   { methods, schemes: chosen }: Settings,
-  table: Parameters<typeof parseVariant>[1],
+  table?: Parameters<typeof parseVariant>[1],
 ): readonly Contender[] =>
   methods.map((text) => {
     if (text !== untrained) return { name: text, variant: parseVariant(text, table) };
