@@ -141,7 +141,8 @@ describe("seals", () => {
     await run.close();
     const text = await readFile(config(), "utf8");
     const places = Array.from(text.matchAll(/\d/g), (match) => match.index);
-    expect(places.length).toBeGreaterThan(90);
+    // Not counting those of hashes, which another commit has more or less of.
+    expect(text.replaceAll(/[0-9a-f]{40,}/g, "").match(/\d/g)?.length).toBeGreaterThan(25);
     for (const place of places) {
       await writeFile(config(), `${text.slice(0, place)}${(Number(text[place]) + 1) % 10}${text.slice(place + 1)}`);
       await expect(readRunConfig(folder, "resume")).rejects.toThrow(RequestError);
