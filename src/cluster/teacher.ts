@@ -1,5 +1,4 @@
 /** Teachers: what turns images into the features that are clustered. A run of ours, or any ONNX model. */
-import { stat } from "node:fs/promises";
 import { encoderName } from "../../graphs/nn/encoder.ts";
 import { fromFloat16 } from "../../graphs/onnx/float16.ts";
 import type { FileModel, FileNode } from "../../graphs/onnx/parse.ts";
@@ -61,11 +60,10 @@ export const openTeacher = async (
   engine: Engine,
   warn: (message: string) => void,
 ): Promise<Teacher> => {
-  if (await holdsRun(request.teacher)) return ofRun(request, engine, warn);
-  await stat(request.teacher).catch((error: unknown) => {
+  const isRun = await holdsRun(request.teacher).catch((error: unknown) => {
     throw fileError(error, "read", request.teacher);
   });
-  return ofModel(request, engine, warn);
+  return isRun ? ofRun(request, engine, warn) : ofModel(request, engine, warn);
 };
 
 const ofRun = async (request: TeacherRequest, engine: Engine, warn: (m: string) => void) => {

@@ -1,6 +1,5 @@
 /** Classifiers that commands take: an ONNX file from anywhere, or a run of finetuning. */
 import { createHash } from "node:crypto";
-import { stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { isQuantized } from "../../graphs/import/quantized.ts";
 import type { ReadModel, ReadOptions } from "../../graphs/import/read.ts";
@@ -92,7 +91,6 @@ export interface OpenedClassifier
 export const openClassifier = async (path: string, options: ClassifierOptions): Promise<OpenedClassifier> => {
   try {
     if (await holdsRun(path)) return await ofRun(path, options);
-    await stat(path);
     if (options.branch !== undefined)
       throw new RequestError(`--branch is of a run, and ${path} is a file; leave it out`);
     return ofFile(await readModelFile(path, options.warn), options);

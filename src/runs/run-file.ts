@@ -88,10 +88,17 @@ const fileOf = async (path: string): Promise<string | undefined> => {
   return entry?.isFile() ? file : undefined;
 };
 
-/** Whether a path is a run's: its folder, its file, or the name of one that ships. Nothing is read of a large file but its header. */
+/**
+ * Whether a path is a run's: its folder, its file, or the name of one that ships. Nothing is read of a large file but its header.
+ * @throws the file system's error where there is nothing
+ */
 export const holdsRun = async (path: string): Promise<boolean> => {
   const file = await fileOf(path);
-  if (file === undefined) return (await stat(path).catch(() => undefined))?.isDirectory() ?? false;
+  return file === undefined ? (await stat(path)).isDirectory() : hasRecord(file);
+};
+
+/** Whether a file's metadata tell of a run. */
+const hasRecord = async (file: string): Promise<boolean> => {
   if ((await sniffFile(file)).kind !== "safetensors") return false;
   const handle = await open(file, "r");
   try {
@@ -114,7 +121,7 @@ export const readRunFile = async (
   path: string,
 ): Promise<{ readonly config: RunConfig; readonly checkpoint: Checkpoint } | undefined> => {
   const file = await fileOf(path);
-  if (file === undefined || !(await holdsRun(file))) return undefined;
+  if (file === undefined || !(await hasRecord(file))) return undefined;
   const { tensors, metadata } = await readSafetensors(file);
   const { [key]: text, ...rest } = metadata;
   let value: unknown;

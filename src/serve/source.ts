@@ -1,6 +1,4 @@
 /** What the page shows: the classifier of a run or of an ONNX file, and images to try on it. */
-
-import { stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { bind } from "../../graphs/deploy/rewrite.ts";
 import { encoderName } from "../../graphs/nn/encoder.ts";
@@ -51,15 +49,6 @@ interface Shown extends PageClassifier {
   readonly dataset: DatasetName | undefined;
   readonly data: string | undefined;
 }
-
-/** Whether it is a run; what is neither that nor a file cannot be opened. */
-const isRun = async (path: string): Promise<boolean> => {
-  if (await holdsRun(path)) return true;
-  await stat(path).catch((error: unknown) => {
-    throw fileError(error, "open", path);
-  });
-  return false;
-};
 
 const facts = (entries: Readonly<Record<string, unknown>>): Record<string, string> =>
   Object.fromEntries(
@@ -174,7 +163,10 @@ export const pageFiles = async (
   warn: (message: string) => void,
   engine?: Pick<Engine, "loadEvaluation">,
 ): Promise<PageFiles> => {
-  const shown = (await isRun(request.from)) ? await ofRun(request, warn) : await ofFile(request, warn);
+  const isRun = await holdsRun(request.from).catch((error: unknown) => {
+    throw fileError(error, "open", request.from);
+  });
+  const shown = isRun ? await ofRun(request, warn) : await ofFile(request, warn);
   const count = shown.logits.dim(1);
   const name = request.dataset ?? shown.dataset ?? "shapes";
   const data = request.data ?? (request.dataset === undefined ? shown.data : undefined);
