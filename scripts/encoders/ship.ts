@@ -3,9 +3,9 @@
  *
  *     npm run build
  *     node dist/scripts/encoders/ship.js --name NAME --run RUN --data PATH --licence TEXT [--dataset cifar10] [--limit 1000]
- *       [--images "CIFAR-10, 50,000 images"] [--judge TITLE=RUN ...] [--out artifacts/encoders]
+ *       [--images "CIFAR-10, 50,000 images"] [--before RUN ...] [--judge TITLE=RUN ...] [--out artifacts/encoders]
  *
- * RUN is what ships. Each classifier of --judge is attacked on the same test images: of an encoder, linear heads on it (SLF) and
+ * RUN is what ships, --before the runs that it came from, the first of all first. Each classifier of --judge is attacked on the same test images: of an encoder, linear heads on it (SLF) and
  * on the encoders that it stands beside. Every figure of the card comes from here.
  */
 import { join } from "node:path";
@@ -17,9 +17,13 @@ import { RequestError } from "../../src/errors.ts";
 import { printRadius } from "../../src/evaluate/attacks/ball.ts";
 import { evaluate } from "../../src/evaluate/evaluate.ts";
 import { writeFileAtomic } from "../../src/files/atomic.ts";
-import { loadRun } from "../../src/runs/network.ts";
+import { loadPlugins, pickNamed } from "../../src/plugins/plugins.ts";
+import { type LoadedRun, loadRun } from "../../src/runs/network.ts";
+import type { RunConfig } from "../../src/runs/run-folder.ts";
+import { shippedFile } from "../../src/runs/shipped.ts";
 import { readObject } from "../../src/settings/resolve.ts";
 import { finetune } from "../../src/train/finetune.ts";
+import { type SchemeName, schemes } from "../../src/train/finetune-settings.ts";
 import { pretrain } from "../../src/train/pretrain.ts";
 import { readFlags } from "../flags.ts";
 
@@ -27,6 +31,7 @@ const { values } = readFlags(import.meta.url, {
   options: {
     name: { type: "string" },
     run: { type: "string" },
+    before: { type: "string", multiple: true, default: [] },
     judge: { type: "string", multiple: true, default: [] },
     dataset: { type: "string", default: "cifar10" },
     data: { type: "string" },
@@ -71,22 +76,45 @@ const judged = async (judge: string): Promise<string[]> => {
 const lines: string[][] = [];
 for (const judge of values.judge) lines.push(await judged(judge));
 
-const { config, checkpoint, network } = run;
-const { settings } = config;
 /** What was asked for beyond the defaults; where files lay on this machine says nothing to others. */
-const toldOf = async (): Promise<object> => {
-  const { spec } = config.command === "pretrain" ? pretrain : finetune;
-  const key = config.command === "pretrain" ? "method" : "scheme";
+const toldOf = async ({ command, settings, paths = {} }: RunConfig): Promise<object> => {
+  const { spec } = command === "pretrain" ? pretrain : finetune;
+  const key = command === "pretrain" ? "method" : "scheme";
   const defining = { [key]: settings[key] };
-  const asked = readObject(config.command, spec.rows, { ...defining, out } as never, "");
+  const asked = readObject(command, spec.rows, { ...defining, out } as never, "");
   const defaults = (await spec.resolve([asked], false)) as Readonly<Record<string, unknown>>;
   const differs = (key: string, value: unknown) => JSON.stringify(value) !== JSON.stringify(defaults[key]);
   const told = Object.entries(settings).filter(
-    ([name, value]) => name in defining || (differs(name, value) && !Object.hasOwn(config.paths ?? {}, name)),
+    ([name, value]) => name in defining || (differs(name, value) && !Object.hasOwn(paths, name)),
   );
   return Object.fromEntries(told);
 };
-const eps = Number(settings.eps);
+
+const stages: LoadedRun[] = [];
+for (const earlier of values.before) stages.push(await loadRun(earlier, console.warn));
+const begins = [...stages, run][0]!.config.settings.from;
+if (begins !== undefined && begins !== "none" && shippedFile(String(begins)) === undefined)
+  throw new RequestError(`${[...values.before, from][0]} came from ${begins}; name that with --before ahead of it`);
+/** The commands one after the other, each from the run of the one before. */
+const commands: string[] = [];
+for (const [i, { config }] of [...stages, run].entries()) {
+  const start = i > 0 ? { from: `runs/${i}` } : begins === undefined ? {} : { from: begins };
+  commands.push(`npx ${commandOf(config.command, { ...(await toldOf(config)), ...start, out: `runs/${i + 1}` })}`);
+}
+/** How long each stage was. */
+const lengths = [...stages, run].map(
+  ({ config: { settings, command }, checkpoint: { step, epoch }, network: { size } }) =>
+    `${command} ${settings.method ?? settings.scheme}: ${step} steps of ${settings.batch} images of ${size}×${size}, ${epoch} epochs`,
+);
+
+const { config, network } = run;
+const { settings } = config;
+const attacks =
+  config.command === "pretrain"
+    ? pickNamed("method", String(settings.method), (await loadPlugins([])).methods).options.includes("eps") &&
+      settings.attack === true
+    : schemes[String(settings.scheme) as SchemeName].objective !== "clean";
+const within = attacks ? `, attacked within ${printRadius("linf", Number(settings.eps))} (L∞)` : "";
 const card = `# ${name}
 
 A ResNet-${network.depth} of width ${network.width} for images of ${network.size}×${network.size} pixels in [0, 1] (${what}), ${
@@ -95,14 +123,12 @@ A ResNet-${network.depth} of width ${network.width} for images of ${network.size
 
 - **Begin with it**: \`npx advcl finetune --from ${name} …\`, \`export --from ${name}\`, \`serve --from ${name}\`
 - **Elsewhere**: \`${name}.safetensors\` has torchvision's names of a ResNet; \`${name}.onnx\` is plain ONNX with batch norm folded in
-- **Trained**: ${checkpoint.step} steps, ${checkpoint.epoch} epochs, batch ${settings.batch}${
-  Number.isFinite(eps) ? `, attacked within ${printRadius("linf", eps)} (L∞)` : ""
-}
+- **Trained**: ${lengths.join("; then ")}${within}
 - **Licence**: ${licence}
 - **Made by** advcl ${config.versions.advcl}, commit ${config.commit ?? "unknown"}:
 
 \`\`\`sh
-npx ${commandOf(config.command, await toldOf())}
+${commands.join("\n")}
 \`\`\`
 
 Accuracy on test images, %, with 95 % intervals; PGD-20 at 8/255:

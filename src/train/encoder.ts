@@ -54,16 +54,19 @@ const headOf = (tensors: ReadonlyMap<string, Tensor>, source: string): ReadonlyM
   );
 
 /** The run in --out where it is to be resumed and has a checkpoint. */
-const resumable = async ({ resume, out }: GivenFinetuning): Promise<string | undefined> => {
+export const resumable = async ({
+  resume,
+  out,
+}: Pick<GivenFinetuning, "resume" | "out">): Promise<string | undefined> => {
   if (!resume || out === undefined || (await readRunConfig(out)) === undefined) return undefined;
   return (await latestCheckpoint(join(out, "checkpoints"), () => {})) === undefined ? undefined : out;
 };
 
-/** What an encoder is made of. */
-const encoderStore = (network: Network): Store => {
+/** What an encoder is made of, with one of its batch-norm branches. */
+export const encoderStore = (network: Network, branch = network.evaluatedBranch): Store => {
   const store = new Store();
   const images = input("images", { dtype: "float32", shape: [1, 3, network.size, network.size] });
-  encoder(network)(new Scope(store, { mode: "eval", branches: [network.evaluatedBranch] }), images);
+  encoder(network)(new Scope(store, { mode: "eval", branches: [branch] }), images);
   return store;
 };
 

@@ -86,6 +86,11 @@ const methodSettings = {
     "SupCon's, which scales the loss",
     method,
   ),
+  from: setting(
+    path().optional(),
+    "run whose encoder is trained on: its folder, its file by export, or the name of one that ships; --arch, --depth, --width and --stem are its own",
+    { ...method, path: true },
+  ),
   teacher: setting(path().optional(), "of deacl: run folder of a simclr network of the same shape", {
     ...method,
     path: true,

@@ -31,6 +31,7 @@ import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts
 import { train } from "./loop.ts";
 import { type PortraitOptions, writePortrait } from "./portrait.ts";
 import { pretrainPresets, pretrainSettings } from "./pretrain-settings.ts";
+import { beginningOf, networkDefaultsFrom } from "./start.ts";
 
 type Settings = Resolved<typeof pretrainSettings>;
 
@@ -254,7 +255,8 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const knnNames =
     test !== undefined && dataset.labels !== undefined ? ["knnAccuracy", "participationRatio", "meanCosine"] : [];
   checkConditions(conditions, { followed: [...measuredBy(step), ...knnNames] });
-  const initial = await teacherFor(settings, method, network, context);
+  const teacher = await teacherFor(settings, method, network, context);
+  const initial = new Map([...((await beginningOf(settings, step, network, context)) ?? []), ...(teacher ?? [])]);
   const loader = createLoader({
     dataset,
     batch,
@@ -281,7 +283,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
       ...schedulesOf(settings, method, loader.stepsPerEpoch),
       record: { network: networkRecord(network), method: method.name, clusters },
       replay: (accumulate ?? 1) === 1, // advcl step takes a batch whole
-      ...(initial && { initial }),
+      initial,
       evaluate: async (epoch, weights) =>
         knnEvery > 0 && (epoch % knnEvery === 0 || epoch === epochs) ? knn.figures(weights) : {},
     });
@@ -315,9 +317,9 @@ export const pretrain = defineVerb(
     name: "pretrain",
     settings: pretrainSettings,
     presets: pretrainPresets,
-    complete: async ({ method, arch, plugin = [] }) => ({
+    complete: async ({ method, arch, plugin = [], from }) => ({
       ...(method && (feedOf((await methodOf({ method, plugin })).method).paper as Partial<Settings>)),
-      ...networkDefaultsOf(arch),
+      ...(from === undefined ? networkDefaultsOf(arch) : await networkDefaultsFrom(from)),
     }),
   },
   run,
