@@ -2,7 +2,7 @@
  * The logits of exported models in other runtimes, beside those of the run that they come from and those of the same file
  * computed op by op (onnxruntime-node without optimisation: what an int8 file says).
  *
- *   node dist/scripts/parity/compare-runtimes.js --from RUN [--images 32]
+ *   node dist/scripts/parity/compare-runtimes.js --from RUN [--dataset cifar10 --data PATH] [--images 32]
  *     [--python PYTHON]       with onnx, onnxruntime, openvino, numpy
  *     [--tract BINARY]        of scripts/fixtures/tract, built by cargo build --release
  *     [--older-python PYTHON] another of these, with older versions
@@ -39,6 +39,8 @@ const run = promisify(execFile);
 const { values: flags } = readFlags(import.meta.url, {
   options: {
     from: { type: "string" },
+    dataset: { type: "string" },
+    data: { type: "string" },
     images: { type: "string", default: "32" },
     python: { type: "string" },
     "older-python": { type: "string" },
@@ -59,8 +61,8 @@ const source = await openSource(from, "auto", console.warn);
 const { settings } = source.run.config;
 const load = (split: "train" | "test", limit: number) =>
   loadDataset({
-    name: (settings.dataset as DatasetName | undefined) ?? "shapes",
-    data: settings.data as string | undefined,
+    name: (flags.dataset ?? settings.dataset ?? "shapes") as DatasetName,
+    data: flags.data ?? (settings.data as string | undefined),
     split,
     size: source.network.size,
     limit,

@@ -24,7 +24,7 @@ import {
   unavailable,
 } from "./session.ts";
 import { sessionThread } from "./session-thread.ts";
-import { targetNamed } from "./targets.ts";
+import { rewritingOf, targetNamed } from "./targets.ts";
 
 export interface EngineRequest {
   readonly provider: Provider | "auto";
@@ -250,11 +250,8 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       const { ranks } = request;
       const named = ranks && { kernels: (node: Node) => collectiveName(node) ?? target.kernels?.(node) };
       const model = compile(step, { ...target, ...named });
-      // On the CPU onnxruntime's rewriting takes 15 times as long as the loading itself, and no step runs faster for it.
-      const optimization = target.optimization ?? (chosen === "cpu" ? "disabled" : undefined);
-      const rewriting = optimization === undefined ? {} : { optimization };
       const kernels = target.kernels && { kernels: await launchKernels(model) };
-      const all = { ...options, ...rewriting, ...kernels, ranks, ...more };
+      const all = { ...options, ...rewritingOf(target, chosen), ...kernels, ranks, ...more };
       // The host speaks in between, and a CUDA graph is the device's alone.
       return { model, session: await loadGraphed(model, all, graphs && !speaks(model)) };
     },

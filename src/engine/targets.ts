@@ -7,6 +7,7 @@ import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { webgpu } from "../../graphs/targets/webgpu.ts";
 import { RequestError } from "../errors.ts";
+import type { Provider, SessionOptions } from "./session-contract.ts";
 
 /** `cuda`, `cuda-convolution`, `cuda-turned-float16` and so on: each combination of ways, named by those that are not the first. */
 const cudaTargets = Object.fromEntries(
@@ -49,6 +50,15 @@ export const targetNamed = (name: string, block?: number): Target => {
   const make = Object.hasOwn(targets, name) ? targets[name] : undefined;
   if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetPattern}`);
   return make(block);
+};
+
+/**
+ * How far the engine may rewrite a step. On the CPU not at all: that takes 15 times as long as the loading itself, and no step
+ * runs faster for it.
+ */
+export const rewritingOf = ({ optimization }: Target, provider: Provider): Pick<SessionOptions, "optimization"> => {
+  const level = optimization ?? (provider === "cpu" ? "disabled" : undefined);
+  return level === undefined ? {} : { optimization: level };
 };
 
 /** How names of targets are made up, for help and messages. */

@@ -28,6 +28,7 @@ h1{margin:0;font-size:24px;letter-spacing:-.01em;overflow-wrap:anywhere}
 .subtitle{margin:4px 0 20px;color:var(--soft)}
 h2{margin:30px 0 12px;font-size:16px}
 h3{margin:0 0 6px;font-size:13px;font-weight:600}
+.charts+h3{margin-top:22px}
 .figures{display:flex;flex-wrap:wrap;gap:12px}
 .figure,.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
 .figure b{display:block;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}

@@ -9,10 +9,7 @@ import { cudnnTraining } from "../../graphs/targets/cuda/batch-norm.ts";
 import { type Lowering, lower, type Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { createSession, type Feeds, type SessionOptions } from "../../src/engine/session.ts";
-
-/** How far the engine rewrites a target's graphs, as the driver asks for it. */
-export const rewritingOf = ({ optimization }: Target): SessionOptions =>
-  optimization === undefined ? {} : { optimization };
+import { rewritingOf } from "../../src/engine/targets.ts";
 
 /** Lowers values for a target, runs them on the CPU and returns them under their names. */
 export const evaluate = async <K extends string>(
@@ -21,7 +18,7 @@ export const evaluate = async <K extends string>(
   target: Target = portable,
   options: SessionOptions = { threads: 1 },
 ): Promise<Record<K, Tensor>> => {
-  const session = await createSession(compile({ outputs }, target), { ...rewritingOf(target), ...options });
+  const session = await createSession(compile({ outputs }, target), { ...rewritingOf(target, "cpu"), ...options });
   try {
     const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name]!]));
     return (await session.run(used)) as Record<K, Tensor>;

@@ -52,4 +52,22 @@ test("an encoder comes as safetensors, as ONNX and with a card", async () => {
     what: "encoder",
     method: "simclr",
   });
+
+  // An encoder that was trained in two stages tells of both.
+  const stage = { ...common, method: "simclr", size: 24, knnEvery: 0 };
+  await pretrain({ ...stage, from: at("run"), out: at("second") });
+  const unnamed = ship("--run", at("second"), "--judge", `its head=${at("head")}`);
+  expect([unnamed.status, unnamed.stderr]).toEqual([
+    2,
+    expect.stringMatching(/came from .*run; name that with --before/),
+  ]);
+  const staged = ship("--run", at("second"), "--before", at("run"), "--judge", `its head=${at("head")}`);
+  expect([staged.status, staged.stderr]).toEqual([0, expect.not.stringMatching(/error/i)]);
+  const told = readFileSync(at("ships/small.md"), "utf8");
+  expect(told).toMatch(
+    /npx advcl pretrain .*--size 16 .*--out runs\/1\nnpx advcl pretrain --method simclr --from runs\/1 .*--size 24/,
+  );
+  expect(told).toContain(
+    "2 steps of 16 images of 16×16, 1 epochs; then pretrain simclr: 2 steps of 16 images of 24×24",
+  );
 });

@@ -11,7 +11,7 @@ import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
 import { portable } from "../../../graphs/targets/portable.ts";
 import { benchFeeds } from "../../../src/bench/measure.ts";
 import { createSession, type EngineName } from "../../../src/engine/session.ts";
-import { rewritingOf } from "../../graphs/run.ts";
+import { rewritingOf } from "../../../src/engine/targets.ts";
 
 const engines: readonly EngineName[] = ["binding", "native"];
 
@@ -61,7 +61,7 @@ describe("the same bytes as the binding's", () => {
         trace: true,
       },
     });
-    expectSame(await both(compile(step, target), benchFeeds(step, 17), rewritingOf(target)));
+    expectSame(await both(compile(step, target), benchFeeds(step, 17), rewritingOf(target, "cpu")));
   });
 
   test("integers, halves, booleans, scalars, empty tensors and passed-through inputs", async () => {

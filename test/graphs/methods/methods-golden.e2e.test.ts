@@ -11,8 +11,9 @@ import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
 import { portable } from "../../../graphs/targets/portable.ts";
 import { fed, tolerances, unequalPixels } from "../../../scripts/parity/golden.ts";
 import { createSession } from "../../../src/engine/session.ts";
+import { rewritingOf } from "../../../src/engine/targets.ts";
 import { readSafetensors } from "../../../src/files/safetensors.ts";
-import { filledWith, relativeError, rewritingOf } from "../run.ts";
+import { filledWith, relativeError } from "../run.ts";
 
 const targets = {
   portable: { target: portable, tolerance: tolerances.direct },
@@ -99,7 +100,7 @@ test.each(cases)(
       optimizer: metadata.optimizer as "sgd",
       weightDecay: Number(metadata.weightDecay),
     });
-    const session = await createSession(compile(step, target), rewritingOf(target));
+    const session = await createSession(compile(step, target), rewritingOf(target, "cpu"));
     const feeds = Object.fromEntries(
       session.inputNames.map((input): [string, Tensor] => {
         if (input === feedName("lr")) return [input, filledWith("float32", [], [Number(metadata.lr)])];

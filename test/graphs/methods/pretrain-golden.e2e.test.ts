@@ -24,7 +24,8 @@ import {
 } from "../../../scripts/parity/golden.ts";
 import { blockSize } from "../../../src/engine/block.ts";
 import { createSession } from "../../../src/engine/session.ts";
-import { evaluate, relativeError, rewritingOf } from "../run.ts";
+import { rewritingOf } from "../../../src/engine/targets.ts";
+import { evaluate, relativeError } from "../run.ts";
 
 const block = await blockSize();
 interface Case {
@@ -45,7 +46,7 @@ const targets: readonly Case[] = [
 describe.each(targets)("$target.name", ({ target, tolerance, exact = true }) => {
   test.each(goldenAttackSteps)("one step with %i attack steps", async (attackSteps) => {
     const { step, feeds } = await goldenStep(attackSteps);
-    const session = await createSession(compile(step, target), { threads: 1, ...rewritingOf(target) });
+    const session = await createSession(compile(step, target), { threads: 1, ...rewritingOf(target, "cpu") });
     const results = await session.run(feeds);
     await session.release();
     const errors = await goldenErrors(attackSteps, results);
