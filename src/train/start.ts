@@ -1,4 +1,5 @@
 /** The weights that pretraining begins with where it goes on from another run's encoder. */
+import { Store } from "../../graphs/nn/scope.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { kindOf, paramName, pathOf, stateName } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
@@ -41,26 +42,42 @@ const checkEncoder = (from: string, { network: found }: LoadedRun, network: Netw
       `the encoder of ${from} normalises its pixels and pretraining would not; give a run of pretrain`,
     );
   const [branches, wanted] = [found.branches, network.branches];
-  if (branches === undefined || branches.join() === wanted?.join()) return;
-  throw new RequestError(
-    `the encoder of ${from} has the batch-norm branches ${listed(branches)}, and the one to be trained ` +
-      `${wanted === undefined ? "has none" : listed(wanted)}; make a file of it that has one, ` +
-      `advcl export --from ${from} --format safetensors --layout torchvision --out encoder.safetensors, and give that`,
-  );
+  if (branches !== undefined && branches.join() !== wanted?.join())
+    throw new RequestError(
+      `the encoder of ${from} has the batch-norm branches ${listed(branches)}, and the one to be trained ` +
+        `${wanted === undefined ? "has none" : listed(wanted)}; ${withOneBranch(from)}`,
+    );
 };
 
+/** What a user can do whose encoder has other branches. */
+const withOneBranch = (from: string): string =>
+  `make a file of it that has one, advcl export --from ${from} --format safetensors --layout torchvision --out encoder.safetensors, and give that`;
+
 /** The tensors of the encoder by model input: of each branch its own, or in every branch those of an encoder without. */
-const encoderOf = (from: string, { network: found, tensors }: LoadedRun, network: Network): Map<string, Tensor> => {
+const encoderOf = (
+  from: string,
+  { network: found, tensors }: LoadedRun,
+  { store }: Step,
+  network: Network,
+): Map<string, Tensor> => {
   const begun = new Map<string, Tensor>();
   for (const branch of network.branches ?? [network.evaluatedBranch]) {
-    const given = new Map<string, Tensor>();
     const { parameters, states } = encoderStore(network, branch);
-    for (const path of [...parameters.keys(), ...states.keys()]) {
+    const wanted = new Store();
+    // A method may leave a branch out: AdvCL's for clusters without those.
+    for (const [path, slot] of parameters) if (store.parameters.has(path)) wanted.parameters.set(path, slot);
+    for (const [path, slot] of states) if (store.states.has(path)) wanted.states.set(path, slot);
+    const given = new Map<string, Tensor>();
+    for (const path of [...wanted.parameters.keys(), ...wanted.states.keys()]) {
       const value = tensors.get(found.branches ? path : path.replace(/\.bn_list\.\d+\./, "."));
+      if (value === undefined && found.branches)
+        throw new RequestError(
+          `the encoder of ${from} was trained without the branch ${branch}; ${withOneBranch(from)}`,
+        );
       if (value !== undefined) given.set(path, value);
     }
-    const feeds = weightFeeds(encoderStore(network, branch), given, `the encoder of ${from}`);
-    for (const [name, value] of Object.entries(feeds)) begun.set(name, value);
+    for (const [name, value] of Object.entries(weightFeeds(wanted, given, `the encoder of ${from}`)))
+      begun.set(name, value);
   }
   return begun;
 };
@@ -97,7 +114,7 @@ export const beginningOf = async (
   if (from === undefined || (await resumable(settings)) !== undefined) return undefined;
   const run = await loadRun(from, context.warn);
   checkEncoder(from, run, network);
-  const begun = encoderOf(from, run, network);
+  const begun = encoderOf(from, run, step, network);
   const heads = headsOf(run, step, method, begun);
   const isFresh = (path: string): boolean =>
     !begun.has(paramName(path)) && !heads.some(([name]) => pathOf(name) === path);

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "@jest/globals";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
+import { writePseudoLabels } from "../../src/data/pseudo-labels.ts";
 import { exportModel } from "../../src/deploy/export.ts";
 import { readRun } from "../../src/runs/run-folder.ts";
 import { built } from "../built.ts";
@@ -13,11 +14,22 @@ const folder = mkdtempSync(join(tmpdir(), "advcl-start-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const tiny =
-  "pretrain --dataset shapes --limit 16 --batch 16 --attack-steps 1 --lr 0 --ema 0 --epochs 1 --knn-every 0 --workers 0 --threads 1 --no-clusters";
+  "pretrain --dataset shapes --limit 16 --batch 16 --attack-steps 1 --lr 0 --ema 0 --epochs 1 --knn-every 0 --workers 0 --threads 1";
 const run = (out: string, ...words: string[]) =>
-  spawnSync("node", [built("src/cli/main.js"), ...tiny.split(" "), "--out", join(folder, out), ...words], {
-    encoding: "utf8",
-  });
+  spawnSync(
+    "node",
+    [
+      built("src/cli/main.js"),
+      ...tiny.split(" "),
+      ...(words.includes("--clusters") ? [] : ["--no-clusters"]),
+      "--out",
+      join(folder, out),
+      ...words,
+    ],
+    {
+      encoding: "utf8",
+    },
+  );
 const tensorsOf = async (out: string): Promise<ReadonlyMap<string, Tensor>> =>
   (await readRun(join(folder, out), () => {})).checkpoint.tensors as ReadonlyMap<string, Tensor>;
 const source = join(folder, "source");
@@ -50,6 +62,23 @@ test("AdvCL from an encoder without branches: every branch begins with its batch
       before.get("param.layer1.0.bn1.weight")?.data,
     );
   expect(after.get("param.head_proj.fc1.weight")?.data).not.toEqual(before.get("param.head_proj.fc1.weight")?.data);
+});
+
+test("AdvCL goes on from AdvCL with the branches that it was trained with, and no others", async () => {
+  const { status, stderr } = run("further", "--from", join(folder, "branches"), "--size", "24");
+  expect([status, stderr]).toEqual([0, expect.stringContaining("parameters of its heads")]);
+  const [before, after] = [await tensorsOf("branches"), await tensorsOf("further")];
+  const names = [...before.keys()].filter((name) => name.startsWith("param."));
+  expect(names.filter((name) => name.includes("bn_list.1.")).length).toBeGreaterThan(0);
+  for (const name of names) expect([name, after.get(name)?.data]).toEqual([name, before.get(name)?.data]);
+  const labels = join(folder, "labels.safetensors");
+  await writePseudoLabels(labels, { ks: [2], labels: () => Int32Array.from({ length: 2000 }, (_, i) => i % 2) });
+  const args = ["--from", join(folder, "branches"), "--size", "16", "--clusters", "2", "--pseudo-labels", labels];
+  const clustered = run("clustered", ...args);
+  expect([clustered.status, clustered.stderr]).toEqual([
+    2,
+    expect.stringContaining("was trained without the branch pgd_ce; make a file"),
+  ]);
 });
 
 test("its file does as well, and a run goes on when what it began with is gone", async () => {
