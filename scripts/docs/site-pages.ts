@@ -23,7 +23,19 @@ export interface Site {
 /** Which page stands where; a document that is not here fails the build. */
 const order = {
   Start: ["README.md", "docs/tutorial.md", "recipes/README.md"],
-  Using: ["methods", "plugins", "library", "ci", "reports", "formats", "runtimes", "gpu", "clusters", "reliability"],
+  Using: [
+    "encoders",
+    "methods",
+    "plugins",
+    "library",
+    "ci",
+    "reports",
+    "formats",
+    "runtimes",
+    "gpu",
+    "clusters",
+    "reliability",
+  ],
   Reference: ["settings", "api", "CHANGELOG.md"],
   Inside: ["architecture", "contributing", "kernels", "benchmarks", "benchmarks-gpu"],
 } as const;

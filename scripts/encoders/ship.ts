@@ -3,7 +3,8 @@
  *
  *     npm run build
  *     node dist/scripts/encoders/ship.js --name NAME --run RUN --data PATH --licence TEXT [--dataset cifar10] [--limit 1000]
- *       [--images "CIFAR-10, 50,000 images"] [--before RUN ...] [--judge TITLE=RUN ...] [--out artifacts/encoders]
+ *       [--images "CIFAR-10, 50,000 images"] [--before RUN ...] [--judge TITLE=RUN ...] [--autoattack]
+ *       [--out artifacts/encoders]
  *
  * RUN is what ships, --before the runs that it came from, the first of all first. Each classifier of --judge is attacked on the same test images: of an encoder, linear heads on it (SLF) and
  * on the encoders that it stands beside. Every figure of the card comes from here.
@@ -38,6 +39,7 @@ const { values } = readFlags(import.meta.url, {
     licence: { type: "string" },
     images: { type: "string" },
     limit: { type: "string", default: "1000" },
+    autoattack: { type: "boolean", default: false },
     out: { type: "string", default: join("artifacts", "encoders") },
   },
 });
@@ -60,13 +62,16 @@ const what = classifier ? "classifier" : "encoder";
 await exportModel({ from, what, format: "safetensors", layout: "torchvision", out: at("safetensors") });
 await exportModel({ from, what, out: at("onnx"), limit: 0 });
 
+const judges = ["clean", "pgd20", ...(values.autoattack ? ["autoattack"] : [])];
+const titles: Readonly<Record<string, string>> = { clean: "clean", pgd20: "PGD-20", autoattack: "AutoAttack" };
+
 /** A classifier's line of the card. */
 const judged = async (judge: string): Promise<string[]> => {
   const cut = judge.indexOf("=");
   if (cut < 1) throw new RequestError(`--judge ${judge}: write TITLE=RUN`);
   const asked = { model: judge.slice(cut + 1), dataset: dataset as DatasetName, data, limit: Number(limit) };
-  const { attacks, count } = await evaluate({ ...asked, attacks: ["clean", "pgd20"] });
-  const printed = ["clean", "pgd20"].map((attack) => {
+  const { attacks, count } = await evaluate({ ...asked, attacks: judges });
+  const printed = judges.map((attack) => {
     const { accuracy, interval } = attacks[attack]!;
     const [low, high] = interval.map((share) => (100 * share).toFixed(1));
     return `${(100 * accuracy).toFixed(1)} (${low} to ${high})`;
@@ -131,9 +136,9 @@ A ResNet-${network.depth} of width ${network.width} for images of ${network.size
 ${commands.join("\n")}
 \`\`\`
 
-Accuracy on test images, %, with 95 % intervals; PGD-20 at 8/255:
+Accuracy on test images, %, with 95 % intervals; attacks within 8/255 (L∞):
 
-${markdownTable(["classifier", "clean", "PGD-20", "images"], lines)}
+${markdownTable(["classifier", ...judges.map((attack) => titles[attack] ?? attack), "images"], lines)}
 `;
 await writeFileAtomic(at("md"), card);
 console.log(card);

@@ -65,7 +65,7 @@ test("an encoder comes as safetensors, as ONNX and with a card", async () => {
   expect([staged.status, staged.stderr]).toEqual([0, expect.not.stringMatching(/error/i)]);
   const told = readFileSync(at("ships/small.md"), "utf8");
   expect(told).toMatch(
-    /npx advcl pretrain .*--size 16 .*--out runs\/1\nnpx advcl pretrain --method simclr --from runs\/1 .*--size 24/,
+    /npx advcl pretrain .*--size 16 .*--out runs\/1\nnpx advcl pretrain .*--size 24 .*--from runs\/1 --out runs\/2\n/,
   );
   expect(told).toContain(
     "2 steps of 16 images of 16×16, 1 epochs; then pretrain simclr: 2 steps of 16 images of 24×24",
