@@ -36,6 +36,7 @@ const order = {
     "clusters",
     "reliability",
   ],
+  Encoders: ["artifacts/encoders/cifar10-advcl.md", "artifacts/encoders/cifar10-robust.md"],
   Reference: ["settings", "api", "CHANGELOG.md"],
   Inside: ["architecture", "contributing", "kernels", "benchmarks", "benchmarks-gpu"],
 } as const;

@@ -16,6 +16,7 @@ import {
   readRun,
   readRunConfig,
 } from "../../src/runs/run-folder.ts";
+import { shippedNames } from "../../src/runs/shipped.ts";
 import { eventFile } from "../../src/runs/tensorboard.ts";
 import { built } from "../built.ts";
 
@@ -324,7 +325,9 @@ describe("checkpoints", () => {
 describe("reading a run", () => {
   test("says what is missing", async () => {
     await expect(readRun(folder, () => {})).rejects.toThrow(
-      new RequestError(`${folder} is not a run folder: it has no config.yaml; check the path`),
+      new RequestError(
+        `${folder} is not a run folder: it has no config.yaml; check the path, or give one that ships: ${shippedNames().join(", ")}`,
+      ),
     );
     await openRun();
     await expect(readRun(folder, () => {})).rejects.toThrow(
