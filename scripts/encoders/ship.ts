@@ -6,8 +6,9 @@
  *       [--images "CIFAR-10, 50,000 images"] [--before RUN ...] [--judge TITLE=RUN ...] [--autoattack]
  *       [--out artifacts/encoders]
  *
- * RUN is what ships, --before the runs that it came from, the first of all first. Each classifier of --judge is attacked on the same test images: of an encoder, linear heads on it (SLF) and
- * on the encoders that it stands beside. Every figure of the card comes from here.
+ * RUN is what ships, --before the runs that it came from, the first of all first. Each classifier of --judge is attacked on the
+ * same test images: of an encoder, linear heads on it (SLF) and on the encoders that it stands beside. Every figure of the card
+ * comes from here.
  */
 import { join } from "node:path";
 import { commandOf } from "../../src/compare/pipeline.ts";
@@ -57,6 +58,11 @@ if (values.judge.length === 0)
   throw new RequestError("--judge is missing: a card without a figure says nothing; see --help");
 
 const run = await loadRun(from, console.warn);
+const stages: LoadedRun[] = [];
+for (const earlier of values.before) stages.push(await loadRun(earlier, console.warn));
+const begins = [...stages, run][0]!.config.settings.from;
+if (begins !== undefined && begins !== "none" && shippedFile(String(begins)) === undefined)
+  throw new RequestError(`${[...values.before, from][0]} came from ${begins}; name that with --before ahead of it`);
 const classifier = run.tensors.has("fc.weight");
 const what = classifier ? "classifier" : "encoder";
 await exportModel({ from, what, format: "safetensors", layout: "torchvision", out: at("safetensors") });
@@ -95,11 +101,6 @@ const toldOf = async ({ command, settings, paths = {} }: RunConfig): Promise<obj
   return Object.fromEntries(told);
 };
 
-const stages: LoadedRun[] = [];
-for (const earlier of values.before) stages.push(await loadRun(earlier, console.warn));
-const begins = [...stages, run][0]!.config.settings.from;
-if (begins !== undefined && begins !== "none" && shippedFile(String(begins)) === undefined)
-  throw new RequestError(`${[...values.before, from][0]} came from ${begins}; name that with --before ahead of it`);
 /** The commands one after the other, each from the run of the one before. */
 const commands: string[] = [];
 for (const [i, { config }] of [...stages, run].entries()) {
