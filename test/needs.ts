@@ -7,6 +7,7 @@ export type Need =
   | "compiler"
   | "koffi"
   | "nvrtc"
+  | "onednn"
   | "mpi"
   | "mpich"
   | "namespaces";
@@ -18,6 +19,7 @@ const remedies: Readonly<Record<Need, string>> = {
   compiler: "g++ on Linux: install it",
   koffi: "koffi, an optional dependency: npm install --include=optional",
   nvrtc: "NVRTC, which needs no GPU: run scripts/install-nvrtc.sh",
+  onednn: "oneDNN and a processor with AVX-512 BF16: run scripts/install-onednn.sh",
   mpi: "mpirun of Open MPI: install it (Debian: openmpi-bin)",
   mpich: "MPICH's mpiexec beside Open MPI's: install it (Debian: mpich), or name one in ADVCL_MPICH",
   namespaces: "network namespaces, which root makes on Linux with ip (Debian: iproute2)",

@@ -8,6 +8,7 @@ import { packageRoot, versions } from "../version.ts";
 import { availableCores } from "./cores.ts";
 import { cudaDependencies, cudaFiles, gpuDevices, gpuNames, processor, vulkanDrivers } from "./devices.ts";
 import { chooseEngine, type Engine, engineOf } from "./engine.ts";
+import { bfloat16Report } from "./native/onednn/available.ts";
 import { type NativeReport, nativeReport } from "./native/report.ts";
 import type { Provider } from "./session.ts";
 
@@ -30,6 +31,8 @@ export interface DoctorResult {
   readonly providers: Readonly<Record<Provider, ProviderState>>;
   /** The engine that CUDA graphs need. */
   readonly native: NativeReport;
+  /** Whether `--precision bfloat16` can be computed, and by what. */
+  readonly bfloat16: { readonly works: boolean; readonly message: string };
   /** Packages that some commands alone need, by name: for what, and whether they are installed. */
   readonly optional: Readonly<Record<string, { readonly installed: boolean; readonly what: string }>>;
   /** How onnxruntime would be reached on CUDA, and whether programs would be replayed as CUDA graphs. */
@@ -100,6 +103,7 @@ export const doctorRows = (found: DoctorResult): [string, string][] => {
       ...(remedy === undefined ? [] : [["", `→ ${remedy}`] as [string, string]]),
     ]),
     ["native engine", native.works ? `onnxruntime ${native.version} through koffi (${native.path})` : native.message],
+    ["bfloat16", found.bfloat16.message],
     ...Object.entries(found.optional).map(([name, { installed, what }]): [string, string] => [
       name,
       `${installed ? "installed" : `not installed: npm install --no-save --include=optional ${name}`}; for ${what}`,
@@ -154,6 +158,7 @@ export const doctor = defineVerb(
       vulkanDrivers: vulkanDrivers(),
       providers,
       native: nativeReport(),
+      bfloat16: bfloat16Report(threads),
       optional: optionalPackages(),
       onCuda: engineOf("cuda"),
       auto: { provider, reason, name, nameReason, precision, graphs },

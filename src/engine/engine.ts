@@ -12,9 +12,10 @@ import { blockSize } from "./block.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
 import { missingApi } from "./native/api.ts";
 import { collectiveName, speaks } from "./native/collective-ops.ts";
-import { type Precision, precisions } from "./native/cuda-options.ts";
-import { launchKernels, missingKernels } from "./native/kernels.ts";
+import { launchedKernels, missingKernels } from "./native/kernels.ts";
+import { onednnKernels } from "./native/onednn/available.ts";
 import { requiredApi } from "./native/session.ts";
+import { BFLOAT16_TARGET, type Precision, pickPrecision, precisionAsked, precisions } from "./precision.ts";
 import {
   createSession,
   type EngineName,
@@ -35,7 +36,7 @@ export interface EngineRequest {
   readonly target?: string | undefined;
   /** How onnxruntime is reached; left out or auto, what wins there (`pickEngine`). */
   readonly engine?: EngineName | "auto" | undefined;
-  /** What products compute in; left out or auto, float32 on the CPU and WebGPU, TF32 on CUDA. */
+  /** What products compute in (precision.ts); left out or auto, float32 on the CPU and WebGPU, TF32 on CUDA. */
   readonly precision?: Precision | "auto" | undefined;
   /** Who sends messages between ranks from inside of steps, which only the native engine can. */
   readonly ranks?: WithinProgram | undefined;
@@ -155,20 +156,6 @@ export const engineOf = (provider: Provider): Pick<Engine, "name" | "nameReason"
   return { ...picked, graphs: picked.name === "native" && provider === "cuda" };
 };
 
-/** What products compute in. Throws a RequestError where the provider or the engine cannot do what was asked for. */
-const pickPrecision = (asked: Precision | "auto", provider: Provider, name: EngineName): Precision => {
-  if (provider !== "cuda") {
-    if (asked !== "auto" && asked !== "float32")
-      throw new RequestError(`--precision ${asked} is for CUDA, and this is ${provider}; leave it out`);
-    return "float32";
-  }
-  if (asked === "float32" && name === "binding")
-    throw new RequestError(
-      "the binding cannot switch TF32 off; choose --engine native, or leave --precision out and set NVIDIA_TF32_OVERRIDE=0",
-    );
-  return asked === "auto" ? "tf32" : asked;
-};
-
 /**
  * The CUDA target of a precision, by what was measured on an H200: in float16 the gradients to weights and inputs are
  * convolutions, the fastest there is; in float32 weight gradients are products, since cuDNN would take a transform in
@@ -177,9 +164,17 @@ const pickPrecision = (asked: Precision | "auto", provider: Provider, name: Engi
 const cudaTargetOf = (precision: Precision): string =>
   precision === "float16" ? "cuda-convolution-turned-float16" : "cuda";
 
-/** The engine that is asked for: the native one where steps hold messages between ranks. */
-const engineAsked = ({ engine = "auto", speaking }: EngineRequest, provider: Provider): EngineName | "auto" => {
-  if (!speaking) return engine;
+/** The target of a provider and a precision where none is named. */
+const targetFor = (provider: Provider, precision: Precision): string =>
+  provider === "cuda" ? cudaTargetOf(precision) : precision === "bfloat16" ? BFLOAT16_TARGET : provider;
+
+/** The engine that is asked for: the native one where steps hold messages between ranks, or kernels on the CPU. */
+const engineAsked = (request: EngineRequest, provider: Provider): EngineName | "auto" => {
+  const { engine = "auto", speaking } = request;
+  if (!speaking) {
+    const kernels = provider === "cpu" && precisionAsked(request) === "bfloat16";
+    return kernels && engine === "auto" ? "native" : engine;
+  }
   if (engine === "binding" || provider === "webgpu")
     throw new RequestError(
       `--batch-norm global and --negatives global need --engine native with --provider cpu or cuda; choose those, or local`,
@@ -202,7 +197,7 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   const { provider, threads, target: named } = request;
   const { provider: chosen, reason } = provider === "auto" ? await pick(threads) : { provider, reason: "as asked" };
   const { name, nameReason } = pickEngine(engineAsked(request, chosen), chosen);
-  const precision = pickPrecision(request.precision ?? "auto", chosen, name);
+  const precision = pickPrecision(precisionAsked(request), chosen, name, threads);
   const options: SessionOptions = {
     provider: chosen,
     threads,
@@ -213,7 +208,7 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
   const block = chosen === "cpu" ? await blockFor(named) : undefined;
   const stock = () => targetNamed(chosen === "cuda" ? cudaTargetOf(precision) : chosen, block);
-  const wanted = named === undefined ? stock() : targetNamed(named, block);
+  const wanted = targetNamed(named ?? targetFor(chosen, precision), block);
   // Where there are no kernels, onnxruntime's own ops compute the same.
   const lacking = wanted.kernels !== undefined && chosen === "cuda" ? missingKernels(name) : undefined;
   const asked = lacking === undefined ? wanted : stock();
@@ -250,7 +245,9 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       const { ranks } = request;
       const named = ranks && { kernels: (node: Node) => collectiveName(node) ?? target.kernels?.(node) };
       const model = compile(step, { ...target, ...named });
-      const kernels = target.kernels && { kernels: await launchKernels(model) };
+      const kernels = target.kernels && {
+        kernels: chosen === "cuda" ? await launchedKernels(model) : onednnKernels(model, threads),
+      };
       const all = { ...options, ...rewritingOf(target, chosen), ...kernels, ranks, ...more };
       // The host speaks in between, and a CUDA graph is the device's alone.
       return { model, session: await loadGraphed(model, all, graphs && !speaks(model)) };

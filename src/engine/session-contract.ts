@@ -5,7 +5,7 @@ import type { Model } from "../../graphs/onnx/write.ts";
 import type { WithinProgram } from "../distributed/collective.ts";
 import { RequestError, RunError } from "../errors.ts";
 import type { CudaOptions } from "./native/cuda-options.ts";
-import type { Prepare } from "./native/kernel-ops.ts";
+import type { Kernels } from "./native/custom-op.ts";
 
 export type Provider = "cpu" | "cuda" | "webgpu";
 
@@ -16,8 +16,8 @@ export interface SessionOptions {
   /** Default: the binding. */
   readonly engine?: EngineName;
   readonly provider?: Provider;
-  /** How kernels of this project's own are launched that a model holds; only the native engine can. */
-  readonly kernels?: Prepare | undefined;
+  /** The ops of this project's own that a model holds; only the native engine can. */
+  readonly kernels?: Kernels | undefined;
   /** Who sends the messages between ranks that a model holds; only the native engine can. */
   readonly ranks?: WithinProgram | undefined;
   /** What the CUDA provider is told; only the native engine can. */

@@ -1,5 +1,5 @@
 /** Targets by the names that people choose them by. */
-import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
+import { cpuBfloat16Target, cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import { directly } from "../../graphs/targets/cpu/ways.ts";
 import { cudaFusedTarget } from "../../graphs/targets/cuda/fused/index.ts";
 import { type CudaOptions, cudaTarget, cudaWays } from "../../graphs/targets/cuda/index.ts";
@@ -41,6 +41,7 @@ const targets: Readonly<Record<string, (block?: number) => Target>> = {
   "cpu-pixels": () => cpuTarget({ name: "cpu-pixels" }),
   "cpu-lean": () => cpuTarget({ name: "cpu-lean", hiddenShapes: true }),
   "cpu-direct": () => cpuTarget({ name: "cpu-direct", choose: directly }),
+  "cpu-bfloat16": cpuBfloat16Target,
   webgpu: () => webgpu,
   ...cudaTargets,
   ...cudaFusedTargets,
@@ -62,7 +63,7 @@ export const rewritingOf = ({ optimization }: Target, provider: Provider): Pick<
 };
 
 /** How names of targets are made up, for help and messages. */
-export const targetPattern = `portable|cpu[-blocked8|-blocked16|-pixels|-lean|-direct]|webgpu|cuda${Object.values(
+export const targetPattern = `portable|cpu[-blocked8|-blocked16|-pixels|-lean|-direct|-bfloat16]|webgpu|cuda${Object.values(
   cudaWays,
 )
   .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)

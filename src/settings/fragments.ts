@@ -30,7 +30,7 @@ export const commonSettings = {
   ),
   precision: setting(
     z.enum(precisionNames).default("auto"),
-    "what products compute in; auto: float32, on CUDA tf32",
+    "what products compute in; auto: float32, on CUDA tf32; bfloat16 is for CPUs that have it",
     common,
   ),
 };

@@ -86,8 +86,8 @@ const affine = (
   const { fused } = layout;
   const followed: Followed | undefined =
     fused &&
-    (({ plus, activation }) =>
-      parts.map((part, i) => fused(part, factors[i]!, terms[i]!, { plus: plus?.[i], activation })));
+    (({ plus, activation, times }) =>
+      parts.map((part, i) => fused(part, factors[i]!, terms[i]!, { plus: plus?.[i], activation, times: times?.[i] })));
   const known: Known | undefined = followed && { followed, again: followed };
   return { layout, parts: recompute(), recompute, ...(known && { known }) };
 };

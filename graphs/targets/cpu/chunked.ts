@@ -7,10 +7,14 @@ import { concat, expandAs, slice } from "../../ops/index.ts";
 import type { Layout, Lowered } from "../layout.ts";
 import { shaped } from "./contrib.ts";
 
-/** What a map factor·x + term is followed by: a sum with a tensor as large, then max(0, ·), or 1 where positive and else 0. */
+/**
+ * What a map factor·x + term is followed by: a sum with a tensor as large, then max(0, ·), or 1 where positive and else 0, then
+ * a product with a tensor as large, where the layout `gates`.
+ */
 export interface Then {
   readonly plus?: Value | undefined;
   readonly activation?: "relu" | "positive" | undefined;
+  readonly times?: Value | undefined;
 }
 
 export interface ChunkedLayout extends Layout {
@@ -24,6 +28,8 @@ export interface ChunkedLayout extends Layout {
   affine(part: Value, factor: Value, term: Value, plus?: Value): Value;
   /** The same with what follows, where that is one pass over the part. */
   readonly fused?: (part: Value, factor: Value, term: Value, then: Then) => Value;
+  /** Whether `fused` takes a product behind it. */
+  readonly gates?: true;
   /** factor·part by a row. */
   scaled(part: Value, factor: Value): Value;
   /** Tensors to which a part and a row broadcast as `one` is applied to them. */
@@ -43,6 +49,7 @@ export const isChunked = (layout: Layout): layout is ChunkedLayout => "chunks" i
 export type Followed = (then: {
   readonly plus?: readonly Value[];
   readonly activation?: Then["activation"];
+  readonly times?: readonly Value[] | undefined;
 }) => readonly Value[];
 
 /** What is known of a value's parts in its own layout. */
@@ -50,8 +57,8 @@ export interface Known {
   readonly followed?: Followed;
   /** The same from values that are kept anyway, where the value can be computed anew. */
   readonly again?: Followed;
-  /** 1 where the value is positive, else 0, from such values. */
-  readonly positive?: () => readonly Value[];
+  /** 1 where the value is positive, else 0, from such values; times tensors as large, where the layout gates. */
+  readonly positive?: (times?: readonly Value[]) => readonly Value[];
 }
 
 /** What a lowering of this target said of its result. */

@@ -42,7 +42,7 @@ import {
   rechunk,
 } from "./chunked.ts";
 import { shaped } from "./contrib.ts";
-import { isPixel, type PixelLayout, pixelLayout } from "./pixel.ts";
+import { isPixel, type PixelLayout } from "./pixel.ts";
 
 /** Applied to each chunk where the operand is in chunks. */
 const unary =
@@ -63,7 +63,7 @@ const activation: Lowering = ({ inputs: [x] }) => {
   const parts = followed?.({ activation: "relu" }) ?? apart((x as Lowered).in(layout));
   if (!recomputable) return [{ layout, parts }];
   if (again === undefined) return [{ layout, parts, sums, recompute: () => apart((x as Lowered).recomputed(layout)) }];
-  const known: Known = { positive: () => again({ activation: "positive" }) };
+  const known: Known = { positive: (times) => again({ activation: "positive", times }) };
   return [{ layout, parts, sums, recompute: () => again({ activation: "relu" }), known }];
 };
 
@@ -92,8 +92,8 @@ const follow = (a: Lowered, b: Lowered): Placed | undefined => {
   if (followed === undefined || again === undefined || !sameShape(a.type, b.type)) return undefined;
   const plus = b.in(a.layout);
   const known: Known = {
-    followed: ({ activation }) => followed({ plus, activation }),
-    again: ({ activation }) => again({ plus: b.recomputed(a.layout), activation }),
+    followed: (then) => followed({ ...then, plus }),
+    again: (then) => again({ ...then, plus: b.recomputed(a.layout) }),
   };
   return { layout: a.layout, parts: followed({ plus }), known };
 };
@@ -102,8 +102,11 @@ const follow = (a: Lowered, b: Lowered): Placed | undefined => {
 const activationGrad: Lowering = ({ inputs: [y, dy] }) => {
   const { layout } = y as Lowered;
   if (!isChunked(layout) || !sameShape((y as Lowered).type, (dy as Lowered).type)) return undefined;
-  const masks = knownOf(y as Lowered).positive?.() ?? (y as Lowered).recomputed(layout).map(mask);
-  return [{ layout, parts: (dy as Lowered).in(layout).map((part, i) => mul(part, masks[i]!)) }];
+  const back = (dy as Lowered).in(layout);
+  const { positive } = knownOf(y as Lowered);
+  if (layout.gates && positive !== undefined) return [{ layout, parts: positive(back) }];
+  const masks = positive?.() ?? (y as Lowered).recomputed(layout).map(mask);
+  return [{ layout, parts: back.map((part, i) => mul(part, masks[i]!)) }];
 };
 
 /** What an operand gives a result [N,C,H,W] in the layout: parts as large, rows, or one number; undefined where it does not broadcast so. */
@@ -188,7 +191,7 @@ const regroup: Lowering = ({ inputs: [x], types: [y] }) => {
   const { layout, type } = x as Lowered;
   const [from, to] = [type.shape, (y as Type).shape];
   if (!isPixel(layout) || to.length !== 4 || from.slice(2).join() !== to.slice(2).join()) return undefined;
-  const regrouped = pixelLayout(y as Type);
+  const regrouped = layout.cut(y as Type);
   const elements = (l: PixelLayout, c: number) => l.chunks.map((images) => images * c);
   const [before, after] = [elements(layout, from[1]!), elements(regrouped, to[1]!)];
   return [{ layout: regrouped, parts: rechunk((x as Lowered).in(layout), before, after, 1) } satisfies Placed];

@@ -8,6 +8,9 @@ import type { OpDefinition } from "../../ops/index.ts";
 import type { Lowering, Target } from "../lower.ts";
 import { portable } from "../portable.ts";
 import { batchNorms } from "./batch-norm.ts";
+import { bfloat16Convolutions } from "./bfloat16/convolution.ts";
+import { volumeLayout } from "./bfloat16/layout.ts";
+import { bfloat16Name } from "./bfloat16/ops.ts";
 import { blockedConvolutions } from "./blocked/convolution.ts";
 import { blockedLayout, sharing } from "./blocked/layout.ts";
 import type { Place } from "./chunked.ts";
@@ -68,6 +71,16 @@ export const cpuTarget = ({ name = "cpu", choose, hiddenShapes = false, block }:
   // ONNX Runtime would keep what is computed anew to save memory, and takes longer to load: nothing runs faster for it.
   optimization: "disabled",
   ...(hiddenShapes && { rewrite: hideShapes }),
+});
+
+/** Convolutions in bfloat16 and what stands between them in float32, which the driver computes with oneDNN. */
+export const cpuBfloat16Target = (): Target => ({
+  name: "cpu-bfloat16",
+  lowerings: new Map([...bfloat16Convolutions, ...batchNorms, ...elementwise(volumeLayout)]),
+  loops: "keep",
+  optimization: "disabled",
+  provider: "cpu",
+  kernels: bfloat16Name,
 });
 
 /** The faster target for attacks on a network: this one where most of its work is Winograd's, else the portable one. */

@@ -15,6 +15,8 @@ import { row, shaped } from "./contrib.ts";
 /** A layout whose tensors hold `chunks[i]` images each, as [H·W, chunks[i]·C]. */
 export interface PixelLayout extends ChunkedLayout {
   readonly rows: "pixels";
+  /** The layout of the same kind of a value of another type. */
+  readonly cut: (type: { readonly shape: readonly number[] }) => PixelLayout;
 }
 
 export const isPixel = (layout: Layout): layout is PixelLayout => "rows" in layout;
@@ -34,15 +36,18 @@ export const MOST_CHUNKS = 8;
 export const pixelLayout = ({ shape }: { readonly shape: readonly number[] }): PixelLayout => {
   const [n = 0, c = 0, h = 0, w = 0] = shape;
   const least = Math.max(1, CHUNK / (c * h * w), ROWS / (Math.ceil(h / 4) * Math.ceil(w / 4)));
-  return pixelChunks(cut(n, Math.max(2 ** Math.floor(Math.log2(least)), Math.ceil(n / MOST_CHUNKS))));
+  return pixelChunks(equalChunks(n, Math.max(2 ** Math.floor(Math.log2(least)), Math.ceil(n / MOST_CHUNKS))));
 };
 
-const cut = (n: number, size: number): number[] =>
+/** Chunks of `size` images, the last one of what is left. */
+export const equalChunks = (n: number, size: number): number[] =>
   Array.from({ length: Math.ceil(n / size) }, (_, i) => Math.min(size, n - i * size));
 
-const pixelChunks = (chunks: readonly number[]): PixelLayout => ({
+/** The layout that cuts so. */
+export const pixelChunks = (chunks: readonly number[]): PixelLayout => ({
   name: `pixel(${chunks.length}×${chunks[0]},${chunks.at(-1)})`,
   rows: "pixels",
+  cut: pixelLayout,
   chunks,
   take: (from, parts, type) =>
     isChunked(from) && from.pixels !== undefined

@@ -1,9 +1,5 @@
 /** What onnxruntime's CUDA provider is told, as its own option strings. */
 
-/** What convolutions and matrix products compute in: float32 itself, float32 with ten bits (TF32), or float16. */
-export const precisions = ["float32", "tf32", "float16"] as const;
-export type Precision = (typeof precisions)[number];
-
 export interface CudaOptions {
   /** Which GPU; default 0. */
   readonly device?: number;

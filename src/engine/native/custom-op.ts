@@ -25,6 +25,13 @@ export interface CustomOp {
   create(node: string): (run: KernelRun) => void;
 }
 
+/** The ops of this project's own that a model holds. */
+export interface Kernels {
+  readonly ops: readonly CustomOp[];
+  /** Called before each run: what was derived from a run's inputs is stale. */
+  began?(): void;
+}
+
 export interface CustomOpDomain {
   /** For AddCustomOpDomain. */
   readonly address: bigint;

@@ -3,7 +3,8 @@ import type { Model } from "../../../graphs/onnx/write.ts";
 import { RunError } from "../../errors.ts";
 import type { EngineName } from "../session-contract.ts";
 import { missingApi } from "./api.ts";
-import { kernelSources, type Prepare } from "./kernel-ops.ts";
+import type { Kernels } from "./custom-op.ts";
+import { kernelOps, kernelSources } from "./kernel-ops.ts";
 import { type Driver, openDriver } from "./launch.ts";
 import { compileCached, type Nvrtc, openNvrtc } from "./nvrtc.ts";
 
@@ -61,15 +62,16 @@ export const missingKernels = (engine: EngineName, tools?: KernelTools): string 
 };
 
 /** Compiles a model's kernels, or takes them from the cache, and gives what launches them. Throws a RunError where it cannot. */
-export const launchKernels = async (model: Model): Promise<Prepare> => {
+export const launchedKernels = async (model: Model): Promise<Kernels> => {
   const tools = usualTools();
   if (typeof tools === "string") throw new RunError(`fused kernels cannot run here: ${tools}`);
   const { driver, nvrtc } = tools;
   const code = new Map<string, Uint8Array>();
   for (const source of kernelSources(model)) code.set(source, await compileCached(nvrtc, source, driver.architecture));
-  return driver.prepare((source) => {
+  const prepare = driver.prepare((source) => {
     const compiled = code.get(source);
     if (compiled === undefined) throw new RunError("internal: a kernel was not compiled with its model");
     return compiled;
   });
+  return { ops: kernelOps(model, "CUDAExecutionProvider", prepare) };
 };

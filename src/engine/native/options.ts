@@ -21,6 +21,9 @@ export const sessionOptions = (api: OrtApi, options: SessionOptions): Handle => 
     if (options.threads !== undefined) set("SetIntraOpNumThreads", options.threads);
     if (options.profile !== undefined) set("EnableProfiling", options.profile);
     if (options.optimization === "disabled") set("AddSessionConfigEntry", "session.disable_quant_qdq", "1");
+    // Threads that spin would hold the cores that the kernels' own threads compute on.
+    if (options.provider !== "cuda" && options.kernels !== undefined)
+      set("AddSessionConfigEntry", "session.intra_op.allow_spinning", "0");
     if (options.provider === "cuda") appendCuda(api, made, options.cuda ?? {});
     return made;
   } catch (error) {

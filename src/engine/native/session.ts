@@ -16,7 +16,6 @@ import { type BoundProgram, bindProgram } from "./bound-program.ts";
 import { collectiveOps } from "./collective-ops.ts";
 import { loadCudaRuntime } from "./cuda-runtime.ts";
 import { type CustomOpDomain, customOpDomain } from "./custom-op.ts";
-import { kernelOps } from "./kernel-ops.ts";
 import { cudaPlaces, type Memory } from "./memory.ts";
 import { sessionOptions } from "./options.ts";
 import { runOnce } from "./run-once.ts";
@@ -35,7 +34,7 @@ export interface NativeSession extends Session {
   turn<T>(work: () => Promise<T>): Promise<T>;
   /** A feed of the type that the model and the engine want; throws a RunError. */
   checked(name: string, value: Tensor | undefined): Tensor;
-  /** Calls what computes: in another thread on the CPU, in this one on a GPU. */
+  /** Calls what computes: in another thread on the CPU, in this one on a GPU or where kernels are called. */
   invoke(name: "Run" | "RunWithBinding", ...args: readonly Argument[]): Promise<void>;
   /** The engine's error as one of ours, which names node and path. */
   explain(error: unknown): Error;
@@ -76,16 +75,8 @@ const turns = () => {
 };
 
 /** The ops of domain `advcl` that a model holds; undefined where it holds none. */
-const kernelDomain = (
-  api: OrtApi,
-  model: Model,
-  { provider, kernels, ranks }: SessionOptions,
-): CustomOpDomain | undefined => {
-  const place = provider === "cuda" ? "CUDAExecutionProvider" : "CPUExecutionProvider";
-  const ops = [
-    ...(kernels === undefined ? [] : kernelOps(model, place, kernels)),
-    ...(ranks === undefined ? [] : collectiveOps(model, ranks)),
-  ];
+const kernelDomain = (api: OrtApi, model: Model, { kernels, ranks }: SessionOptions): CustomOpDomain | undefined => {
+  const ops = [...(kernels?.ops ?? []), ...(ranks === undefined ? [] : collectiveOps(model, ranks))];
   return ops.length === 0 ? undefined : customOpDomain(api, ops);
 };
 
@@ -144,8 +135,10 @@ export const createNativeSession = async (
     return value;
   };
   const invoke: NativeSession["invoke"] = async (name, ...args) => {
-    // The CUDA provider keeps what it captured, its handles and its workspaces for each thread that runs it.
-    if (provider === "cuda") api.call(name, ...args);
+    options.kernels?.began?.();
+    // The CUDA provider keeps what it captured, its handles and its workspaces for each thread that runs it. On the CPU kernels
+    // are JavaScript's, which another thread would have to wait for, each time.
+    if (provider === "cuda" || options.kernels !== undefined) api.call(name, ...args);
     else await api.callAsync(name, ...args);
   };
   let ending: Promise<void> | undefined;

@@ -82,7 +82,8 @@ native("a model with a kernel, on the CPU provider", () => {
 
   test("loads and runs as any session of the native engine", async () => {
     const expected = await evaluate({ next }, feeds);
-    const session = await createSession(model, { engine: "native", threads: 1, kernels: inJavaScript });
+    const kernels = { ops: kernelOps(model, "CPUExecutionProvider", inJavaScript) };
+    const session = await createSession(model, { engine: "native", threads: 1, kernels });
     for (let i = 0; i < 3; i++) expect((await session.run(feeds)).next?.data).toEqual(expected.next.data);
     await session.release();
     await expect(createSession(model, { engine: "native", threads: 1 })).rejects.toThrow(/advcl/);

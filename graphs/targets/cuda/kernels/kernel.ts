@@ -17,6 +17,7 @@ import {
   type Value,
 } from "../../../onnx/graph.ts";
 import { defineOp, notDifferentiable, type Op } from "../../../ops/index.ts";
+import { typedName } from "../../kernel-name.ts";
 import { prelude } from "./prelude.ts";
 
 /** What the source and the launches of a node depend on. */
@@ -141,19 +142,9 @@ const argumentsOf = (all: readonly Argument[], { inputs, outputs }: KernelCall):
   return `struct Arguments {\n${fields.join("\n")}\n};`;
 };
 
-/** A kernel's name in a file, undefined for other ops: ONNX Runtime wants one name for one list of types, `pgdStep.float32x3.float32`. */
+/** A kernel's name in a file, undefined for other ops. */
 export const fileName = (node: Node): string | undefined => {
   if (kernelOf(node.definition) === undefined) return undefined;
   const { inputs, outputs } = callOf(node);
-  return [node.definition.name, ...[inputs, outputs].map(runs)].join(".");
-};
-
-const runs = (types: readonly Type[]): string => {
-  const counted: { dtype: DType; count: number }[] = [];
-  for (const { dtype } of types) {
-    const last = counted.at(-1);
-    if (last?.dtype === dtype) last.count += 1;
-    else counted.push({ dtype, count: 1 });
-  }
-  return counted.map(({ dtype, count }) => (count === 1 ? dtype : `${dtype}x${count}`)).join("_");
+  return typedName(node.definition.name, inputs, outputs);
 };

@@ -1,0 +1,176 @@
+/**
+ * Convolutions and their gradients whose operands are rounded to bfloat16 and whose sums are float32, over chunks in the
+ * pixel-major layout (pixel.ts): one op for all chunks of a value. The driver computes them with oneDNN
+ * (src/engine/native/onednn); what they mean stands in their lowerings.
+ */
+import type { Attributes, Node, Type, Value } from "../../../onnx/graph.ts";
+import {
+  add,
+  cast,
+  conv,
+  convGradInput,
+  convGradWeight,
+  defineOp,
+  greater,
+  mul,
+  notDifferentiable,
+  type Op,
+  relu,
+  sub,
+} from "../../../ops/index.ts";
+import { typedName } from "../../kernel-name.ts";
+import { pixelChunks } from "../pixel.ts";
+
+/** A convolution without groups of all chunks; pairs are [height, width]. */
+export interface Convolution {
+  /** Images of each chunk of the input, and of the output; the sums are equal. */
+  readonly inputChunks: readonly number[];
+  readonly outputChunks: readonly number[];
+  /** [Ci, Co] */
+  readonly channels: readonly number[];
+  readonly input: readonly number[];
+  readonly output: readonly number[];
+  readonly kernel: readonly number[];
+  /** [top, left]; those below and to the right follow from the sizes. */
+  readonly pads: readonly number[];
+  readonly strides: readonly number[];
+  readonly dilations: readonly number[];
+}
+
+const attributes = {
+  inputChunks: "ints",
+  outputChunks: "ints",
+  channels: "ints",
+  input: "ints",
+  output: "ints",
+  kernel: "ints",
+  pads: "ints",
+  strides: "ints",
+  dilations: "ints",
+} as const;
+
+/** Significant bits that bfloat16 drops of float32's. */
+const DROPPED = 16;
+
+/** x rounded to bfloat16's eight significant bits, in float32 (Veltkamp's splitting; up to 2^111). */
+export const rounded = (x: Value): Value => {
+  const far = mul(x, 2 ** DROPPED + 1);
+  return sub(far, sub(far, x));
+};
+
+const windowOf = ({ input, output, kernel, pads, strides, dilations }: Convolution) => {
+  const after = [0, 1].map((i) => {
+    const seen = (output[i]! - 1) * strides[i]! + (kernel[i]! - 1) * dilations[i]! + 1;
+    return Math.max(0, seen - input[i]! - pads[i]!);
+  });
+  return { pads: [...pads, ...after], strides, dilations, group: 1 };
+};
+
+/** The convolution's input or its output, as the layout has it. */
+const sideOf = (c: Convolution, side: "input" | "output") => {
+  const chunks = side === "input" ? c.inputChunks : c.outputChunks;
+  const channels = c.channels[side === "input" ? 0 : 1]!;
+  const [h = 0, w = 0] = c[side];
+  const images = chunks.reduce((a, b) => a + b, 0);
+  const layout = pixelChunks(chunks);
+  return {
+    types: chunks.map((count): Type => ({ dtype: "float32", shape: [h * w, count * channels] })),
+    pack: (x: Value) => layout.pack(x),
+    unpack: (parts: readonly Value[]) => layout.unpack(parts, { dtype: "float32", shape: [images, channels, h, w] }),
+  };
+};
+
+const runsOnly = notDifferentiable("runs only, never differentiated");
+
+/** Parts of y [N,Co,H',W'] from the filter w [Co,Ci,kh,kw] and the parts of x [N,Ci,H,W]. */
+export const bfloat16Conv: Op<readonly Value[], Convolution> = defineOp<readonly Value[], Convolution>("bfloat16Conv", {
+  attributes,
+  infer: (_, c) => sideOf(c, "output").types,
+  lower: ([w, ...x], c) => {
+    const y = conv(rounded(sideOf(c, "input").unpack(x)), rounded(w as Value), windowOf(c));
+    return sideOf(c, "output").pack(y);
+  },
+  vjp: runsOnly,
+});
+
+/** Parts of dx [N,Ci,H,W] from the filter w [Co,Ci,kh,kw] and the parts of dy [N,Co,H',W']. */
+export const bfloat16GradInput: Op<readonly Value[], Convolution> = defineOp<readonly Value[], Convolution>(
+  "bfloat16GradInput",
+  {
+    attributes,
+    infer: (_, c) => sideOf(c, "input").types,
+    lower: ([w, ...dy], c) => {
+      const back = rounded(sideOf(c, "output").unpack(dy));
+      return sideOf(c, "input").pack(convGradInput(back, rounded(w as Value), { ...windowOf(c), size: c.input }));
+    },
+    vjp: runsOnly,
+  },
+);
+
+/** dw [Co,Ci,kh,kw] from the parts of x [N,Ci,H,W] and then those of dy [N,Co,H',W']. */
+export const bfloat16GradWeight: Op<readonly Value[], Convolution> = defineOp<readonly Value[], Convolution>(
+  "bfloat16GradWeight",
+  {
+    attributes,
+    infer: (_, { channels: [ci = 0, co = 0], kernel }) => ({ dtype: "float32", shape: [co, ci, ...kernel] }),
+    lower: (parts, c) => {
+      const x = rounded(sideOf(c, "input").unpack(parts.slice(0, c.inputChunks.length)));
+      const dy = rounded(sideOf(c, "output").unpack(parts.slice(c.inputChunks.length)));
+      return convGradWeight(x, dy, { ...windowOf(c), kernel: c.kernel });
+    },
+    vjp: runsOnly,
+  },
+);
+
+/** What follows a product with a row; flags are 0 or 1. */
+export type Mapped = {
+  /** A row is added. */
+  readonly term: number;
+  /** A tensor as large as x is added. */
+  readonly plus: number;
+  readonly activation: string;
+  /** Times a tensor as large as x. */
+  readonly times: number;
+};
+
+/**
+ * times · a(factor·x + term + plus) for x [P,R] and rows factor, term [1,R], in one pass; the operands that `does` names, in that
+ * order. a is "none", "relu", or "positive": 1 where its operand is positive, else 0.
+ */
+export const rowMap: Op<readonly Value[], Mapped> = defineOp<readonly Value[], Mapped>("rowMap", {
+  attributes: { term: "int", plus: "int", activation: "string", times: "int" },
+  infer: ([x]) => ({ dtype: "float32", shape: (x as Value).shape }),
+  lower: ([x, factor, ...more], does) => {
+    let y = mul(x as Value, factor as Value);
+    for (let i = 0; i < does.term + does.plus; i++) y = add(y, more.shift() as Value);
+    if (does.activation === "relu") y = relu(y);
+    if (does.activation === "positive") y = cast(greater(y, 0), { to: "float32" });
+    return does.times === 1 ? mul(y, more.shift() as Value) : y;
+  },
+  vjp: runsOnly,
+});
+
+const kinds = new Map<object, ConvolutionKind>([
+  [bfloat16Conv.definition, "forward"],
+  [bfloat16GradInput.definition, "input"],
+  [bfloat16GradWeight.definition, "weight"],
+]);
+export type ConvolutionKind = "forward" | "input" | "weight";
+
+/** What a node of these computes, and of what; undefined for any other node. */
+export const convolutionOf = (
+  node: Node,
+): { readonly kind: ConvolutionKind; readonly convolution: Convolution } | undefined => {
+  const kind = kinds.get(node.definition);
+  return kind && { kind, convolution: node.attributes as Attributes as unknown as Convolution };
+};
+
+/** What a node of `rowMap` does; undefined for any other node. */
+export const mappedOf = ({ definition, attributes: does }: Node): Mapped | undefined =>
+  definition === rowMap.definition ? (does as Attributes as unknown as Mapped) : undefined;
+
+/** The name of a node of these in a file, undefined for any other. */
+export const bfloat16Name = (node: Node): string | undefined =>
+  kinds.has(node.definition) || node.definition === rowMap.definition
+    ? typedName(node.definition.name, node.inputs, node.outputs)
+    : undefined;

@@ -1,0 +1,137 @@
+/** oneDNN's objects, made in the processor's engine: descriptions of tensors, and primitives that run over addresses. */
+import { loadKoffi } from "../library.ts";
+import type { Onednn } from "./library.ts";
+
+/** `dnnl_data_type_t`. */
+const types = { bfloat16: 2, float32: 3 } as const;
+export type Type = keyof typeof types;
+
+const CPU = 1; // dnnl_cpu
+const IN_ORDER = 1; // dnnl_stream_in_order
+const ANY = 1; // dnnl_format_tag_any
+const FORWARD = 64; // dnnl_forward_training
+const DIRECT = 1; // dnnl_convolution_direct
+const PRODUCT = 0x1fff1; // dnnl_binary_mul
+/** `DNNL_ARG_SRC` and `DNNL_ARG_DST`. */
+const [SRC, DST] = [1, 17] as const;
+
+/** A tensor's elements in memory: sizes, and how many elements lie between neighbours along each axis. */
+export interface Strided {
+  readonly dims: readonly number[];
+  readonly strides: readonly number[];
+  readonly type: Type;
+}
+
+/** A primitive over addresses, in the order in which it was told of its operands. */
+export type Run = (...addresses: readonly bigint[]) => void;
+
+/** An object of oneDNN's. They live as long as the process. */
+export type Pointer = unknown;
+
+/** `DNNL_ARG_…` and what lies there. */
+export type Operand = readonly [argument: number, descriptor: Pointer];
+
+/** What a primitive does behind its own result: a binary algorithm with a tensor, or an elementwise one with two numbers. */
+export type Operation =
+  | readonly [algorithm: number, tensor: Pointer]
+  | readonly [algorithm: number, alpha: number, beta: number];
+
+export const longs = (of: readonly number[]): BigInt64Array => BigInt64Array.from(of, BigInt);
+
+export class Maker {
+  readonly #onednn: Onednn;
+  readonly #engine: Pointer;
+  readonly #stream: Pointer;
+
+  constructor(onednn: Onednn) {
+    this.#onednn = onednn;
+    const { engineCreate, streamCreate } = onednn.functions;
+    this.#engine = this.#out("opening the processor", engineCreate, CPU, 0);
+    this.#stream = this.#out("opening a stream", streamCreate, this.#engine, IN_ORDER);
+  }
+
+  #out(what: string, make: (...args: Pointer[]) => number, ...args: Pointer[]): Pointer {
+    const place: Pointer[] = [null];
+    this.#onednn.attempt(what, make(place, ...args));
+    return place[0];
+  }
+
+  tensor({ dims, strides, type }: Strided): Pointer {
+    const { descriptorWithStrides } = this.#onednn.functions;
+    const args = [dims.length, longs(dims), types[type], longs(strides)];
+    return this.#out("describing a tensor", descriptorWithStrides, ...args);
+  }
+
+  /** A tensor in the layout that a primitive likes. */
+  any(dims: readonly number[], type: Type): Pointer {
+    const { descriptorWithTag } = this.#onednn.functions;
+    return this.#out("describing a filter", descriptorWithTag, dims.length, longs(dims), types[type], ANY);
+  }
+
+  /** How a described primitive wants one of its tensors (`dnnl_query_…_md`). */
+  held(description: Pointer, query: number): Pointer {
+    return this.#onednn.functions.query(description, query, 0);
+  }
+
+  bytes(descriptor: Pointer): number {
+    return Number(this.#onednn.functions.descriptorSize(descriptor));
+  }
+
+  forward(x: Pointer, w: Pointer, y: Pointer, window: readonly BigInt64Array[]): Pointer {
+    const args = [this.#engine, FORWARD, DIRECT, x, w, null, y, ...window, null];
+    return this.#out("describing a convolution", this.#onednn.functions.forward, ...args);
+  }
+
+  toInput(dx: Pointer, w: Pointer, dy: Pointer, window: readonly BigInt64Array[], forward: Pointer): Pointer {
+    const args = [this.#engine, DIRECT, dx, w, dy, ...window, forward, null];
+    return this.#out("describing a gradient to the input", this.#onednn.functions.backwardData, ...args);
+  }
+
+  toWeights(x: Pointer, dw: Pointer, dy: Pointer, window: readonly BigInt64Array[], forward: Pointer): Pointer {
+    const args = [this.#engine, DIRECT, x, dw, null, dy, ...window, forward, null];
+    return this.#out("describing a gradient to the weights", this.#onednn.functions.backwardWeights, ...args);
+  }
+
+  /** A product of a tensor with one that broadcasts to it, and what is done behind it. */
+  product(a: Pointer, b: Pointer, after: readonly Operation[]): Pointer {
+    const { attempt, functions } = this.#onednn;
+    const attributes = this.#out("making attributes", functions.attributesCreate);
+    const operations = this.#out("making operations", functions.postOpsCreate);
+    for (const [algorithm, first, second] of after)
+      attempt(
+        "adding an operation",
+        second === undefined
+          ? functions.appendBinary(operations, algorithm, first)
+          : functions.appendEltwise(operations, algorithm, first, second),
+      );
+    attempt("setting operations", functions.postOpsSet(attributes, operations));
+    return this.#out("describing a product", functions.binary, this.#engine, PRODUCT, a, b, a, attributes);
+  }
+
+  copy(from: Pointer, to: Pointer): Run {
+    const args = [from, this.#engine, to, this.#engine, null];
+    return this.bound(this.#out("describing a copy", this.#onednn.functions.reorder, ...args), [
+      [SRC, from],
+      [DST, to],
+    ]);
+  }
+
+  /** Makes a primitive and the memories that its operands are. */
+  bound(description: Pointer, operands: readonly Operand[]): Run {
+    const { attempt, functions } = this.#onednn;
+    const { memoryCreate, memorySet, primitiveCreate, execute } = functions;
+    const primitive = this.#out("making a primitive", primitiveCreate, description);
+    const memories = operands.map(([, descriptor]) =>
+      this.#out("describing memory", memoryCreate, descriptor, this.#engine, 0),
+    );
+    const koffi = loadKoffi();
+    // dnnl_exec_arg_t: an int, padded, and a pointer.
+    const table = BigUint64Array.from(
+      operands.flatMap(([argument], i) => [BigInt(argument), koffi.address(memories[i] as never)]),
+    );
+    return (...addresses) => {
+      for (let i = 0; i < memories.length; i++) attempt("setting memory", memorySet(memories[i], addresses[i]!));
+      attempt("computing", execute(primitive, this.#stream, memories.length, table));
+    };
+  }
+}

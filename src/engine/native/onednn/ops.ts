@@ -1,0 +1,212 @@
+/** The bfloat16 convolutions of a model (graphs/targets/cpu/bfloat16) as custom ops of onnxruntime, computed with oneDNN. */
+import { isInput, type Node } from "../../../../graphs/onnx/graph.ts";
+import type { Model } from "../../../../graphs/onnx/write.ts";
+import {
+  bfloat16Name,
+  type Convolution,
+  convolutionOf,
+  mappedOf,
+} from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
+import type { CustomOp, KernelRun, Kernels } from "../custom-op.ts";
+import { bytesOf, type ConvolutionShape, type Images, type Prepared, type Primitives, volume } from "./primitives.ts";
+
+/** Bytes of a vector, at whose multiples oneDNN likes memory to start. */
+const ALIGNED = 64;
+const aligned = (address: bigint): bigint => ((address + BigInt(ALIGNED - 1)) / BigInt(ALIGNED)) * BigInt(ALIGNED);
+
+/** Memory for what lies between primitives, as large as the largest of all nodes, which run one after the other. */
+class Scratch {
+  readonly #buffers = new Map<string, Uint8Array>();
+  readonly #address: (buffer: Uint8Array) => bigint;
+  constructor(address: (buffer: Uint8Array) => bigint) {
+    this.#address = address;
+  }
+
+  reserve(name: string, bytes: number): void {
+    if ((this.#buffers.get(name)?.length ?? 0) < bytes) this.#buffers.set(name, new Uint8Array(bytes + ALIGNED));
+  }
+
+  at(name: string): bigint {
+    return aligned(this.#address(this.#buffers.get(name)!));
+  }
+}
+
+type Compute = (run: KernelRun) => void;
+
+type Side = "input" | "output";
+
+const chunksOf = (c: Convolution, side: Side): readonly number[] => (side === "input" ? c.inputChunks : c.outputChunks);
+
+const imagesOf = (c: Convolution, side: Side, count: number): Images => {
+  const [h = 0, w = 0] = c[side];
+  return [count, c.channels[side === "input" ? 0 : 1]!, h, w];
+};
+
+/** Some images of a chunk, and where they go among those that are computed at once. */
+export interface Piece {
+  readonly chunk: number;
+  readonly from: number;
+  readonly to: number;
+  readonly count: number;
+}
+
+/** Which chunks hold images `first` to `first + count`. */
+export const piecesOf = (chunks: readonly number[], first: number, count: number): readonly Piece[] => {
+  let start = 0;
+  return chunks.flatMap((held, chunk) => {
+    const [from, end] = [Math.max(first, start), Math.min(first + count, start + held)];
+    const piece = { chunk, from: from - start, to: from - first, count: end - from };
+    start += held;
+    return end > from ? [piece] : [];
+  });
+};
+
+/** Rounds some images of a chunk, and brings them to their place. */
+interface Rounding {
+  readonly chunk: number;
+  readonly run: (from: bigint, to: bigint) => void;
+}
+
+/** Filters as oneDNN likes them, which stay from one convolution to the next where they are inputs of the run. */
+class Filters {
+  readonly #address: (buffer: Uint8Array) => bigint;
+  readonly #packed = new Map<Prepared, Map<bigint, Uint8Array>>();
+  readonly #fresh = new Set<Uint8Array>();
+  constructor(address: (buffer: Uint8Array) => bigint) {
+    this.#address = address;
+  }
+
+  /** Those of the last run are stale. */
+  began(): void {
+    this.#fresh.clear();
+  }
+
+  /** Where the filter at an address lies as a convolution wants it. */
+  packed(prepared: Prepared, filter: bigint): bigint {
+    const byAddress = this.#packed.get(prepared) ?? new Map<bigint, Uint8Array>();
+    this.#packed.set(prepared, byAddress);
+    const buffer = byAddress.get(filter) ?? new Uint8Array(prepared.filterBytes + ALIGNED);
+    byAddress.set(filter, buffer);
+    const at = aligned(this.#address(buffer));
+    if (!this.#fresh.has(buffer)) prepared.filter(filter, at);
+    this.#fresh.add(buffer);
+    return at;
+  }
+}
+
+class Plans {
+  readonly #primitives: Primitives;
+  readonly #scratch: Scratch;
+  readonly #filters: Filters;
+  constructor(primitives: Primitives, scratch: Scratch, filters: Filters) {
+    this.#primitives = primitives;
+    this.#scratch = scratch;
+    this.#filters = filters;
+  }
+
+  #shape({ channels: [ci = 0, co = 0], kernel: [kh = 0, kw = 0], ...c }: Convolution, count: number): ConvolutionShape {
+    const whole = { channels: [ci, co], kernel: [kh, kw], ...c };
+    const [x, y] = [imagesOf(whole, "input", count), imagesOf(whole, "output", count)];
+    return { x, y, w: [co, ci, kh, kw], strides: c.strides, dilations: c.dilations, pads: c.pads };
+  }
+
+  /** What brings `count` images from `first` on to memory of their own, in bfloat16. */
+  #roundings(c: Convolution, side: Side, first: number, count: number): readonly Rounding[] {
+    const chunks = chunksOf(c, side);
+    const channels = imagesOf(c, side, 1)[1];
+    return piecesOf(chunks, first, count).map((piece) => {
+      const images = imagesOf(c, side, piece.count);
+      const far = volume(images, "bfloat16", count);
+      const run = this.#primitives.reorder(volume(images, "float32", chunks[piece.chunk]!), far);
+      const [skipped, before] = [BigInt(piece.from * channels * 4), BigInt(piece.to * channels * 2)];
+      return { chunk: piece.chunk, run: (from, to) => run(from + skipped, to + before) };
+    });
+  }
+
+  /**
+   * A convolution or its gradient to the input, chunk by chunk of what it makes.
+   * @param keeps whether the filter is the same wherever it lies at the same address in a run
+   */
+  through(kind: "forward" | "input", c: Convolution, keeps: boolean): Compute {
+    const [from, to]: [Side, Side] = kind === "forward" ? ["input", "output"] : ["output", "input"];
+    const scratch = this.#scratch;
+    let first = 0;
+    const chunks = chunksOf(c, to).map((count) => {
+      const roundings = this.#roundings(c, from, first, count);
+      const prepared = this.#primitives.convolution(kind, this.#shape(c, count));
+      scratch.reserve("given", bytesOf(volume(imagesOf(c, from, count), "bfloat16")));
+      scratch.reserve("filter", prepared.filterBytes);
+      first += count;
+      const [, channels, h, w] = imagesOf(c, to, count);
+      return { roundings, prepared, shape: [h * w, count * channels] };
+    });
+    return ({ inputs: [filter, ...parts], output }) => {
+      const [near, own] = [scratch.at("given"), scratch.at("filter")];
+      let last: Prepared | undefined;
+      chunks.forEach(({ roundings, prepared, shape }, i) => {
+        const held = keeps ? this.#filters.packed(prepared, filter!) : own;
+        if (!keeps && last !== prepared) prepared.filter(filter!, own);
+        last = prepared;
+        for (const { chunk, run } of roundings) run(parts[chunk]!, near);
+        prepared.run(near, held, output(i, shape));
+      });
+    };
+  }
+
+  /** A gradient to the weights, of all images at once. */
+  weight(c: Convolution): Compute {
+    const scratch = this.#scratch;
+    const images = c.inputChunks.reduce((a, b) => a + b, 0);
+    const [x, dy] = (["input", "output"] as const).map((side) => {
+      scratch.reserve(side, bytesOf(volume(imagesOf(c, side, images), "bfloat16")));
+      return this.#roundings(c, side, 0, images);
+    }) as [readonly Rounding[], readonly Rounding[]];
+    const shape = this.#shape(c, images);
+    const prepared = this.#primitives.convolution("weight", shape);
+    scratch.reserve("filter", prepared.filterBytes);
+    return ({ inputs, output }) => {
+      const [given, back, held] = [scratch.at("input"), scratch.at("output"), scratch.at("filter")];
+      for (const { chunk, run } of x) run(inputs[chunk]!, given);
+      for (const { chunk, run } of dy) run(inputs[c.inputChunks.length + chunk]!, back);
+      prepared.run(given, back, held);
+      prepared.filter(held, output(0, shape.w));
+    };
+  }
+}
+
+/** What computes a node. */
+const computing = (plans: Plans, primitives: Primitives, node: Node): Compute => {
+  const known = convolutionOf(node);
+  if (known !== undefined) {
+    const { kind, convolution } = known;
+    const [filter] = node.inputs;
+    return kind === "weight"
+      ? plans.weight(convolution)
+      : plans.through(kind, convolution, isInput(filter!) && filter!.frame === null);
+  }
+  const does = mappedOf(node);
+  if (does === undefined) throw new Error(`internal: ${node.definition.name} is not computed by oneDNN`);
+  const { shape } = node.outputs[0]!;
+  const run = primitives.rowMap(does, shape[0]!, shape[1]!);
+  return ({ inputs, output }) => run(...inputs, output(0, shape));
+};
+
+/** One custom op for each name in the file. */
+export const onednnOps = (model: Model, primitives: Primitives, address: (buffer: Uint8Array) => bigint): Kernels => {
+  const filters = new Filters(address);
+  const plans = new Plans(primitives, new Scratch(address), filters);
+  const ops = new Map<string, CustomOp>();
+  for (const node of model.nodes.values()) {
+    const name = bfloat16Name(node);
+    if (name === undefined || ops.has(name)) continue;
+    const dtypes = (values: Node["inputs"]) => values.map(({ dtype }) => dtype);
+    const create: CustomOp["create"] = (called) => {
+      const found = model.nodes.get(called);
+      if (found === undefined) throw new Error(`internal: the model has no node ${called}`);
+      return computing(plans, primitives, found);
+    };
+    const [inputs, outputs] = [dtypes(node.inputs), dtypes(node.outputs)];
+    ops.set(name, { name, provider: "CPUExecutionProvider", inputs, outputs, create });
+  }
+  return { ops: [...ops.values()], began: () => filters.began() };
+};

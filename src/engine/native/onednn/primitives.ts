@@ -1,0 +1,202 @@
+/** What is computed with oneDNN: rounding to bfloat16 with a change of layout, and convolutions. Each is made once and run often. */
+import type { ConvolutionKind, Mapped } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
+import type { Onednn } from "./library.ts";
+import {
+  longs,
+  Maker,
+  type Operand,
+  type Operation,
+  type Pointer,
+  type Run,
+  type Strided,
+  type Type,
+} from "./maker.ts";
+
+const BYTES = { bfloat16: 2, float32: 4 } as const;
+
+/** `DNNL_ARG_…` */
+const SRC = 1;
+const DST = 17;
+const WEIGHTS = 33;
+const DIFF_SRC = 129;
+const DIFF_DST = 145;
+const DIFF_WEIGHTS = 161;
+
+/** `DNNL_ARG_ATTR_MULTIPLE_POST_OP(i) | DNNL_ARG_SRC_1` */
+const postOperand = (i: number): number => (32768 * (i + 1)) | SRC_1;
+const SRC_1 = 2;
+
+/** `dnnl_alg_kind_t`. */
+const [ADD, MUL, RELU, LINEAR, CLIP] = [0x1fff0, 0x1fff1, 0x20, 0x26, 0x2e] as const;
+
+/** `dnnl_query_…_md`, by argument. */
+const queries: Readonly<Record<number, number>> = {
+  [SRC]: 129,
+  [DIFF_SRC]: 130,
+  [WEIGHTS]: 131,
+  [DIFF_WEIGHTS]: 132,
+  [DST]: 133,
+  [DIFF_DST]: 134,
+};
+
+/** Images of C channels and H by W pixels. */
+export type Images = readonly [count: number, channels: number, h: number, w: number];
+
+/**
+ * Images as rows of pixels that hold `all` images each, [H·W, all·C], of which these are some. To oneDNN they are one volume
+ * of H by W by images with channels last, and a filter one of depth 1 along the images: the rows of its products are then as long
+ * as there are images, however small those are, and results lie as this project has them.
+ */
+export const volume = ([count, c, h, w]: Images, type: Type, all = count): Strided => ({
+  dims: [1, c, h, w, count],
+  strides: [h * w * all * c, 1, w * all * c, all * c, c],
+  type,
+});
+
+export type FilterShape = readonly [co: number, ci: number, kh: number, kw: number];
+
+/** A filter [Co,Ci,kh,kw], row-major. */
+const rowMajor = ([co, ci, kh, kw]: FilterShape): Strided => ({
+  dims: [co, ci, kh, kw, 1],
+  strides: [ci * kh * kw, kh * kw, kw, 1, 1],
+  type: "float32",
+});
+
+export const bytesOf = ({ dims, type }: Strided): number => dims.reduce((a, b) => a * b, BYTES[type]);
+
+export interface ConvolutionShape {
+  readonly x: Images;
+  readonly w: FilterShape;
+  readonly y: Images;
+  readonly strides: readonly number[];
+  readonly dilations: readonly number[];
+  readonly pads: readonly number[];
+}
+
+/** A convolution over volumes of images; its filter lies as oneDNN likes it. */
+export interface Prepared {
+  readonly run: Run;
+  /** From a row-major filter to that, or for a gradient to the weights back. */
+  readonly filter: Run;
+  /** Bytes of the filter between the two. */
+  readonly filterBytes: number;
+}
+
+/** Times this, any positive number is above 1, but for the smallest 2^22 of them. */
+const HUGE = 1e38;
+
+/** Makes primitives, equal ones once. */
+export class Primitives {
+  readonly #maker: Maker;
+  readonly #made = new Map<string, unknown>();
+
+  constructor(onednn: Onednn) {
+    this.#maker = new Maker(onednn);
+  }
+
+  /** Copies a tensor from one type and layout to another. */
+  reorder(from: Strided, to: Strided): Run {
+    return this.#once(["reorder", from, to], () => reorder(this.#maker, from, to));
+  }
+
+  /**
+   * A convolution (x, w to y), its gradient to the input (dy, w to dx) or to the weights (x, dy to dw): operands in bfloat16,
+   * sums and results in float32.
+   */
+  convolution(kind: ConvolutionKind, shape: ConvolutionShape): Prepared {
+    return this.#once([kind, shape], () => convolution(this.#maker, kind, shape));
+  }
+
+  /** A map of rows (graphs/targets/cpu/bfloat16/ops.ts, `rowMap`) over [rows, columns]: operands, then the result. */
+  rowMap(does: Mapped, rows: number, columns: number): Run {
+    return this.#once(["rows", does, rows, columns], () => rowMap(this.#maker, does, rows, columns));
+  }
+
+  #once<T>(key: unknown, make: () => T): T {
+    const text = JSON.stringify(key);
+    const known = this.#made.get(text) as T | undefined;
+    if (known !== undefined) return known;
+    const made = make();
+    this.#made.set(text, made);
+    return made;
+  }
+}
+
+const reorder = (maker: Maker, from: Strided, to: Strided): Run => {
+  const [source, target] = [maker.tensor(from), maker.tensor(to)];
+  return maker.copy(source, target);
+};
+
+/** A product with a row, and what follows it as operations behind the same pass. */
+const rowMap = (maker: Maker, { term, plus, activation, times }: Mapped, rows: number, columns: number): Run => {
+  const matrix = (height: number) => maker.tensor({ dims: [height, columns], strides: [columns, 1], type: "float32" });
+  const [whole, row] = [matrix(rows), matrix(1)];
+  const after: Operation[] = [];
+  if (term === 1) after.push([ADD, row]);
+  if (plus === 1) after.push([ADD, whole]);
+  if (activation === "relu") after.push([RELU, 0, 0]);
+  if (activation === "positive") after.push([LINEAR, HUGE, 0], [CLIP, 0, 1]);
+  if (times === 1) after.push([MUL, whole]);
+  const operands = after.flatMap(([, operand, beta], i): Operand[] =>
+    beta === undefined ? [[postOperand(i), operand]] : [],
+  );
+  const made = maker.product(whole, row, after);
+  return maker.bound(made, [[SRC, whole], [SRC_1, row], ...operands, [DST, whole]]);
+};
+
+/** A convolution's window in three dimensions, of which the third, the images, it leaves alone. */
+const windowOf = ({ x, w, y, strides, dilations, pads }: ConvolutionShape): BigInt64Array[] => {
+  const last = [0, 1].map((i) => {
+    const seen = (y[2 + i]! - 1) * strides[i]! + (w[2 + i]! - 1) * dilations[i]! + 1;
+    return seen - x[2 + i]! - pads[i]!;
+  });
+  const reaches = dilations.map((d) => d - 1);
+  return [
+    [...strides, 1],
+    [...reaches, 0],
+    [...pads, 0],
+    [...last, 0],
+  ].map(longs);
+};
+
+const convolution = (maker: Maker, kind: ConvolutionKind, shape: ConvolutionShape): Prepared => {
+  const window = windowOf(shape);
+  const plain = rowMajor(shape.w);
+  const [narrow, wide] = ["bfloat16", "float32"] as const;
+  const images = (side: "x" | "y", type: Type) => maker.tensor(volume(shape[side], type));
+  const filter = (type: Type) => maker.any(plain.dims, type);
+  const forward = maker.forward(images("x", narrow), filter(narrow), images("y", wide), window);
+  const prepared = (description: Pointer, argument: number, others: readonly [Operand, Operand], last = false) => {
+    const held = maker.held(description, queries[argument]!);
+    const [first, second] = others;
+    const own: Operand = [argument, held];
+    const row = maker.tensor(plain);
+    return {
+      run: maker.bound(description, last ? [first, second, own] : [first, own, second]),
+      filter: last ? maker.copy(held, row) : maker.copy(row, held),
+      filterBytes: maker.bytes(held),
+    };
+  };
+  if (kind === "forward")
+    return prepared(forward, WEIGHTS, [
+      [SRC, images("x", narrow)],
+      [DST, images("y", wide)],
+    ]);
+  if (kind === "input") {
+    const [dx, dy] = [images("x", wide), images("y", narrow)];
+    return prepared(maker.toInput(dx, filter(narrow), dy, window, forward), WEIGHTS, [
+      [DIFF_DST, dy],
+      [DIFF_SRC, dx],
+    ]);
+  }
+  const [x, dy] = [images("x", narrow), images("y", narrow)];
+  return prepared(
+    maker.toWeights(x, filter(wide), dy, window, forward),
+    DIFF_WEIGHTS,
+    [
+      [SRC, x],
+      [DIFF_DST, dy],
+    ],
+    true,
+  );
+};

@@ -1,0 +1,192 @@
+/** What oneDNN computes, op by op, against what the ops mean; and what is said where it cannot. */
+import { describe, expect, test } from "@jest/globals";
+import { apply, input, type Value } from "../../../graphs/onnx/graph.ts";
+import { allNodesOf } from "../../../graphs/onnx/order.ts";
+import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import type { OpDefinition } from "../../../graphs/ops/index.ts";
+import { compile } from "../../../graphs/steps/step.ts";
+import {
+  bfloat16Conv,
+  bfloat16GradInput,
+  bfloat16GradWeight,
+  bfloat16Name,
+  type Convolution,
+  rowMap,
+} from "../../../graphs/targets/cpu/bfloat16/ops.ts";
+import type { Lowering } from "../../../graphs/targets/lower.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { chooseEngine } from "../../../src/engine/engine.ts";
+import { missingBfloat16, type OnednnTools, onednnKernels } from "../../../src/engine/native/onednn/available.ts";
+import type { Onednn } from "../../../src/engine/native/onednn/library.ts";
+import { piecesOf } from "../../../src/engine/native/onednn/ops.ts";
+import { createSession } from "../../../src/engine/session.ts";
+import { evaluate, randomNumbers, randomTensor, relativeError } from "../../graphs/run.ts";
+import { available } from "../../needs.ts";
+
+const here = available("onednn", missingBfloat16(1) === undefined) ? describe : describe.skip;
+
+/** Nodes of these ops stay what they are; everything else becomes standard ops. */
+const keeping = (outputs: readonly Value[]) => {
+  const lowerings = new Map<OpDefinition, Lowering>();
+  for (const node of allNodesOf(outputs))
+    if (bfloat16Name(node) !== undefined)
+      lowerings.set(node.definition as OpDefinition, ({ inputs, attributes }) =>
+        apply(
+          node.definition,
+          inputs.map((x) => x.plain),
+          attributes,
+        ),
+      );
+  return { ...portable, lowerings, kernels: bfloat16Name };
+};
+
+const runOf = async (outputs: Readonly<Record<string, Value>>) => {
+  const model = compile({ outputs }, keeping(Object.values(outputs)));
+  const kernels = onednnKernels(model, 1);
+  return createSession(model, { engine: "native", threads: 1, optimization: "disabled", kernels });
+};
+
+const given = (name: string, shape: readonly number[]): Value => input(name, { dtype: "float32", shape });
+
+/** Chunks of a side as inputs by name. */
+const parts = (name: string, chunks: readonly number[], channels: number, [h = 0, w = 0]: readonly number[]): Value[] =>
+  chunks.map((count, i) => given(`${name}${i}`, [h * w, count * channels]));
+
+const base: Convolution = {
+  inputChunks: [16, 4],
+  outputChunks: [16, 4],
+  channels: [8, 24],
+  input: [6, 5],
+  output: [6, 5],
+  kernel: [3, 3],
+  pads: [1, 1],
+  strides: [1, 1],
+  dilations: [1, 1],
+};
+const CASES: readonly (readonly [string, Convolution])[] = [
+  ["plain", base],
+  ["three channels", { ...base, channels: [3, 16] }],
+  ["chunks that differ", { ...base, inputChunks: [3, 5, 12], outputChunks: [16, 4] }],
+  ["chunks that cross", { ...base, inputChunks: [7, 13], outputChunks: [5, 9, 6] }],
+  ["a stride", { ...base, strides: [2, 2], output: [3, 3] }],
+  ["one place under a stride", { ...base, kernel: [1, 1], pads: [0, 0], strides: [2, 2], output: [3, 3] }],
+  ["a wide and uneven kernel", { ...base, kernel: [4, 2], pads: [1, 0], output: [6, 4], dilations: [1, 1] }],
+  ["dilated", { ...base, pads: [2, 2], dilations: [2, 2] }],
+  ["one image", { ...base, inputChunks: [1], outputChunks: [1] }],
+];
+
+const expectNear = (actual: Record<string, Tensor>, expected: Record<string, Tensor>): void => {
+  expect(Object.keys(actual).sort()).toEqual(Object.keys(expected).sort());
+  for (const [name, { data }] of Object.entries(expected)) {
+    const error = relativeError(actual[name]?.data as Float32Array, data as Float32Array);
+    if (!(error <= 1e-5)) throw new Error(`${name} is off by ${error}`);
+  }
+};
+
+here("oneDNN", () => {
+  test.each(CASES)("a convolution and its gradients: %s", async (_, c) => {
+    const [ci = 0, co = 0] = c.channels;
+    const w = given("w", [co, ci, ...c.kernel]);
+    const [x, dy] = [parts("x", c.inputChunks, ci, c.input), parts("dy", c.outputChunks, co, c.output)];
+    const named = (name: string, values: readonly Value[]) => values.map((value, i) => [`${name}${i}`, value] as const);
+    const outputs = Object.fromEntries([
+      ...named("y", bfloat16Conv.outputs(w, ...x, c)),
+      ...named("dx", bfloat16GradInput.outputs(w, ...dy, c)),
+      ["dw", bfloat16GradWeight(...x, ...dy, c)] as const,
+    ]);
+    const random = randomNumbers(11);
+    const feeds = Object.fromEntries(
+      [w, ...x, ...dy].map((value) => [value.node.attributes.name as string, randomTensor(random, value.shape)]),
+    );
+    const session = await runOf(outputs);
+    expectNear(await session.run(feeds), await evaluate(outputs, feeds));
+    // Filters that it has laid out for a run are stale in the next.
+    const other = { ...feeds, w: randomTensor(random, w.shape) };
+    expectNear(await session.run(other), await evaluate(outputs, other));
+    await session.release();
+  });
+
+  const flags = [0, 1] as const;
+  const maps = flags.flatMap((term) =>
+    flags.flatMap((plus) =>
+      flags.flatMap((times) =>
+        ["none", "relu", "positive"].map((activation) => ({ term, plus, times, activation }) as const),
+      ),
+    ),
+  );
+  test("maps of rows with all that may follow them", async () => {
+    const [x, plus, times] = ["x", "plus", "times"].map((name) => given(name, [7, 40])) as [Value, Value, Value];
+    const [factor, term] = ["factor", "term"].map((name) => given(name, [1, 40])) as [Value, Value];
+    const outputs = Object.fromEntries(
+      maps.map((does, i) => {
+        const more = [...(does.term ? [term] : []), ...(does.plus ? [plus] : []), ...(does.times ? [times] : [])];
+        return [`y${i}`, rowMap(x, factor, ...more, does)] as const;
+      }),
+    );
+    const random = randomNumbers(2);
+    const feeds = Object.fromEntries(
+      [x, plus, times, factor, term].map((value) => [
+        value.node.attributes.name as string,
+        randomTensor(random, value.shape),
+      ]),
+    );
+    const session = await runOf(outputs);
+    expectNear(await session.run(feeds), await evaluate(outputs, feeds));
+    await session.release();
+  });
+
+  test("is taken for --precision bfloat16, by the native engine; classifiers are judged in float32", async () => {
+    const engine = await chooseEngine({ provider: "cpu", threads: 1, precision: "bfloat16" });
+    expect([engine.name, engine.precision, engine.target.name]).toEqual(["native", "bfloat16", "cpu-bfloat16"]);
+    const named = await chooseEngine({ provider: "cpu", threads: 1, target: "cpu-bfloat16" });
+    expect([named.name, named.precision]).toEqual(["native", "bfloat16"]);
+    const session = await engine.loadEvaluation({ y: given("x", [2, 3]) });
+    expect(session.inputNames).toEqual(["x"]);
+    await session.release();
+  });
+});
+
+test("which chunks hold some images", () => {
+  expect(piecesOf([4, 4, 2], 0, 10)).toEqual([
+    { chunk: 0, from: 0, to: 0, count: 4 },
+    { chunk: 1, from: 0, to: 4, count: 4 },
+    { chunk: 2, from: 0, to: 8, count: 2 },
+  ]);
+  expect(piecesOf([4, 4], 3, 3)).toEqual([
+    { chunk: 0, from: 3, to: 0, count: 1 },
+    { chunk: 1, from: 0, to: 1, count: 2 },
+  ]);
+});
+
+describe("what is said where there is no bfloat16", () => {
+  const tools = (hasBfloat16: boolean): OnednnTools => ({
+    missingApi: () => undefined,
+    openOnednn: () => ({ hasBfloat16 }) as Onednn,
+  });
+  test.each([
+    ["nothing where it can be computed", tools(true), undefined],
+    ["no instructions", tools(false), "this processor has no instructions for it (AVX-512 BF16 or AMX)"],
+    [
+      "no library",
+      { ...tools(true), openOnednn: () => undefined },
+      "oneDNN 3 is not here: run scripts/install-onednn.sh, or set ADVCL_ONEDNN",
+    ],
+    [
+      "no koffi",
+      { ...tools(true), missingApi: (): string => "the package koffi is not installed" },
+      "the package koffi is not installed",
+    ],
+  ] as const)("%s", (_, given, said) => {
+    expect(missingBfloat16(1, given)).toBe(said);
+  });
+
+  test.each([
+    [{ provider: "webgpu", precision: "bfloat16" }, /--precision bfloat16 is for the CPU, and this is webgpu/],
+    [{ provider: "cuda", precision: "bfloat16" }, /--precision bfloat16 is for the CPU.*choose --precision float16/],
+    [{ provider: "cpu", precision: "bfloat16", engine: "binding" }, /--precision bfloat16 needs --engine native/],
+    [{ provider: "cpu", precision: "bfloat16", target: "portable" }, /bfloat16 is not computed by --target portable/],
+    [{ provider: "cpu", precision: "float32", target: "cpu-bfloat16" }, /float32 is not computed by --target cpu-bf/],
+  ] as const)("%j is refused", async (request, message) => {
+    await expect(chooseEngine({ threads: 1, ...request })).rejects.toThrow(message);
+  });
+});

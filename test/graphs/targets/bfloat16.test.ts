@@ -1,0 +1,138 @@
+/** The bfloat16 target by what its ops mean, which any machine computes: no oneDNN is needed here. */
+import { describe, expect, test } from "@jest/globals";
+import { vjp } from "../../../graphs/autodiff/grad.ts";
+import { apply, input, type Value } from "../../../graphs/onnx/graph.ts";
+import { allNodesOf } from "../../../graphs/onnx/order.ts";
+import { sizeOf, type Tensor } from "../../../graphs/onnx/tensor.ts";
+import {
+  add,
+  batchNormTraining,
+  type ConvAttributes,
+  conv,
+  convGradInput,
+  convGradWeight,
+  type OpDefinition,
+  relu,
+} from "../../../graphs/ops/index.ts";
+import { volumeLayout } from "../../../graphs/targets/cpu/bfloat16/layout.ts";
+import { bfloat16Name, convolutionOf, rounded } from "../../../graphs/targets/cpu/bfloat16/ops.ts";
+import { cpuBfloat16Target } from "../../../graphs/targets/cpu/index.ts";
+import { type Lowering, lower, type Target } from "../../../graphs/targets/lower.ts";
+import { portable } from "../../../graphs/targets/portable.ts";
+import { evaluate, filledWith, randomNumbers, randomTensor, relativeError } from "../run.ts";
+
+const image = (name: string, shape: readonly number[]): Value => input(name, { dtype: "float32", shape });
+
+/** bfloat16 by its bits: float32 without the lower 16, rounded to nearest, ties to even. */
+const nearest = (x: number): number => {
+  const view = new DataView(new ArrayBuffer(4));
+  view.setFloat32(0, x);
+  const bits = view.getUint32(0);
+  view.setUint32(0, ((bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000) >>> 0);
+  return view.getFloat32(0);
+};
+
+test("rounded is bfloat16's nearest", async () => {
+  const random = randomNumbers(1);
+  const values = Array.from({ length: 2000 }, () => (random() - 0.5) * 2 ** Math.floor(40 * random() - 20));
+  const x = image("x", [values.length]);
+  const { y } = await evaluate({ y: rounded(x) }, { x: filledWith("float32", x.shape, values) });
+  expect(Array.from(y.data as Float32Array)).toEqual(values.map((v) => nearest(Math.fround(v))));
+});
+
+/** Numbers that bfloat16 has: what rounds operands alone then rounds nothing. */
+const exact = (random: () => number, shape: readonly number[]): Tensor =>
+  filledWith(
+    "float32",
+    shape,
+    Array.from({ length: sizeOf(shape) }, () => nearest(2 * random() - 1)),
+  );
+
+const CASES: readonly [x: readonly number[], w: readonly number[], attributes: ConvAttributes][] = [
+  [[40, 3, 12, 12], [8, 3, 3, 3], { pads: [1, 1, 1, 1] }],
+  [[40, 8, 9, 8], [5, 8, 3, 3], { pads: [1, 1, 1, 1], strides: [2, 2] }],
+  [[3, 6, 9, 8], [4, 6, 1, 1], { strides: [2, 2] }],
+  [[17, 4, 7, 5], [3, 4, 4, 2], { pads: [1, 0, 2, 1], dilations: [1, 2] }],
+];
+
+describe("a convolution and its gradients", () => {
+  test.each(CASES)("x %j, w %j, %j", async (xShape, wShape, attributes) => {
+    const random = randomNumbers(7);
+    const [x, w] = [image("x", xShape), image("w", wShape)];
+    const y = conv(x, w, attributes);
+    const dy = image("dy", y.shape);
+    const [dx, dw] = vjp([y], [dy], [x, w]) as [Value, Value];
+    const outputs = { y, dx, dw };
+    const lowered = lower(outputs, cpuBfloat16Target());
+    const kinds = allNodesOf(Object.values(lowered)).flatMap((node) => convolutionOf(node)?.kind ?? []);
+    expect(kinds.sort()).toEqual(["forward", "input", "weight"]);
+    const feeds = { x: exact(random, xShape), w: exact(random, wShape), dy: exact(random, y.shape) };
+    const [actual, expected] = [await evaluate(lowered, feeds), await evaluate(outputs, feeds)];
+    for (const name of ["y", "dx", "dw"] as const) {
+      expect(actual[name].shape).toEqual(expected[name].shape);
+      expect(relativeError(actual[name].data as Float32Array, expected[name].data as Float32Array)).toBeLessThan(2e-6);
+    }
+  });
+
+  test("with groups it stays in float32", () => {
+    const y = conv(image("x", [4, 8, 6, 6]), image("w", [8, 1, 3, 3]), { group: 8, pads: [1, 1, 1, 1] });
+    expect(allNodesOf(Object.values(lower({ y }, cpuBfloat16Target()))).map(bfloat16Name)).not.toContain(
+      expect.any(String),
+    );
+  });
+});
+
+/** A residual block with batch norm over branches, and the gradients to all that it depends on. */
+const block = () => {
+  const [x, w, scale, bias] = [
+    image("x", [36, 8, 6, 6]),
+    image("w", [8, 8, 3, 3]),
+    image("scale", [2, 8]),
+    image("bias", [2, 8]),
+  ];
+  const norm = (of: Value) => batchNormTraining(of, scale, bias, { branches: 2, epsilon: 1e-5 });
+  const inner = relu(norm(conv(x, w, { pads: [1, 1, 1, 1] })));
+  const y = relu(add(norm(conv(inner, w, { pads: [1, 1, 1, 1] })), x));
+  const dy = image("dy", y.shape);
+  const inputs = [x, w, scale, bias];
+  const [dx, dw, dscale, dbias] = vjp([y], [dy], inputs) as [Value, Value, Value, Value];
+  return { outputs: { y, dx, dw, dscale, dbias }, inputs: [...inputs, dy] };
+};
+
+/** The same mathematics in portable ops: operands of convolutions and of their gradients are rounded. */
+const roundedOperands: Target = {
+  ...portable,
+  lowerings: new Map(
+    [conv, convGradInput, convGradWeight].map(({ definition }): [OpDefinition, Lowering] => [
+      definition,
+      ({ inputs, attributes, types }) => {
+        const [a, b] = inputs.map((x) => rounded(x.plain)) as [Value, Value];
+        return (definition.lower?.([a, b], attributes, types) ?? apply(definition, [a, b], attributes)) as Value[];
+      },
+    ]),
+  ),
+};
+
+test("a block of a ResNet: maps, what follows them and masks are one op each", async () => {
+  const { outputs, inputs } = block();
+  const random = randomNumbers(3);
+  const feeds = Object.fromEntries(
+    inputs.map((value) => [value.node.attributes.name as string, randomTensor(random, value.shape)]),
+  );
+  const lowered = lower(outputs, cpuBfloat16Target());
+  const ops = allNodesOf(Object.values(lowered)).map(({ definition }) => definition.name);
+  expect(ops).not.toContain("Relu");
+  // Of the sum with what is given, which is kept, the mask is made from itself.
+  expect(ops.filter((name) => name === "HardSigmoid")).toHaveLength(1);
+  const [actual, expected] = [await evaluate(lowered, feeds), await evaluate(lower(outputs, roundedOperands), feeds)];
+  for (const name of Object.keys(outputs) as (keyof typeof outputs)[])
+    expect(relativeError(actual[name].data as Float32Array, expected[name].data as Float32Array)).toBeLessThan(1e-4);
+});
+
+test("chunks hold sixteen images at least, and no more than eight there are where that is enough", () => {
+  const chunks = (...shape: number[]) => volumeLayout({ shape }).chunks;
+  expect(chunks(40, 64, 32, 32)).toEqual([16, 16, 8]);
+  expect(chunks(5, 64, 32, 32)).toEqual([5]);
+  expect(chunks(512, 64, 32, 32)).toEqual(Array(8).fill(64));
+  expect(chunks(32, 512, 4, 4)).toEqual([32]);
+});
