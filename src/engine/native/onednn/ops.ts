@@ -1,5 +1,5 @@
 /** The bfloat16 convolutions of a model (graphs/targets/cpu/bfloat16) as custom ops of onnxruntime, computed with oneDNN. */
-import { isInput, type Node } from "../../../../graphs/onnx/graph.ts";
+import { isInput, type Node, type Value } from "../../../../graphs/onnx/graph.ts";
 import type { Model } from "../../../../graphs/onnx/write.ts";
 import {
   bfloat16Name,
@@ -67,10 +67,10 @@ interface Rounding {
   readonly run: (from: bigint, to: bigint) => void;
 }
 
-/** Filters as oneDNN likes them, which stay from one convolution to the next where they are inputs of the run. */
+/** Filters as oneDNN likes them: those that are inputs of a model are laid out once a run, in memory that stays. */
 class Filters {
   readonly #address: (buffer: Uint8Array) => bigint;
-  readonly #packed = new Map<Prepared, Map<bigint, Uint8Array>>();
+  readonly #packed = new Map<Prepared, Map<Value, Uint8Array>>();
   readonly #fresh = new Set<Uint8Array>();
   constructor(address: (buffer: Uint8Array) => bigint) {
     this.#address = address;
@@ -81,14 +81,14 @@ class Filters {
     this.#fresh.clear();
   }
 
-  /** Where the filter at an address lies as a convolution wants it. */
-  packed(prepared: Prepared, filter: bigint): bigint {
-    const byAddress = this.#packed.get(prepared) ?? new Map<bigint, Uint8Array>();
-    this.#packed.set(prepared, byAddress);
-    const buffer = byAddress.get(filter) ?? new Uint8Array(prepared.filterBytes + ALIGNED);
-    byAddress.set(filter, buffer);
+  /** Where an input of the model, which lies at `address` in this run, lies as a convolution wants it. */
+  packed(prepared: Prepared, filter: Value, address: bigint): bigint {
+    const byInput = this.#packed.get(prepared) ?? new Map<Value, Uint8Array>();
+    this.#packed.set(prepared, byInput);
+    const buffer = byInput.get(filter) ?? new Uint8Array(prepared.filterBytes + ALIGNED);
+    byInput.set(filter, buffer);
     const at = aligned(this.#address(buffer));
-    if (!this.#fresh.has(buffer)) prepared.filter(filter, at);
+    if (!this.#fresh.has(buffer)) prepared.filter(address, at);
     this.#fresh.add(buffer);
     return at;
   }
@@ -125,9 +125,9 @@ class Plans {
 
   /**
    * A convolution or its gradient to the input, chunk by chunk of what it makes.
-   * @param keeps whether the filter is the same wherever it lies at the same address in a run
+   * @param kept the filter where it is an input of the model, the same throughout a run
    */
-  through(kind: "forward" | "input", c: Convolution, keeps: boolean): Compute {
+  through(kind: "forward" | "input", c: Convolution, kept: Value | undefined): Compute {
     const [from, to]: [Side, Side] = kind === "forward" ? ["input", "output"] : ["output", "input"];
     const scratch = this.#scratch;
     let first = 0;
@@ -144,8 +144,8 @@ class Plans {
       const [near, own] = [scratch.at("given"), scratch.at("filter")];
       let last: Prepared | undefined;
       chunks.forEach(({ roundings, prepared, shape }, i) => {
-        const held = keeps ? this.#filters.packed(prepared, filter!) : own;
-        if (!keeps && last !== prepared) prepared.filter(filter!, own);
+        const held = kept === undefined ? own : this.#filters.packed(prepared, kept, filter!);
+        if (kept === undefined && last !== prepared) prepared.filter(filter!, own);
         last = prepared;
         for (const { chunk, run } of roundings) run(parts[chunk]!, near);
         prepared.run(near, held, output(i, shape));
@@ -179,10 +179,9 @@ const computing = (plans: Plans, primitives: Primitives, node: Node): Compute =>
   const known = convolutionOf(node);
   if (known !== undefined) {
     const { kind, convolution } = known;
-    const [filter] = node.inputs;
-    return kind === "weight"
-      ? plans.weight(convolution)
-      : plans.through(kind, convolution, isInput(filter!) && filter!.frame === null);
+    if (kind === "weight") return plans.weight(convolution);
+    const filter = node.inputs[0]!;
+    return plans.through(kind, convolution, isInput(filter) && filter.frame === null ? filter : undefined);
   }
   const does = mappedOf(node);
   if (does === undefined) throw new Error(`internal: ${node.definition.name} is not computed by oneDNN`);

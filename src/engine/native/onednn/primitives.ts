@@ -82,7 +82,7 @@ export interface Prepared {
   readonly filterBytes: number;
 }
 
-/** Times this, any positive number is above 1, but for the smallest 2^22 of them. */
+/** Times this, any positive number but a subnormal one is about 1 or more. */
 const HUGE = 1e38;
 
 /** Makes primitives, equal ones once. */
