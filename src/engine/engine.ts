@@ -25,7 +25,7 @@ import {
   unavailable,
 } from "./session.ts";
 import { sessionThread } from "./session-thread.ts";
-import { rewritingOf, targetNamed } from "./targets.ts";
+import { rewritingOf, targetNamed, targetNames } from "./targets.ts";
 
 export interface EngineRequest {
   readonly provider: Provider | "auto";
@@ -34,6 +34,8 @@ export interface EngineRequest {
   readonly device?: number | undefined;
   /** Target by name; left out, the one for the provider. */
   readonly target?: string | undefined;
+  /** The target that a run was begun with: taken again where none is named and this machine has it. */
+  readonly begunWith?: string | undefined;
   /** How onnxruntime is reached; left out or auto, what wins there (`pickEngine`). */
   readonly engine?: EngineName | "auto" | undefined;
   /** What products compute in (precision.ts); left out or auto, float32 on the CPU and WebGPU, TF32 on CUDA. */
@@ -192,6 +194,17 @@ const blockFor = async (named: string | undefined): Promise<number | undefined> 
   return block;
 };
 
+/** What a run was begun with, where it is the CPU's and this processor has the blocks that it may name. */
+const againOn = (provider: Provider, precision: Precision, block: number | undefined, begunWith: string | undefined) =>
+  provider === "cpu" &&
+  precision === "float32" &&
+  begunWith !== undefined &&
+  /^cpu\b/.test(begunWith) &&
+  targetNames.includes(begunWith) &&
+  (!begunWith.startsWith("cpu-blocked") || begunWith === `cpu-blocked${block}`)
+    ? begunWith
+    : undefined;
+
 /** Picks the engine of a request. Throws a RequestError where what it names is not there. */
 export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   const { provider, threads, target: named } = request;
@@ -208,7 +221,10 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
   const block = chosen === "cpu" ? await blockFor(named) : undefined;
   const stock = () => targetNamed(chosen === "cuda" ? cudaTargetOf(precision) : chosen, block);
-  const wanted = targetNamed(named ?? targetFor(chosen, precision), block);
+  const wanted = targetNamed(
+    named ?? againOn(chosen, precision, block, request.begunWith) ?? targetFor(chosen, precision),
+    block,
+  );
   // Where there are no kernels, onnxruntime's own ops compute the same.
   const lacking = wanted.kernels !== undefined && chosen === "cuda" ? missingKernels(name) : undefined;
   const asked = lacking === undefined ? wanted : stock();

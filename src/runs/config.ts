@@ -40,6 +40,8 @@ export interface RunConfig extends Basis {
   readonly settings: Readonly<Record<string, SettingValue>>;
   /** Where files and folders among the settings lay, absolute, by key: for commands from another working folder. */
   readonly paths?: Readonly<Record<string, string>>;
+  /** How its graphs are lowered, by name, where that was left to the machine: it rounds in its own way. */
+  readonly target?: string | undefined;
   readonly versions: Readonly<Record<string, string>>;
   /** Git commit of this package, `-dirty` where it was changed; null where unknown. */
   readonly commit: string | null;
@@ -60,6 +62,7 @@ const configSchema = z.object({
   images: z.string().optional(),
   stepsPerEpoch: z.int().positive().optional(),
   plugins: z.array(z.object({ file: z.string(), sha256: z.string() })).optional(),
+  target: z.string().optional(),
   versions: z.record(z.string(), z.string()),
   commit: z.string().nullable(),
   changes: z
@@ -74,7 +77,18 @@ const camelKeys = <T>(record: Readonly<Record<string, T>>): Record<string, T> =>
 
 /** The file, its seal last. */
 export const encodeConfig = (config: RunConfig): string => {
-  const { command, settings, paths = {}, images, stepsPerEpoch, plugins = [], versions, commit, changes = [] } = config;
+  const {
+    command,
+    settings,
+    paths = {},
+    images,
+    stepsPerEpoch,
+    plugins = [],
+    target,
+    versions,
+    commit,
+    changes = [],
+  } = config;
   const text = stringify({
     command,
     settings: kebabKeys(settings),
@@ -82,6 +96,7 @@ export const encodeConfig = (config: RunConfig): string => {
     ...(images !== undefined && { images }),
     ...(stepsPerEpoch !== undefined && { stepsPerEpoch }),
     ...(plugins.length > 0 && { plugins: plugins.map(({ file, sha256 }) => ({ file, sha256 })) }),
+    ...(target !== undefined && { target }),
     versions,
     commit,
     ...(changes.length > 0 && {
@@ -115,7 +130,7 @@ const decodeConfig = (text: string, path: string, trust: Trust): RunConfig => {
     throw new RequestError(`${path} was changed after the run wrote it (its sha256 is another's); ${remedy}`);
   if (checked.seal === "missing" && trust === "resume")
     throw new RequestError(`${path} carries no sha256, by which a change of it would be seen; ${remedy}`);
-  const { paths, images, stepsPerEpoch, plugins, changes, ...rest } = data;
+  const { paths, images, stepsPerEpoch, plugins, target, changes, ...rest } = data;
   return {
     ...rest,
     settings: camelKeys(data.settings),
@@ -123,6 +138,7 @@ const decodeConfig = (text: string, path: string, trust: Trust): RunConfig => {
     ...(images !== undefined && { images }),
     ...(stepsPerEpoch !== undefined && { stepsPerEpoch }),
     ...(plugins && { plugins }),
+    ...(target !== undefined && { target }),
     ...(changes && { changes: changes.map((change) => ({ ...change, setting: camelCase(change.setting) })) }),
   };
 };

@@ -29,6 +29,8 @@ export interface RunFolderOptions extends ResumeRules {
   readonly resume?: boolean;
   /** Whether such a run can be resumed at all (default true). */
   readonly resumable?: boolean;
+  /** How graphs are lowered where that was left to the machine. */
+  readonly target?: string | undefined;
   /** Checkpoints to keep: the last so many (default 2) … */
   readonly keep?: number;
   /** … and each whose step is a multiple of this. */
@@ -91,6 +93,8 @@ const warnOfVersions = (before: RunConfig, now: RunConfig, warn: (message: strin
   const changes = [...names]
     .filter((name) => before.versions[name] !== now.versions[name])
     .map((name) => `${name} ${before.versions[name] ?? "none"} → ${now.versions[name] ?? "none"}`);
+  if (before.target !== undefined && now.target !== undefined && before.target !== now.target)
+    changes.push(`target ${before.target} → ${now.target}`);
   if (before.commit !== now.commit) changes.push(`commit ${before.commit ?? "unknown"} → ${now.commit ?? "unknown"}`);
   if (changes.length > 0)
     warn(`the run was begun by other versions (${changes.join(", ")}): results may differ slightly`);
@@ -113,6 +117,7 @@ const prepare = async (
   const config: RunConfig = {
     ...{ command, settings, ...(Object.keys(paths).length > 0 && { paths }) },
     ...options.basis,
+    ...(options.target !== undefined && { target: options.target }),
     ...{ versions: versions(), commit: await gitCommit() },
   };
   const names = (await readdir(folder)).filter((name) => !isLock(name) && !isPartial(name));

@@ -9,7 +9,7 @@ import { createLoader } from "../data/loader.ts";
 import { normalStart, uniformStart, weakView } from "../data/view.ts";
 import type { Collective } from "../distributed/collective.ts";
 import { joinRanks, ranksText, sharedBatch, shareOf } from "../distributed/ranks.ts";
-import { chooseEngine, type Engine } from "../engine/engine.ts";
+import type { Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { createJudge, percent } from "../evaluate/accuracy.ts";
 import { writeSealed } from "../files/seal.ts";
@@ -31,6 +31,7 @@ import {
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { partOf, partsText } from "./accumulate.ts";
 import { originOf, startOf } from "./encoder.ts";
+import { trainingEngine } from "./engine.ts";
 import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { type FinetuningImages, loadFinetuningImages } from "./finetune-data.ts";
 import {
@@ -227,7 +228,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   const collective = await joinRanks(given);
   // Losses of finetuning set no image against another.
   const { ranks, spoken } = sharedBatch(collective, { ...given, negatives: "local" });
-  const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
+  const { engine, target } = await trainingEngine(settings, context, collective, spoken);
   const classes = images.classes.length;
   const start = origin && startOf(origin, headOnly, images.classes);
   const model = { ...network, classes, branch, encoder: headOnly ? origin?.tensors : undefined };
@@ -245,7 +246,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
     stepsPerEpoch: Math.floor(images.training.count / batch),
     plugins: plugins.files,
   };
-  const folder = await context.openRun({ collective, basis });
+  const folder = await context.openRun({ collective, basis, target });
   const loader = loaderOf(settings, images, collective);
   const measured = { ...model, eps, stepSize, seed };
   const validation = await createValidation(engine, measured, settings, images, collective);

@@ -9,7 +9,7 @@ import { createLoader, type Loader } from "../data/loader.ts";
 import { normalStart, plainView, uniformStart, weakView } from "../data/view.ts";
 import type { Collective } from "../distributed/collective.ts";
 import { joinRanks, sharedBatch } from "../distributed/ranks.ts";
-import { chooseEngine, type Engine } from "../engine/engine.ts";
+import type { Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { percent } from "../evaluate/accuracy.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
@@ -21,6 +21,7 @@ import { checkConditions, type Figures, type Judged, judged, parseConditions } f
 import type { Reporter } from "../verbs/reporter.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { version } from "../version.ts";
+import { trainingEngine } from "./engine.ts";
 import { type Measured, measure } from "./harden/measure.ts";
 import { type Trainable, trainable } from "./harden/model.ts";
 import { patchWeights } from "./harden/patch.ts";
@@ -152,7 +153,7 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   const { original, training, test, share } = prepared;
   // Its batch norms stay as they are, and no image is set against another.
   const { spoken } = sharedBatch(collective, { batchNorm: "local", negatives: "local" });
-  const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
+  const { engine, target } = await trainingEngine(settings, context, collective, spoken);
   await warnOfProbabilities(original, test, engine, context.warn);
   const model = trainable(original, share);
   const { bytes } = original.model as ClassifierModel;
@@ -166,7 +167,7 @@ const run = async (settings: HardenSettings, context: VerbContext): Promise<Hard
   );
   const loader = createImages(settings, prepared, collective);
   const basis = { images: datasetFingerprint(training), stepsPerEpoch: loader.stepsPerEpoch };
-  const folder = await context.openRun({ collective, basis });
+  const folder = await context.openRun({ collective, basis, target });
   const measureModel = createMeasure(settings, prepared, engine);
   const before = await measureBefore(settings, prepared, folder, engine, measureModel, context);
   const start = { model, before, folder, loader, engine, collective };

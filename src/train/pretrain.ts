@@ -11,7 +11,7 @@ import { createLoader } from "../data/loader.ts";
 import { checkPseudoLabels, type PseudoLabels, readPseudoLabels } from "../data/pseudo-labels.ts";
 import type { Collective } from "../distributed/collective.ts";
 import { joinRanks, ranksText, sharedBatch, shareOf } from "../distributed/ranks.ts";
-import { chooseEngine, type Engine } from "../engine/engine.ts";
+import type { Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { percent } from "../evaluate/accuracy.ts";
 import { createExtractor, knnAccuracy } from "../evaluate/knn.ts";
@@ -26,6 +26,7 @@ import type { Resolved } from "../settings/spec.ts";
 import { checkConditions, type Judged, judged, parseConditions } from "../verbs/conditions.ts";
 import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { partOf, partsText } from "./accumulate.ts";
+import { trainingEngine } from "./engine.ts";
 import { checkOptions, feedOf, rateOf, teacherState } from "./feeds.ts";
 import { type Extremes, figuresOf, measuredBy, readExtremes } from "./figures.ts";
 import { train } from "./loop.ts";
@@ -249,7 +250,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const pseudoLabels = await labelsFor(settings, dataset, context);
   const collective = await joinRanks(settings);
   const { ranks, spoken } = sharedBatch(collective, settings);
-  const engine = await chooseEngine({ ...settings, device: collective.localRank, ...spoken });
+  const { engine, target } = await trainingEngine(settings, context, collective, spoken);
   const network = networkOf(settings, method, dataset.height);
   const step = stepOf({ ...settings, batch: partOf(shareOf(batch, collective), accumulate) }, method, network, ranks);
   const knnNames =
@@ -268,7 +269,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
     ...(pseudoLabels && { pseudoLabels }),
   });
   const folder = await context.openRun({
-    collective,
+    ...{ collective, target },
     basis: { images: datasetFingerprint(dataset), stepsPerEpoch: loader.stepsPerEpoch, plugins },
   });
   const knn = await createKnn(engine, network, dataset, test, collective);

@@ -4,7 +4,7 @@ import { alone, type Collective } from "../distributed/collective.ts";
 import { launched } from "../distributed/launcher.ts";
 import { RequestError } from "../errors.ts";
 import { warnOfUnits } from "../models/units.ts";
-import type { Basis } from "../runs/config.ts";
+import type { Basis, RunConfig } from "../runs/config.ts";
 import type { RunFolder } from "../runs/run-folder.ts";
 import type { SettingValue } from "../settings/name.ts";
 import { readObject } from "../settings/resolve.ts";
@@ -43,7 +43,11 @@ export interface VerbContext extends Reporter {
     readonly collective?: Collective;
     /** What a resumed run must find again besides its settings. */
     readonly basis?: Basis;
+    /** How graphs are lowered where that was left to the machine. */
+    readonly target?: string | undefined;
   }): Promise<RunFolder>;
+  /** What the run was begun with that --resume goes on with; undefined where there is none. */
+  begun(): Promise<RunConfig | undefined>;
 }
 
 type Shape = Readonly<Record<string, z.ZodType>>;
@@ -94,6 +98,12 @@ const openContext = (spec: Spec, settings: Readonly<Record<string, SettingValue>
     },
     recorded,
     changeable,
+    begun: async () => {
+      const { out, resume, override } = settings;
+      if (resume !== true || typeof out !== "string") return undefined;
+      const { readRunConfig } = await import("../runs/config.ts");
+      return readRunConfig(spec.runFolder(out), override === true ? "override" : "resume");
+    },
     openRun: async ({ collective = alone, ...kept } = {}) => {
       const { openRunFolder } = await import("../runs/run-folder.ts");
       const { openShared } = await import("../distributed/shared-run.ts");

@@ -60,6 +60,16 @@ describe("opening", () => {
     );
   });
 
+  test("keeps how graphs are lowered, and says where a resumed run lowers them otherwise", async () => {
+    await (await openRun({ target: "cpu-blocked16" })).close();
+    expect((await readRunConfig(folder))?.target).toBe("cpu-blocked16");
+    const { config } = await openRun({ target: "cpu-blocked8", resume: true });
+    expect(config.target).toBe("cpu-blocked16");
+    expect(warnings.join("\n")).toContain(
+      "the run was begun by other versions (target cpu-blocked16 → cpu-blocked8): results may differ slightly",
+    );
+  });
+
   test("refuses a folder with a run, unless it is resumed", async () => {
     await (await openRun()).close();
     await expect(openRun()).rejects.toThrow(

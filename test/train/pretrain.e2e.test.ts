@@ -19,6 +19,7 @@ import { float32, tensor } from "../../graphs/onnx/tensor.ts";
 import { writePseudoLabels } from "../../src/data/pseudo-labels.ts";
 import { readSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
 import { portraitSchema } from "../../src/report/portrait-file.ts";
+import { encodeConfig, type RunConfig, readRunConfig } from "../../src/runs/config.ts";
 import { built } from "../built.ts";
 import { killedAfter } from "../killed.ts";
 
@@ -104,6 +105,21 @@ describe("a run", () => {
     const other = advcl(`${args} --out ${join(folder, "straight")} --resume --lr 0.3`);
     expect([other.status, other.stderr]).toEqual([2, expect.stringContaining("lr was 0.05 and is now 0.3")]);
   });
+});
+
+test("a run that goes on is lowered as it was begun", async () => {
+  const args = `${tiny.replace(" --target portable", "")} --epochs 2 --no-clusters`;
+  const [begun, asked] = [join(folder, "begun"), join(folder, "asked")];
+  expect(advcl(`${args} --out ${begun}`).status).toBe(0);
+  const config = (await readRunConfig(begun)) as RunConfig;
+  expect(config.target).toMatch(/^cpu/);
+  expect(advcl(`${args} --target cpu-pixels --out ${asked}`).status).toBe(0);
+  expect((await readRunConfig(asked))?.target).toBeUndefined();
+  // As if it had been begun where pixels are the choice, and stopped before its first checkpoint.
+  rmSync(join(begun, "checkpoints"), { recursive: true });
+  writeFileSync(join(begun, "config.yaml"), encodeConfig({ ...config, target: "cpu-pixels" }));
+  expect(advcl(`${args} --out ${begun} --resume`).status).toBe(0);
+  expect(artefacts(begun).tensors).toBe(artefacts(asked).tensors);
 });
 
 test("several steps in a run of the engine end with the same bytes, killed and resumed or not", async () => {

@@ -26,6 +26,18 @@ test("on the CPU the binding by itself, the native engine where it is asked for;
   ]);
 });
 
+test("what a run was begun with is taken again where this machine has it and nothing else is asked for", async () => {
+  const taken = async (request: Partial<Parameters<typeof chooseEngine>[0]>) =>
+    (await chooseEngine({ provider: "cpu", threads: 1, ...request })).target.name;
+  const own = await taken({});
+  expect(own).toMatch(/^cpu(-blocked\d+)?$/);
+  expect(await taken({ begunWith: "cpu-pixels" })).toBe("cpu-pixels");
+  expect(await taken({ begunWith: own })).toBe(own);
+  expect(await taken({ begunWith: own === "cpu-blocked8" ? "cpu-blocked16" : "cpu-blocked8" })).toBe(own);
+  for (const begunWith of ["cuda", "cpu-of-another-version"]) expect(await taken({ begunWith })).toBe(own);
+  expect(await taken({ begunWith: "cpu-pixels", target: "portable" })).toBe("portable");
+});
+
 test("on CUDA the native engine, with graphs; on WebGPU the binding", () => {
   expect(engineOf("cuda")).toMatchObject({ name: "native", graphs: true });
   expect(engineOf("webgpu")).toMatchObject({ name: "binding", graphs: false });

@@ -1,0 +1,20 @@
+/** The engine that a training runs on. */
+import type { Collective } from "../distributed/collective.ts";
+import { chooseEngine, type Engine, type EngineRequest } from "../engine/engine.ts";
+import type { VerbContext } from "../verbs/verb.ts";
+
+/**
+ * The engine of a training, and how it lowers graphs where that is left to the machine, for the run's config. On the CPU a run that
+ * goes on takes what it was begun with, as far as this machine has it: another lowering rounds otherwise.
+ */
+export const trainingEngine = async (
+  settings: EngineRequest,
+  { begun }: VerbContext,
+  { localRank }: Collective,
+  spoken: Pick<EngineRequest, "ranks" | "speaking"> | undefined,
+): Promise<{ readonly engine: Engine; readonly target: string | undefined }> => {
+  const begunWith = (await begun())?.target;
+  const engine = await chooseEngine({ ...settings, device: localRank, ...spoken, begunWith });
+  const left = settings.target === undefined && engine.provider === "cpu";
+  return { engine, target: left ? engine.target.name : undefined };
+};
