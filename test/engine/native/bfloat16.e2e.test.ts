@@ -40,6 +40,13 @@ here("--precision bfloat16", () => {
     expect(lastTensors(killed)).toBe(lastTensors(whole));
   });
 
+  test("gives the same bytes with several steps in a run of the engine, where filters change on the way", () => {
+    const many = join(folder, "many");
+    const { status, stderr } = advcl([...pretrain, "--steps-per-run", "2", "--out", many]);
+    expect([status, faultsIn(stderr)]).toEqual([0, []]);
+    expect(lastTensors(many)).toBe(lastTensors(whole));
+  });
+
   test("is refused in one sentence where oneDNN is not here, and leaves nothing", () => {
     const nowhere = join(folder, "nowhere");
     const { status, stderr } = advcl([...pretrain, "--out", nowhere], { ADVCL_ONEDNN: nowhere });

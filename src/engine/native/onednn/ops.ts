@@ -1,5 +1,5 @@
 /** The bfloat16 convolutions of a model (graphs/targets/cpu/bfloat16) as custom ops of onnxruntime, computed with oneDNN. */
-import { isInput, type Node, type Value } from "../../../../graphs/onnx/graph.ts";
+import { isConstant, isInput, type Node, type Value } from "../../../../graphs/onnx/graph.ts";
 import type { Model } from "../../../../graphs/onnx/write.ts";
 import {
   bfloat16Name,
@@ -67,7 +67,7 @@ interface Rounding {
   readonly run: (from: bigint, to: bigint) => void;
 }
 
-/** Filters as oneDNN likes them: those that are inputs of a model are laid out once a run, in memory that stays. */
+/** Filters as oneDNN likes them: inputs and constants of a model are laid out once a run, in memory that stays. */
 class Filters {
   readonly #address: (buffer: Uint8Array) => bigint;
   readonly #packed = new Map<Prepared, Map<Value, Uint8Array>>();
@@ -81,7 +81,7 @@ class Filters {
     this.#fresh.clear();
   }
 
-  /** Where an input of the model, which lies at `address` in this run, lies as a convolution wants it. */
+  /** Where such a filter, which lies at `address` in this run, lies as a convolution wants it. */
   packed(prepared: Prepared, filter: Value, address: bigint): bigint {
     const byInput = this.#packed.get(prepared) ?? new Map<Value, Uint8Array>();
     this.#packed.set(prepared, byInput);
@@ -125,7 +125,7 @@ class Plans {
 
   /**
    * A convolution or its gradient to the input, chunk by chunk of what it makes.
-   * @param kept the filter where it is an input of the model, the same throughout a run
+   * @param kept the filter where it is an input or a constant of the model, the same throughout a run
    */
   through(kind: "forward" | "input", c: Convolution, kept: Value | undefined): Compute {
     const [from, to]: [Side, Side] = kind === "forward" ? ["input", "output"] : ["output", "input"];
@@ -181,7 +181,8 @@ const computing = (plans: Plans, primitives: Primitives, node: Node): Compute =>
     const { kind, convolution } = known;
     if (kind === "weight") return plans.weight(convolution);
     const filter = node.inputs[0]!;
-    return plans.through(kind, convolution, isInput(filter) && filter.frame === null ? filter : undefined);
+    const stays = isConstant(filter) || (isInput(filter) && filter.frame === null);
+    return plans.through(kind, convolution, stays ? filter : undefined);
   }
   const does = mappedOf(node);
   if (does === undefined) throw new Error(`internal: ${node.definition.name} is not computed by oneDNN`);
