@@ -35,8 +35,9 @@ interface Event {
   readonly args?: { readonly op_name?: string; readonly provider?: string };
 }
 
-/** Ops whose kernels are convolutions or matrix products, as onnxruntime spells and fuses them. */
-const products = /^(Fused|NhwcFused|Nhwc)?(Conv|ConvTranspose|MatMul|Gemm)$|^TransposeMatMul$/;
+/** Ops whose kernels are convolutions or matrix products, as onnxruntime spells and fuses them, and this project's own. */
+const products =
+  /^(Fused|NhwcFused|Nhwc)?(Conv|ConvTranspose|MatMul|Gemm)$|^TransposeMatMul$|^bfloat16(Conv|GradInput|GradWeight)\./;
 
 const KERNEL = "_kernel_time";
 

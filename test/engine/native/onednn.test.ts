@@ -3,6 +3,7 @@ import { describe, expect, test } from "@jest/globals";
 import { apply, input, type Value } from "../../../graphs/onnx/graph.ts";
 import { allNodesOf } from "../../../graphs/onnx/order.ts";
 import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import type { Model } from "../../../graphs/onnx/write.ts";
 import type { OpDefinition } from "../../../graphs/ops/index.ts";
 import { compile } from "../../../graphs/steps/step.ts";
 import {
@@ -19,6 +20,7 @@ import { chooseEngine } from "../../../src/engine/engine.ts";
 import { missingBfloat16, type OnednnTools, onednnKernels } from "../../../src/engine/native/onednn/available.ts";
 import type { Onednn } from "../../../src/engine/native/onednn/library.ts";
 import { piecesOf } from "../../../src/engine/native/onednn/ops.ts";
+import { profileOf } from "../../../src/engine/profile.ts";
 import { createSession } from "../../../src/engine/session.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../../graphs/run.ts";
 import { available } from "../../needs.ts";
@@ -144,6 +146,16 @@ here("oneDNN", () => {
     expect(session.inputNames).toEqual(["x"]);
     await session.release();
   });
+});
+
+test("a profile counts them among convolutions and matrix products", () => {
+  const ran = (name: string, dur: number) => ({
+    ...{ cat: "Node", name: `${name}_kernel_time`, ts: 0, dur },
+    args: { op_name: name, provider: "CPUExecutionProvider" },
+  });
+  const events = [ran("bfloat16Conv.float32x3.float32x2", 2), ran("bfloat16GradWeight.float32x4.float32", 1)];
+  const { products } = profileOf([...events, ran("rowMap.float32x3.float32", 1)], { nodes: new Map() } as Model);
+  expect(products).toBe(0.75);
 });
 
 test("which chunks hold some images", () => {
