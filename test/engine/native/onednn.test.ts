@@ -154,7 +154,9 @@ test("a profile counts them among convolutions and matrix products", () => {
     args: { op_name: name, provider: "CPUExecutionProvider" },
   });
   const events = [ran("bfloat16Conv.float32x3.float32x2", 2), ran("bfloat16GradWeight.float32x4.float32", 1)];
-  const { products } = profileOf([...events, ran("rowMap.float32x3.float32", 1)], { nodes: new Map() } as unknown as Model);
+  const { products } = profileOf([...events, ran("rowMap.float32x3.float32", 1)], {
+    nodes: new Map(),
+  } as unknown as Model);
   expect(products).toBe(0.75);
 });
 
