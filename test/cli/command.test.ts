@@ -373,8 +373,9 @@ Common settings:
                                 what computes (default auto)
   --engine auto|binding|native  how onnxruntime is reached: by onnxruntime-node's binding or by its
                                 C API; auto: native on CUDA, else the binding (default auto)
-  --precision auto|float32|tf32|float16
-                                what products compute in; auto: float32, on CUDA tf32 (default auto)
+  --precision auto|float32|tf32|float16|bfloat16
+                                what products compute in; auto: float32, on CUDA tf32; bfloat16 is
+                                for CPUs that have it (default auto)
   --out PATH                    folder to write to
   --show-config                 print all settings with their sources, and do nothing
   --json                        make the last line of stdout one JSON object with the results
