@@ -129,14 +129,21 @@ describe("convolutions", () => {
     { x: [2, 128, 8, 8], filters: 256, kernel: 3, stride: 2, padding: 1 },
     { x: [16, 16, 64, 64], filters: 32, kernel: 3, stride: 2, padding: 1 },
     { x: [32, 8, 64, 64], filters: 8, kernel: 3, stride: 1, padding: 1 },
-  ];
+    // The images of a chunk are input channels of the gradient to the filters: more than a block of them, and not whole blocks.
+    { x: [24, 16, 8, 8], filters: 32, kernel: 3, stride: 1, padding: 1 },
+    { x: [40, 32, 6, 6], filters: 16, kernel: 3, stride: 2, padding: 1 },
+    { x: [48, 8, 8, 8], filters: 8, kernel: 3, stride: 1, padding: 1 },
+    { x: [4, 16, 9, 10], filters: 32, kernel: 3, stride: 1, padding: 2, dilation: 2 },
+    { x: [4, 16, 12, 12], filters: 16, kernel: 1, stride: 3, padding: 0 },
+  ].map((each) => ({ dilation: 1, ...each }));
   test.each(block === undefined ? [] : blockedCases)(
-    "in blocks, $x to $filters by $kernel with stride $stride",
-    async ({ x, filters, kernel, stride, padding }) => {
+    "in blocks, $x to $filters by $kernel with stride $stride, dilation $dilation",
+    async ({ x, filters, kernel, stride, padding, dilation }) => {
       const given = image("x", x);
       const w = image("w", [filters, x[1]!, kernel, kernel]);
       const bias = image("bias", [filters]);
-      const y = conv(given, w, bias, { pads: Array<number>(4).fill(padding), strides: [stride, stride] });
+      const [pads, strides, dilations] = [Array<number>(4).fill(padding), [stride, stride], [dilation, dilation]];
+      const y = conv(given, w, bias, { pads, strides, dilations });
       const dy = image("dy", y.shape);
       const [dx, dw] = vjp([y], [dy], [given, w]) as [Value, Value];
       const target = cpuTarget({ block: block as number });

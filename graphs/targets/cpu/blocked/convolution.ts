@@ -20,12 +20,12 @@ import type { Lowering } from "../../lower.ts";
 import type { Followed, Known, Place } from "../chunked.ts";
 import { shaped } from "../contrib.ts";
 import { shapeOf } from "../convolution.ts";
-import { columnFilter, type Geometry } from "../im2col.ts";
+import type { Geometry } from "../im2col.ts";
 import type { ConvShape } from "../ways.ts";
-import { blockedFilter, crossFilter, sharedFilter, stemFilter, turnedFilter } from "./filters.ts";
+import { blockedFilter, sharedFilter, stemFilter, turnedFilter, wholeFilter } from "./filters.ts";
 import { blockedLayout, isBlocked, sharing } from "./layout.ts";
 import { activated, type BlockedConv, blockedConv, fromBlocked } from "./nchwc.ts";
-import { crossGradWeight, stemGradWeight, stridedGradWeight, upTo } from "./weight-gradient.ts";
+import { placesGradWeight, stemGradWeight, upTo } from "./weight-gradient.ts";
 
 /** Row-major images of so many chunks. */
 const imageChunks = (x: Lowered, chunks: readonly number[]): readonly Value[] => {
@@ -255,9 +255,8 @@ const gradWeight =
       const each = seen.map((part, i) => stemGradWeight(part, given[i]!, block, g));
       return [{ layout: sharedFilter(stemFilter, together), parts: [each.reduce((a, b) => add(a, b))] }];
     }
-    const one = plain ? crossGradWeight : stridedGradWeight;
-    const sum = seen.reduce<Value | undefined>((sum, part, i) => one(part, given[i]!, block, g, sum), undefined);
-    return [{ layout: sharedFilter(plain ? crossFilter : columnFilter, together), parts: [sum as Value] }];
+    const whole = placesGradWeight(seen, given, block, shape.outputChannels, g);
+    return [{ layout: sharedFilter(wholeFilter, together), parts: [whole] }];
   };
 
 /** Entries for the three ops on a processor with blocks of `block` channels. */

@@ -68,14 +68,11 @@ export const turnedFilter = (block: number, rows: readonly number[], columns: re
   unpack: oneWay,
 });
 
-/** [kw·Ci, kh·Co], as the gradient of filters is computed where the stride is 1. */
-export const crossFilter: Layout = {
-  name: "cross-filter",
+/** [Co/b, b, Ci/b, b, kh, kw], as the gradient of filters is computed. */
+export const wholeFilter: Layout = {
+  name: "whole-filter",
   pack: oneWay,
-  unpack: ([w], { shape }) => {
-    const [co = 0, ci = 0, kh = 0, kw = 0] = shape;
-    return transpose(shaped(w as Value, [kw, ci, kh, co]), { perm: [3, 1, 2, 0] });
-  },
+  unpack: ([w], { shape }) => shaped(w as Value, shape),
 };
 
 /** [Co/b, k·Ci, b], as the gradient of a stem's filters is computed. */

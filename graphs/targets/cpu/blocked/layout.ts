@@ -34,12 +34,18 @@ export const shared = ([n = 0, c = 0, ...size]: readonly number[], together: num
   ...size,
 ];
 
+/** Whether so many images of whole blocks can be channels themselves, as in the gradient to the filters (weight-gradient.ts). */
+export const fillsBlocks = (block: number, images: number): boolean => images < block || images % block === 0;
+
 /** How a value [N,C,H,W] is cut: into equal chunks, a power of two of them, so that interleaved branches start each alike. */
 export const blockedLayout = (block: number, { shape }: { readonly shape: readonly number[] }): BlockedLayout => {
   const [n = 0, c = 0, h = 0, w = 0] = shape;
   const together = sharing(block, shape);
   let count = 1;
-  while (count < MOST_CHUNKS && n % (2 * count * together) === 0 && (n / (2 * count)) * c * h * w >= CHUNK) count *= 2;
+  const halves = () => n % (2 * count * together) === 0;
+  const fits = (images: number) => fillsBlocks(block, images / together);
+  while (count < MOST_CHUNKS && halves() && (n / (2 * count)) * c * h * w >= CHUNK) count *= 2;
+  if (count > 1 && halves() && !fits(n / count) && fits(n / (2 * count))) count *= 2;
   return blockedChunks(block, Array<number>(count).fill(n / count), together);
 };
 

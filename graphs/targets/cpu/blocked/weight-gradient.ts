@@ -1,119 +1,115 @@
 /**
- * Gradients to the filters in the blocked layout, as one matrix product over all pixels of a chunk.
+ * Gradients to the filters in the blocked layout.
  *
- * With stride 1 the columns of the kernel shift the input and its rows shift dy the other way, so that the product of
- * [K, kw·Ci] and [K, kh·Co], K the pixels of a chunk, has every place of the kernel, from kw + kh shifted copies instead of kh·kw.
+ * dw[o,i,a,b] is the sum over images n and pixels (y,z) of dy[n,o,y,z]·x[n,i,s·y + a,s·z + b]: a convolution whose input channels are
+ * the images, whose filters are dy, and whose results are the places (a,b) of the kernel. A plane of x in memory, [H, W, block], is
+ * an image W·block wide whose columns are pixels and channels in turn; a filter of dilation block over it sees one channel of all pixels,
+ * and the columns of the result are places and channels in turn. dy in memory, [n, Co/b, H, W, b], is a filter as it lies. So
+ * nothing is copied but for a border of zeros around x, where matrix products want every pixel kh·kw times.
  */
-import { constant, type Value } from "../../../onnx/graph.ts";
-import { tensor } from "../../../onnx/tensor.ts";
-import { add, concat, gather, gemm, matMul, pad, reduceSum } from "../../../ops/index.ts";
-import { fusedMatMul } from "../../contrib.ts";
+import type { Value } from "../../../onnx/graph.ts";
+import { add, concat, matMul, pad, reduceSum, slice, transpose } from "../../../ops/index.ts";
 import { shaped } from "../contrib.ts";
-import { type Geometry, withZeroRow } from "../im2col.ts";
-
-const known = new Map<string, Value>();
-const kept = (key: string, make: () => Value): Value => {
-  const value = known.get(key) ?? make();
-  known.set(key, value);
-  return value;
-};
-
-/** Where a pixel at (row, column) of a grid reads: [row, column], or outside of the image. */
-type Place = (row: number, column: number) => readonly [number, number];
-
-/**
- * [n·rows·columns, places·C] of a chunk [n,C,H,W]: what each pixel of the grid reads at each of some places. The key names the
- * places, since equal indices are one constant.
- */
-const shifted = (
-  key: string,
-  x: Value,
-  block: number,
-  [rows, columns]: readonly [number, number],
-  places: readonly Place[],
-): Value => {
-  const [n, c, h, w] = x.shape as [number, number, number, number];
-  const blocks = c / block;
-  const outside = n * blocks * h * w;
-  const index = kept(`${key} of ${x.shape.join()}`, () => {
-    const at = new Int32Array(n * rows * columns * places.length * blocks);
-    let next = 0;
-    for (let image = 0; image < n; image++)
-      for (let row = 0; row < rows; row++)
-        for (let column = 0; column < columns; column++)
-          for (const place of places) {
-            const [y, z] = place(row, column);
-            const inside = y >= 0 && y < h && z >= 0 && z < w;
-            for (let b = 0; b < blocks; b++) at[next++] = inside ? ((image * blocks + b) * h + y) * w + z : outside;
-          }
-    return constant(tensor("int32", [at.length], at));
-  });
-  return shaped(gather(withZeroRow(shaped(x, [outside, block])), index, { axis: 0 }), [
-    n * rows * columns,
-    places.length * c,
-  ]);
-};
-
-const asIs: Place = (row, column) => [row, column];
-
-/** A chunk's pixels as rows of all channels, [n·H·W, C]. */
-const pixelRows = (x: Value, block: number): Value => {
-  const [n, c, h, w] = x.shape as [number, number, number, number];
-  return c === block ? shaped(x, [n * h * w, c]) : shifted("rows", x, block, [h, w], [asIs]);
-};
+import type { Geometry } from "../im2col.ts";
+import { fillsBlocks } from "./layout.ts";
+import { blockedConv } from "./nchwc.ts";
 
 /** 0 to n - 1. */
 export const upTo = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
-/** Elements of a product from which on the engine cuts it among its threads, and rows that a part of a smaller one has at least. */
-const LARGE = 2 ** 14;
-const ROWS = 1024;
+/** Results of a convolution from which on its threads are all busy. */
+const UNITS = 4;
 
-/** aᵀ·b over the rows of both, added to a sum. A small result is made in parts of the rows, which run side by side. */
-const overRows = (a: Value, b: Value, sum: Value | undefined): Value => {
-  const rows = a.dim(0);
-  let parts = 1;
-  if (a.dim(1) * b.dim(1) < LARGE) while (rows % (2 * parts) === 0 && rows / (2 * parts) >= ROWS) parts *= 2;
-  if (parts === 1) return sum === undefined ? gemm(a, b, { transA: 1 }) : gemm(a, b, sum, { transA: 1 });
-  const cut = (v: Value) => shaped(v, [parts, rows / parts, v.dim(1)]);
-  const one = reduceSum(fusedMatMul(cut(a), cut(b), { transA: 1 }), { axes: [0], keepdims: 0 });
-  return sum === undefined ? one : add(sum, one);
+/**
+ * Images that one sum goes over, as input channels of a group: less than a block of them, or the engine would want those in
+ * blocks too, and not so many that few groups are left.
+ */
+const summed = (n: number, blocks: number, block: number): number => {
+  let images = 1;
+  while (2 * images < block && n % (2 * images) === 0 && (n / (2 * images)) * blocks >= UNITS) images *= 2;
+  return images;
 };
 
-/** [kw·Ci, kh·Co] of one chunk, stride 1, added to what earlier chunks gave. */
-export const crossGradWeight = (x: Value, dy: Value, block: number, g: Geometry, sum: Value | undefined): Value => {
-  const [kh, kw] = g.kernel;
-  const key = `${g.kernel.join("×")} ${g.pads.join("×")} ${g.dilations.join("×")}`;
-  const grid = [g.input[0], g.output[1]] as const;
-  const right = upTo(kw).map(
-    (k): Place =>
-      (row, column) => [row, column + k * g.dilations[1] - g.pads[1]],
-  );
-  const up = upTo(kh).map(
-    (k): Place =>
-      (row, column) => [row - k * g.dilations[0] + g.pads[0], column],
-  );
-  const columns = shifted(`columns ${key} ${grid.join("×")}`, x, block, grid, right);
-  const rows = shifted(`rows ${key} ${grid.join("×")}`, dy, block, grid, up);
-  return overRows(columns, rows, sum);
+/** How an axis is read: a border before and after it, and results, of which the places of the kernel are every d-th. */
+interface Axis {
+  readonly before: number;
+  readonly after: number;
+  readonly results: number;
+}
+
+const axisOf = (g: Geometry, axis: 0 | 1): Axis => {
+  const wanted = g.dilations[axis] * (g.kernel[axis] - 1) + 1;
+  const reach = g.strides[axis] * (g.output[axis] - 1);
+  const [size, before] = [g.input[axis], g.pads[axis]];
+  const results = Math.max(wanted, size + before - reach);
+  return { before, after: results + reach - size - before, results };
 };
 
-/** [k·Ci, Co] of one chunk at any stride, added to what earlier chunks gave. */
-export const stridedGradWeight = (x: Value, dy: Value, block: number, g: Geometry, sum: Value | undefined): Value => {
-  const [kh, kw] = g.kernel;
-  const places = upTo(kh).flatMap((a) =>
-    upTo(kw).map(
-      (b): Place =>
-        (row, column) => [
-          row * g.strides[0] + a * g.dilations[0] - g.pads[0],
-          column * g.strides[1] + b * g.dilations[1] - g.pads[1],
-        ],
-    ),
+/** What groups of images give, [Ci/b, groups·Co, rows, columns·b] (b of Co in blocks), added to what earlier ones gave. */
+const placesSum = (x: Value, dy: Value, block: number, g: Geometry, sum: Value | undefined): Value => {
+  const [n, ci, h, w] = x.shape as [number, number, number, number];
+  const [from, to] = [ci / block, dy.dim(1) / block];
+  const [down, across] = [axisOf(g, 0), axisOf(g, 1)];
+  const images = summed(n, from, block);
+  const ordered =
+    from === 1
+      ? shaped(x, [1, n, h, w * block])
+      : transpose(shaped(x, [n, from, h, w * block]), { perm: [1, 0, 2, 3] });
+  const bordered =
+    across.before + across.after === 0
+      ? ordered
+      : pad(ordered, { begin: { 3: across.before * block }, end: { 3: across.after * block } });
+  const size = dy.dim(2) * dy.dim(3) * block;
+  const grouped =
+    to === 1 || images === 1 ? dy : transpose(shaped(dy, [n / images, images, to, size]), { perm: [0, 2, 1, 3] });
+  return blockedConv(
+    [bordered, shaped(grouped, [(n / images) * to * block, images, dy.dim(2), dy.dim(3)]), undefined, sum],
+    {
+      kernel_shape: g.output,
+      pads: [down.before, 0, down.after, 0],
+      strides: [1, 1],
+      dilations: [g.strides[0], g.strides[1] * block],
+      group: n / images,
+    },
   );
-  const key = `strided ${[g.kernel, g.pads, g.dilations, g.strides, g.output].map((p) => p.join("×")).join(" ")}`;
-  const columns = shifted(key, x, block, g.output, places);
-  const rows = pixelRows(dy, block);
-  return overRows(columns, rows, sum);
+};
+
+/** The gradient [Co/b, b of Co, Ci/b, b of Ci, kh, kw] of what placesSum gave at last. */
+const placesFilter = (sum: Value, co: number, block: number, g: Geometry): Value => {
+  const [from, groups] = [sum.dim(0), sum.dim(1) / co];
+  const [rows, columns] = [axisOf(g, 0).results, axisOf(g, 1).results];
+  const each = shaped(sum, [from, groups, co * rows * columns * block]);
+  const whole = shaped(groups === 1 ? each : reduceSum(each, { axes: [1], keepdims: 0 }), [
+    ...[from, co / block, rows, columns, block, block],
+  ]);
+  const taken = ([0, 1] as const)
+    .map((i) => ({ axis: 2 + i, start: 0, end: g.dilations[i] * (g.kernel[i] - 1) + 1, step: g.dilations[i] }))
+    .filter(({ axis, end, step }) => end !== whole.dim(axis) || step !== 1);
+  return transpose(taken.length === 0 ? whole : slice(whole, taken), { perm: [1, 5, 0, 4, 2, 3] });
+};
+
+/** A chunk cut into such as the engine takes for channels: less images than a block, or whole blocks of them. */
+const pieces = (part: Value, block: number): readonly Value[] => {
+  const n = part.dim(0);
+  if (fillsBlocks(block, n)) return [part];
+  const rest = n % block;
+  const cut = (start: number, end: number) => slice(part, [{ axis: 0, start, end }]);
+  return [cut(0, n - rest), cut(n - rest, n)];
+};
+
+/** [Co/b, b of Co, Ci/b, b of Ci, kh, kw] of chunks x [n,Ci,H,W] and dy [n,Co,H',W'], as many images in each. */
+export const placesGradWeight = (
+  xs: readonly Value[],
+  dys: readonly Value[],
+  block: number,
+  channels: number,
+  g: Geometry,
+): Value => {
+  const backs = dys.flatMap((dy) => pieces(dy, block));
+  const sums = new Map<number, Value>();
+  for (const [i, x] of xs.flatMap((part) => pieces(part, block)).entries())
+    sums.set(x.dim(0), placesSum(x, backs[i]!, block, g, sums.get(x.dim(0))));
+  return Array.from(sums.values(), (sum) => placesFilter(sum, channels, block, g)).reduce((a, b) => add(a, b));
 };
 
 /** [Co/b, k·Ci, b] of row-major images [n,Ci,H,W] with few channels and dy, stride 1: a product for each image and block. */
