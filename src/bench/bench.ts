@@ -1,5 +1,10 @@
 /** Measurements of this machine: the step, the data pipeline, the engine's products and the ways of a target. */
+import { blockedName } from "../../graphs/targets/cpu/placing.ts";
+import { blockSize } from "../engine/block.ts";
 import { chooseEngine } from "../engine/engine.ts";
+import { timedLayouts } from "../engine/layouts/choice.ts";
+import type { LayoutRow } from "../engine/layouts/timing.ts";
+import { RequestError } from "../errors.ts";
 import { networkDefaultsOf } from "../runs/network.ts";
 import { defineVerb, type VerbContext } from "../verbs/verb.ts";
 import { benchData, type DataFigures } from "./data.ts";
@@ -14,13 +19,39 @@ export interface GemmFigures {
   readonly provider: string;
 }
 
-export type BenchResult = StepFigures | DataFigures | GemmFigures | LoweringFigures;
+/** Where values lie best on this processor. */
+export interface LayoutFigures {
+  /** What trainings take from now on where no target is named. */
+  readonly target: string;
+  readonly rows: readonly LayoutRow[];
+}
+
+export type BenchResult = StepFigures | DataFigures | GemmFigures | LoweringFigures | LayoutFigures;
+
+const benchLayouts = async ({ threads }: BenchSettings, { print }: VerbContext): Promise<LayoutFigures> => {
+  const block = await blockSize();
+  if (block === undefined)
+    throw new RequestError("onnxruntime has no blocked convolutions on this processor, so there is nothing to choose");
+  const rows: LayoutRow[] = [];
+  print("channels  side  images     blocks     pixels");
+  const { limits, reason } = await timedLayouts(block, threads, (row) => {
+    rows.push(row);
+    const { channels, side, images, blocks, pixels } = row;
+    const cells = [String(channels).padStart(8), String(side).padStart(4), String(images).padStart(6)];
+    print([...cells, ...[blocks, pixels].map((ms) => `${ms.toFixed(1)} ms`.padStart(9))].join("  "));
+  });
+  const target = blockedName(block, limits);
+  print(`${target}: ${reason}`);
+  return { target, rows };
+};
 
 const run = async (settings: BenchSettings, context: VerbContext): Promise<BenchResult> => {
   const engine = await chooseEngine(settings);
   switch (settings.what) {
     case "data":
       return benchData(settings, context);
+    case "layouts":
+      return benchLayouts(settings, context);
     case "lowerings":
       return benchLowerings(settings, engine, context);
     case "step":

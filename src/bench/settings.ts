@@ -6,8 +6,8 @@ import type { Resolved } from "../settings/spec.ts";
 
 export const benchSettings = {
   what: setting(
-    z.enum(["step", "data", "gemm", "lowerings"]).default("step"),
-    "what is measured; lowerings: every way of the CPU target, or the one way of --target",
+    z.enum(["step", "data", "gemm", "lowerings", "layouts"]).default("step"),
+    "what is measured; lowerings: every way of the CPU target, or the one way of --target; layouts: which of two is faster where on this CPU, kept for later trainings",
   ),
   target: setting(targetSetting.target, "lowering of the graph; left out, that of the provider"),
   batch: setting(z.int().min(2).default(64), "images a step"),

@@ -3,11 +3,14 @@ import { spawnSync } from "node:child_process";
 import { createRequire } from "node:module";
 import { freemem, totalmem } from "node:os";
 import { join } from "node:path";
+import { blockedName } from "../../graphs/targets/cpu/placing.ts";
 import { defineVerb } from "../verbs/verb.ts";
 import { packageRoot, versions } from "../version.ts";
+import { blockSize } from "./block.ts";
 import { availableCores } from "./cores.ts";
 import { cudaDependencies, cudaFiles, gpuDevices, gpuNames, processor, vulkanDrivers } from "./devices.ts";
 import { chooseEngine, type Engine, engineOf } from "./engine.ts";
+import { knownLayouts } from "./layouts/choice.ts";
 import { bfloat16Report } from "./native/onednn/available.ts";
 import { type NativeReport, nativeReport } from "./native/report.ts";
 import type { Provider } from "./session.ts";
@@ -31,6 +34,8 @@ export interface DoctorResult {
   readonly providers: Readonly<Record<Provider, ProviderState>>;
   /** The engine that CUDA graphs need. */
   readonly native: NativeReport;
+  /** How convolutions lie on the CPU where no target is named, and who says so. */
+  readonly layouts: { readonly target: string; readonly reason: string };
   /** Whether `--precision bfloat16` can be computed, and by what. */
   readonly bfloat16: { readonly works: boolean; readonly message: string };
   /** Packages that some commands alone need, by name: for what, and whether they are installed. */
@@ -103,6 +108,7 @@ export const doctorRows = (found: DoctorResult): [string, string][] => {
       ...(remedy === undefined ? [] : [["", `→ ${remedy}`] as [string, string]]),
     ]),
     ["native engine", native.works ? `onnxruntime ${native.version} through koffi (${native.path})` : native.message],
+    ["CPU target", `${found.layouts.target}: ${found.layouts.reason}`],
     ["bfloat16", found.bfloat16.message],
     ...Object.entries(found.optional).map(([name, { installed, what }]): [string, string] => [
       name,
@@ -136,6 +142,13 @@ const optionalPackages = (): DoctorResult["optional"] => {
   );
 };
 
+const layoutReport = async (): Promise<DoctorResult["layouts"]> => {
+  const block = await blockSize();
+  if (block === undefined) return { target: "cpu", reason: "onnxruntime has no blocked convolutions here" };
+  const { limits, reason } = await knownLayouts(block);
+  return { target: blockedName(block, limits), reason };
+};
+
 /** Looks at processor, memory, GPUs, libraries, and tries every provider. */
 export const doctor = defineVerb(
   { name: "doctor", settings: {}, writesNothing: true },
@@ -158,6 +171,7 @@ export const doctor = defineVerb(
       vulkanDrivers: vulkanDrivers(),
       providers,
       native: nativeReport(),
+      layouts: await layoutReport(),
       bfloat16: bfloat16Report(threads),
       optional: optionalPackages(),
       onCuda: engineOf("cuda"),

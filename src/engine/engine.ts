@@ -8,14 +8,14 @@ import { cpuTargetFor } from "../../graphs/targets/cpu/index.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import type { WithinProgram } from "../distributed/collective.ts";
 import { RequestError } from "../errors.ts";
-import { blockSize } from "./block.ts";
+import { blockFor, cpuTargetName } from "./cpu-target.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
 import { missingApi } from "./native/api.ts";
 import { collectiveName, speaks } from "./native/collective-ops.ts";
 import { launchedKernels, missingKernels } from "./native/kernels.ts";
 import { onednnKernels } from "./native/onednn/available.ts";
 import { requiredApi } from "./native/session.ts";
-import { BFLOAT16_TARGET, type Precision, pickPrecision, precisionAsked, precisions } from "./precision.ts";
+import { type Precision, pickPrecision, precisionAsked, precisions } from "./precision.ts";
 import {
   createSession,
   type EngineName,
@@ -25,7 +25,7 @@ import {
   unavailable,
 } from "./session.ts";
 import { sessionThread } from "./session-thread.ts";
-import { rewritingOf, targetNamed, targetNames } from "./targets.ts";
+import { rewritingOf, targetNamed } from "./targets.ts";
 
 export interface EngineRequest {
   readonly provider: Provider | "auto";
@@ -36,6 +36,8 @@ export interface EngineRequest {
   readonly target?: string | undefined;
   /** The target that a run was begun with: taken again where none is named and this machine has it. */
   readonly begunWith?: string | undefined;
+  /** Told before a processor that is not known is timed, once, for its best target; left out, nothing is timed. */
+  readonly timing?: ((message: string) => void) | undefined;
   /** How onnxruntime is reached; left out or auto, what wins there (`pickEngine`). */
   readonly engine?: EngineName | "auto" | undefined;
   /** What products compute in (precision.ts); left out or auto, float32 on the CPU and WebGPU, TF32 on CUDA. */
@@ -166,10 +168,6 @@ export const engineOf = (provider: Provider): Pick<Engine, "name" | "nameReason"
 const cudaTargetOf = (precision: Precision): string =>
   precision === "float16" ? "cuda-convolution-turned-float16" : "cuda";
 
-/** The target of a provider and a precision where none is named. */
-const targetFor = (provider: Provider, precision: Precision): string =>
-  provider === "cuda" ? cudaTargetOf(precision) : precision === "bfloat16" ? BFLOAT16_TARGET : provider;
-
 /** The engine that is asked for: the native one where steps hold messages between ranks, or kernels on the CPU. */
 const engineAsked = (request: EngineRequest, provider: Provider): EngineName | "auto" => {
   const { engine = "auto", speaking } = request;
@@ -183,27 +181,6 @@ const engineAsked = (request: EngineRequest, provider: Provider): EngineName | "
     );
   return "native";
 };
-
-/** The processor's blocks; throws a RequestError where a target is for others. */
-const blockFor = async (named: string | undefined): Promise<number | undefined> => {
-  const block = await blockSize();
-  if (named?.startsWith("cpu-blocked") && named !== `cpu-blocked${block}`)
-    throw new RequestError(
-      `--target ${named} is for processors with blocks of other channels than this one (${block ?? "none"}); leave --target out`,
-    );
-  return block;
-};
-
-/** What a run was begun with, where it is the CPU's and this processor has the blocks that it may name. */
-const againOn = (provider: Provider, precision: Precision, block: number | undefined, begunWith: string | undefined) =>
-  provider === "cpu" &&
-  precision === "float32" &&
-  begunWith !== undefined &&
-  /^cpu\b/.test(begunWith) &&
-  targetNames.includes(begunWith) &&
-  (!begunWith.startsWith("cpu-blocked") || begunWith === `cpu-blocked${block}`)
-    ? begunWith
-    : undefined;
 
 /** Picks the engine of a request. Throws a RequestError where what it names is not there. */
 export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
@@ -221,10 +198,8 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
   const block = chosen === "cpu" ? await blockFor(named) : undefined;
   const stock = () => targetNamed(chosen === "cuda" ? cudaTargetOf(precision) : chosen, block);
-  const wanted = targetNamed(
-    named ?? againOn(chosen, precision, block, request.begunWith) ?? targetFor(chosen, precision),
-    block,
-  );
+  const own = chosen === "cpu" && named === undefined ? await cpuTargetName(request, precision, block) : undefined;
+  const wanted = named === undefined && own === undefined ? stock() : targetNamed((named ?? own) as string, block);
   // Where there are no kernels, onnxruntime's own ops compute the same.
   const lacking = wanted.kernels !== undefined && chosen === "cuda" ? missingKernels(name) : undefined;
   const asked = lacking === undefined ? wanted : stock();

@@ -1,5 +1,6 @@
 /** Targets by the names that people choose them by. */
 import { cpuBfloat16Target, cpuTarget } from "../../graphs/targets/cpu/index.ts";
+import { blockedName, type Limits, readBlockedName } from "../../graphs/targets/cpu/placing.ts";
 import { directly } from "../../graphs/targets/cpu/ways.ts";
 import { cudaFusedTarget } from "../../graphs/targets/cuda/fused/index.ts";
 import { type CudaOptions, cudaTarget, cudaWays } from "../../graphs/targets/cuda/index.ts";
@@ -28,9 +29,9 @@ const cudaFusedTargets = {
   "cuda-fused-float32": () => cudaFusedTarget({ precision: "float32" }),
 };
 
-/** The CPU target with the blocks of a processor, if any; the name tells them, so that a run can be pinned to them. */
-const blockedTarget = (block: number | undefined): Target =>
-  block === undefined ? cpuTarget() : cpuTarget({ name: `cpu-blocked${block}`, block });
+/** The CPU target with the blocks of a processor, if any; the name tells them and their limits, so that a run can be pinned to them. */
+const blockedTarget = (block: number | undefined, limits?: Limits): Target =>
+  block === undefined ? cpuTarget() : cpuTarget({ name: blockedName(block, limits), block, limits });
 
 /** By name, for a processor with blocks of some channels. */
 const targets: Readonly<Record<string, (block?: number) => Target>> = {
@@ -47,7 +48,12 @@ const targets: Readonly<Record<string, (block?: number) => Target>> = {
   ...cudaFusedTargets,
 };
 export const targetNames = Object.keys(targets);
+/** Whether a name is that of a target: one of those, or of blocks up to limits of their own. */
+export const isTargetName = (name: string): boolean =>
+  Object.hasOwn(targets, name) || readBlockedName(name) !== undefined;
 export const targetNamed = (name: string, block?: number): Target => {
+  const blocked = readBlockedName(name);
+  if (blocked !== undefined) return blockedTarget(blocked.block, blocked.limits);
   const make = Object.hasOwn(targets, name) ? targets[name] : undefined;
   if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetPattern}`);
   return make(block);

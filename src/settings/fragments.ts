@@ -4,7 +4,7 @@ import { architectureNames } from "../../graphs/nn/encoder.ts";
 import { datasetNames } from "../data/dataset.ts";
 import { availableCores } from "../engine/cores.ts";
 import { engineNames, precisionNames } from "../engine/engine.ts";
-import { targetNames, targetPattern } from "../engine/targets.ts";
+import { isTargetName, targetNames, targetPattern } from "../engine/targets.ts";
 import { matchings } from "../models/fit.ts";
 import { layouts } from "../models/input.ts";
 import { depthNames, stemNames } from "../runs/network.ts";
@@ -159,7 +159,8 @@ export const normalisationSettings = {
 };
 
 export const targetSetting = {
-  target: setting(z.enum(targetNames).optional(), "lowering of the graph; left out, that of the provider", {
+  target: setting(z.string().refine(isTargetName).optional(), "lowering of the graph; left out, that of the provider", {
+    names: targetNames,
     group: "Run",
     changeable: true,
     pattern: targetPattern,

@@ -9,12 +9,14 @@ import type { VerbContext } from "../verbs/verb.ts";
  */
 export const trainingEngine = async (
   settings: EngineRequest,
-  { begun }: VerbContext,
-  { localRank }: Collective,
+  { begun, log }: VerbContext,
+  { localRank, size }: Collective,
   spoken: Pick<EngineRequest, "ranks" | "speaking"> | undefined,
 ): Promise<{ readonly engine: Engine; readonly target: string | undefined }> => {
   const begunWith = (await begun())?.target;
-  const engine = await chooseEngine({ ...settings, device: localRank, ...spoken, begunWith });
+  // Ranks of one machine would disturb each other.
+  const timing = size === 1 ? log : undefined;
+  const engine = await chooseEngine({ ...settings, device: localRank, ...spoken, begunWith, timing });
   const left = settings.target === undefined && engine.provider === "cpu";
   return { engine, target: left ? engine.target.name : undefined };
 };

@@ -12,12 +12,11 @@ import { bfloat16Convolutions } from "./bfloat16/convolution.ts";
 import { volumeLayout } from "./bfloat16/layout.ts";
 import { bfloat16Name } from "./bfloat16/ops.ts";
 import { blockedConvolutions } from "./blocked/convolution.ts";
-import { blockedLayout, sharing } from "./blocked/layout.ts";
-import type { Place } from "./chunked.ts";
 import { convolutions, winogradShare } from "./convolution.ts";
 import { elementwise } from "./elementwise.ts";
 import { hideShapes } from "./hidden-shapes.ts";
 import { pixelLayout } from "./pixel.ts";
+import { type Limits, placing } from "./placing.ts";
 import type { Choose } from "./ways.ts";
 
 export interface CpuOptions {
@@ -31,22 +30,9 @@ export interface CpuOptions {
   readonly hiddenShapes?: boolean;
   /** Channels in a block of the processor's direct convolutions (blocked/layout.ts); left out, those are not used. */
   readonly block?: number | undefined;
+  /** Up to which images values lie in such blocks (placing.ts). */
+  readonly limits?: Limits | undefined;
 }
-
-/**
- * Which values lie in blocks: those of so few channels that Winograd's products are thin. A step of width 16 (32×32, batch 64)
- * takes 1.42 s with blocks up to 128 channels, 1.57 with up to 64, 1.79 with up to 32 and 1.96 without; of width 32 (batch 32, one
- * thread) 3.1, 3.5, 3.7 and 3.9, and 3.9 with up to 256; of width 64 it takes longer with any. At 96×96 up to 32 channels are best
- * (a Xeon with AVX-512; the rule was changed for each figure, `scripts/benchmarks/compare-speed.ts --modes none` times it).
- */
-const placing =
-  (block: number): Place =>
-  (type) => {
-    const [, channels = 0, h = 0, w = 0] = type.shape;
-    const few = channels <= 32 || (channels <= 128 && channels * Math.sqrt(h * w) <= 1024);
-    const blocked = few && channels >= 4 && h * w > 1 && sharing(block, type.shape) > 0;
-    return blocked ? blockedLayout(block, type) : pixelLayout(type);
-  };
 
 /** Lowerings of which the first is asked first. */
 const either = (first: Lowerings, second: Lowerings): Lowerings => {
@@ -58,14 +44,14 @@ const either = (first: Lowerings, second: Lowerings): Lowerings => {
 };
 type Lowerings = readonly [OpDefinition, Lowering][];
 
-export const cpuTarget = ({ name = "cpu", choose, hiddenShapes = false, block }: CpuOptions = {}): Target => ({
+export const cpuTarget = ({ name = "cpu", choose, hiddenShapes = false, block, limits }: CpuOptions = {}): Target => ({
   name,
   lowerings: new Map([
     ...(block === undefined
       ? convolutions(choose)
-      : either(blockedConvolutions(block, placing(block)), convolutions(choose))),
+      : either(blockedConvolutions(block, placing(block, limits)), convolutions(choose))),
     ...batchNorms,
-    ...elementwise(block === undefined ? pixelLayout : placing(block)),
+    ...elementwise(block === undefined ? pixelLayout : placing(block, limits)),
   ]),
   loops: "keep",
   // ONNX Runtime would keep what is computed anew to save memory, and takes longer to load: nothing runs faster for it.

@@ -1,7 +1,7 @@
 /** Every CPU lowering against the portable one, on shapes that fit nothing: odd batches, ragged chunks, odd widths. */
 import { describe, expect, test } from "@jest/globals";
 import { vjp } from "../../../graphs/autodiff/grad.ts";
-import { input, nodesOf, type Value } from "../../../graphs/onnx/graph.ts";
+import { absent, input, nodesOf, type Value } from "../../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../../graphs/onnx/tensor.ts";
 import {
   abs,
@@ -15,6 +15,7 @@ import {
 } from "../../../graphs/ops/index.ts";
 import { costs } from "../../../graphs/targets/cpu/costs.ts";
 import { cpuTarget, cpuTargetFor } from "../../../graphs/targets/cpu/index.ts";
+import { limitChannels } from "../../../graphs/targets/cpu/placing.ts";
 import { directly, fastest, type Way, waysFor } from "../../../graphs/targets/cpu/ways.ts";
 import { lower, type Target } from "../../../graphs/targets/lower.ts";
 import { blockSize } from "../../../src/engine/block.ts";
@@ -146,7 +147,7 @@ describe("convolutions", () => {
       const y = conv(given, w, bias, { pads, strides, dilations });
       const dy = image("dy", y.shape);
       const [dx, dw] = vjp([y], [dy], [given, w]) as [Value, Value];
-      const target = cpuTarget({ block: block as number });
+      const target = cpuTarget({ block: block as number, limits: limitChannels.map(() => Number.POSITIVE_INFINITY) });
       await compare({ y, dx, dw }, [given, w, bias, dy], target, 3e-5, filters);
       const ops = nodesOf(Object.values(lower({ y, dx, dw }, target)), null).map(({ definition }) => definition);
       expect(ops.some(({ domain }) => domain === "com.microsoft.nchwc")).toBe(x[0]! % 2 === 0);
@@ -158,6 +159,31 @@ describe("convolutions", () => {
       const names = nodesOf(Object.values(lower({ joined }, target)), null).map(({ definition }) => definition.name);
       const fused = x[0]! % 2 === 0 && x[1]! >= 4 && stride === 1;
       expect([names.includes("Add"), names.includes("Relu")]).toEqual([!fused, !fused]);
+    },
+  );
+
+  (block === undefined ? test.skip : test)(
+    "sums over images and pixels in blocks do not depend on threads",
+    async () => {
+      for (const [n, channels, filters, side] of [
+        [16, 16, 16, 16],
+        [64, 32, 32, 16],
+        [40, 48, 16, 8],
+        [8, 64, 32, 8],
+      ] as const) {
+        const [given, w] = [image("x", [n, channels, side, side]), image("w", [filters, channels, 3, 3])];
+        const y = conv(given, w, absent, { pads: [1, 1, 1, 1] });
+        const dy = image("dy", y.shape);
+        const [dw] = vjp([y], [dy], [w]) as [Value];
+        const random = randomNumbers(n);
+        const feeds = { x: randomTensor(random, given.shape), dy: randomTensor(random, dy.shape) };
+        const bytes: string[] = [];
+        for (const threads of [1, 2, 3]) {
+          const { data } = (await evaluate({ dw }, feeds, cpuTarget({ block: block as number }), { threads })).dw;
+          bytes.push(Buffer.from((data as Float32Array).slice().buffer).toString("base64"));
+        }
+        expect(new Set(bytes).size).toBe(1);
+      }
     },
   );
 

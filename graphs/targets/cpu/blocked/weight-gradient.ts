@@ -79,7 +79,9 @@ const placesFilter = (sum: Value, co: number, block: number, g: Geometry): Value
   const [from, groups] = [sum.dim(0), sum.dim(1) / co];
   const [rows, columns] = [axisOf(g, 0).results, axisOf(g, 1).results];
   const each = shaped(sum, [from, groups, co * rows * columns * block]);
-  const whole = shaped(groups === 1 ? each : reduceSum(each, { axes: [1], keepdims: 0 }), [
+  // Summed over the first axis: over another one the engine's sums depend on its threads.
+  const apart = from === 1 ? shaped(each, [groups, 1, each.dim(2)]) : transpose(each, { perm: [1, 0, 2] });
+  const whole = shaped(groups === 1 ? each : reduceSum(apart, { axes: [0], keepdims: 0 }), [
     ...[from, co / block, rows, columns, block, block],
   ]);
   const taken = ([0, 1] as const)
