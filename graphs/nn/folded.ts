@@ -20,8 +20,8 @@ export type Weights = ReadonlyMap<string, Tensor>;
 
 const zero = { kind: "constant", value: 0 } as const;
 
-/** The convolution of a unit with a bias, under the convolution's name. */
-const foldedUnit: Unit = (scope, [name], { filters, kernel, stride = 1, padding = 0 }, x) => {
+/** The convolution of a unit with a bias, under the convolution's name: `unit` of an encoder whose weights are `foldUnits`'s. */
+export const foldedUnit: Unit = (scope, [name], { filters, kernel, stride = 1, padding = 0 }, x) => {
   const at = scope.at(name);
   return at.run(() => {
     const weight = at.parameter("weight", [filters, x.dim(1), kernel, kernel], zero);
@@ -158,6 +158,13 @@ const partsOf = (options: Plain, branch: number | undefined) => {
   const image = input("image", { dtype: "float32", shape: [1, 3, 32, 32] });
   encoder({ ...options, unit, norm })(new Scope(store), image);
   return { pairs, alone, names: [...store.parameters.keys()] };
+};
+
+/** Convolutions with the batch norms behind them folded in, by the names that `foldedUnit` asks for; others are as they were. */
+export const foldUnits = (options: Plain, weights: Weights, branch: number | undefined): Map<string, Tensor> => {
+  const folded = new Map<string, Tensor>();
+  for (const pair of partsOf(options, branch).pairs) foldPair(weights, pair, folded);
+  return folded;
 };
 
 /** Weights of the folded encoder, by the names that `foldedEncoder` asks for. `branch` counts in bn_list. */

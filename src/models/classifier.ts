@@ -4,6 +4,7 @@ import { basename } from "node:path";
 import { isQuantized } from "../../graphs/import/quantized.ts";
 import type { ReadModel, ReadOptions } from "../../graphs/import/read.ts";
 import { classifier } from "../../graphs/nn/classifier.ts";
+import { foldedUnit, foldUnits } from "../../graphs/nn/folded.ts";
 import { FrozenStore } from "../../graphs/nn/frozen.ts";
 import { Scope } from "../../graphs/nn/scope.ts";
 import { GraphError } from "../../graphs/onnx/error.ts";
@@ -245,9 +246,11 @@ const ofRun = async (path: string, options: ClassifierOptions): Promise<OpenedCl
   const digest = createHash("sha256");
   for (const [name, { data }] of [...tensors].sort(([a], [b]) => (a < b ? -1 : 1)))
     digest.update(name).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-  const store = new FrozenStore((name) => tensors.get(name));
+  // Folded, a convolution is one pass with its batch norm and ReLU, and a gradient has none of them to pass.
+  const folded = foldUnits(network, tensors, network.branches?.indexOf(branch));
+  const store = new FrozenStore((name) => folded.get(name) ?? tensors.get(name));
   const scope = new Scope(store, { mode: "eval", branches: [branch] });
-  const layer = classifier({ ...network, classes });
+  const layer = classifier({ ...network, classes, unit: foldedUnit });
   const loaded: LoadedClassifier = {
     source: basename(path),
     digest: digest.update(branch).digest("hex"),
