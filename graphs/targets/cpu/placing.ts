@@ -25,7 +25,7 @@ export const blockedName = (block: number, limits: Limits = usualLimits): string
 
 /** What such a name says; undefined of another name. */
 export const readBlockedName = (name: string): { readonly block: number; readonly limits: Limits } | undefined => {
-  const match = /^cpu-blocked(8|16)((?:-(?:all|\d+))*)$/.exec(name);
+  const match = /^cpu-blocked([1-9]\d*)((?:-(?:all|\d+))*)$/.exec(name);
   if (match === null) return undefined;
   const sides = match[2]!.split("-").slice(1);
   const limits = sides.map((side) => (side === "all" ? Number.POSITIVE_INFINITY : Number(side)));

@@ -19,7 +19,7 @@ test.each([
 });
 
 test.each([
-  "cpu-blocked4",
+  "cpu-blocked0",
   "cpu-blocked16-all",
   "cpu-blocked16-all-all-48-8-0-0",
   "cpu-blocked16-all-all--8-0-0",
