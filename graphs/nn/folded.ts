@@ -160,7 +160,7 @@ const partsOf = (options: Plain, branch: number | undefined) => {
   return { pairs, alone, names: [...store.parameters.keys()] };
 };
 
-/** Convolutions with the batch norms behind them folded in, by the names that `foldedUnit` asks for; others are as they were. */
+/** Convolutions with the batch norms behind them folded in, by the names that `foldedUnit` asks for, and nothing else. */
 export const foldUnits = (options: Plain, weights: Weights, branch: number | undefined): Map<string, Tensor> => {
   const folded = new Map<string, Tensor>();
   for (const pair of partsOf(options, branch).pairs) foldPair(weights, pair, folded);

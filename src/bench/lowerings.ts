@@ -1,8 +1,8 @@
 /** Measures every way to compute each convolution of an encoder: where the cost tables of targets come from. */
 import { apply, input, isAbsent, type Node, type Value } from "../../graphs/onnx/graph.ts";
-import { float32, type Tensor, tensor } from "../../graphs/onnx/tensor.ts";
+import { float32, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { buildModel } from "../../graphs/onnx/write.ts";
-import { conv, convGradInput, convGradWeight, definitionOf, expand, reshape, slice } from "../../graphs/ops/index.ts";
+import { conv, convGradInput, convGradWeight, definitionOf, expand } from "../../graphs/ops/index.ts";
 import { cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import { pixelLayout } from "../../graphs/targets/cpu/pixel.ts";
 import { type ConvOp, type ConvShape, fastest, type Way, waysFor } from "../../graphs/targets/cpu/ways.ts";
@@ -10,6 +10,7 @@ import { Lowered, rowMajor } from "../../graphs/targets/layout.ts";
 import { lower, type Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import type { Engine } from "../engine/engine.ts";
+import { firstElement, someNumbers } from "../engine/layouts/timing.ts";
 import { createSession, type Session, type SessionOptions } from "../engine/session.ts";
 import type { VerbContext } from "../verbs/verb.ts";
 import { gemmPeak } from "./measure.ts";
@@ -89,8 +90,6 @@ const placedGraph = (node: Node, target: Target): Value[] => {
 
 const convOps = ["forward", "input", "weight"] as const;
 
-const firstElement = (value: Value): Value => slice(reshape(value, [-1]), [{ axis: 0, start: 0, end: 1 }]);
-
 /** Best times of some sessions, run in turn so that what disturbs one disturbs all. */
 const bestOf = async (sessions: readonly { session: Session; feeds: Record<string, Tensor> }[], reps: number) => {
   const best = sessions.map(() => Number.POSITIVE_INFINITY);
@@ -120,11 +119,7 @@ export async function* measureLowerings(
           const model = buildModel(outputs);
           const session = await createSession(model, { optimization: "disabled", ...options });
           const feeds = Object.fromEntries(
-            Object.entries(model.inputs).map(([name, { shape: dims }]) => {
-              const data = new Float32Array(dims.reduce((a, b) => a * b, 1));
-              for (let i = 0; i < data.length; i++) data[i] = ((i * 7919) % 257) / 257 - 0.5;
-              return [name, tensor("float32", dims, data)];
-            }),
+            Object.entries(model.inputs).map(([name, { shape: dims }]) => [name, someNumbers(dims)]),
           );
           return { session, feeds };
         }),

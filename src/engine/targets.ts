@@ -52,11 +52,10 @@ export const targetNames = Object.keys(targets);
 export const isTargetName = (name: string): boolean =>
   Object.hasOwn(targets, name) || readBlockedName(name) !== undefined;
 export const targetNamed = (name: string, block?: number): Target => {
+  if (Object.hasOwn(targets, name)) return targets[name]!(block);
   const blocked = readBlockedName(name);
-  if (blocked !== undefined) return blockedTarget(blocked.block, blocked.limits);
-  const make = Object.hasOwn(targets, name) ? targets[name] : undefined;
-  if (make === undefined) throw new RequestError(`there is no target ${name}; choose ${targetPattern}`);
-  return make(block);
+  if (blocked === undefined) throw new RequestError(`there is no target ${name}; choose ${targetPattern}`);
+  return blockedTarget(blocked.block, blocked.limits);
 };
 
 /**

@@ -5,7 +5,7 @@
 
 import { vjp } from "../../../graphs/autodiff/grad.ts";
 import { input, type Value } from "../../../graphs/onnx/graph.ts";
-import { tensor } from "../../../graphs/onnx/tensor.ts";
+import { float32, type Tensor } from "../../../graphs/onnx/tensor.ts";
 import { add, batchNormTraining, conv, relu, reshape, slice, stopGradient } from "../../../graphs/ops/index.ts";
 import { compile } from "../../../graphs/steps/step.ts";
 import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
@@ -52,7 +52,10 @@ const BUDGET = 18_000;
 
 const float = (name: string, shape: readonly number[]): Value => input(name, { dtype: "float32", shape });
 
-/** Of all gradients one element each, so that nothing but the work is timed. */
+/** Of a result that is timed one element, so that nothing but the work is. */
+export const firstElement = (value: Value): Value => slice(reshape(value, [-1]), [{ axis: 0, start: 0, end: 1 }]);
+
+/** One element of each gradient. */
 const gradients = (channels: number, side: number, images: number): Record<string, Value> => {
   const filters = [0, 1].map((i) => float(`w${i}`, [channels, channels, 3, 3]));
   const [scale, bias] = [float("scale", [1, channels]), float("bias", [1, channels])];
@@ -69,19 +72,22 @@ const gradients = (channels: number, side: number, images: number): Record<strin
   }
   const y = block(x);
   const found = vjp([y], [y], [x, ...filters, scale, bias]) as Value[];
-  const first = (value: Value) => slice(reshape(value, [-1]), [{ axis: 0, start: 0, end: 1 }]);
-  return Object.fromEntries(found.map((value, i) => [`d${i}`, first(value)]));
+  return Object.fromEntries(found.map((value, i) => [`d${i}`, firstElement(value)]));
 };
 
-const numbers = (shape: readonly number[]): Float32Array =>
-  Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => ((i * 7919) % 257) / 257 - 0.5);
+/** Numbers in [-0.5, 0.5) for what is timed, the same each time. */
+export const someNumbers = (shape: readonly number[]): Tensor => {
+  const length = shape.reduce((a, b) => a * b, 1);
+  return float32(
+    shape,
+    Float32Array.from({ length }, (_, i) => ((i * 7919) % 257) / 257 - 0.5),
+  );
+};
 
 const load = async (outputs: Record<string, Value>, target: Target, options: SessionOptions) => {
   const model = compile({ outputs }, target);
   const session = await createSession(model, { ...options, optimization: "disabled" });
-  const feeds = Object.fromEntries(
-    Object.entries(model.inputs).map(([name, { shape }]) => [name, tensor("float32", shape, numbers(shape))]),
-  );
+  const feeds = Object.fromEntries(Object.entries(model.inputs).map(([name, { shape }]) => [name, someNumbers(shape)]));
   const run = async (): Promise<number> => {
     const start = performance.now();
     await session.run(feeds);
