@@ -19,19 +19,26 @@ export const depthsOf = (nodes: readonly Node[]): ReadonlyMap<Node, number> => {
   return depth;
 };
 
+/** Nodes by which chains into one concatenation may differ and still count as equally long. */
+const NEAR = 3;
+
 /**
  * The same in the order for a file. ONNX Runtime searches depth-first from the last output and from the input that was
  * written last, so what hangs on the longest chain is written last: it is computed first, and what is short (a mask, a
- * value computed anew for a backward pass) only when it is used, instead of being kept through the whole chain.
+ * value computed anew for a backward pass) only when it is used, instead of being kept through the whole chain. What is
+ * concatenated keeps its order where chains are about as long: what comes of one chunk is computed while it is near.
  */
 export const scheduled = (outputs: readonly Value[], frame: Frame | null): Node[] => {
   const depth = depthsOf(nodesOf(outputs, frame));
   const depthOf = (value: Value): number => depth.get(value.node) ?? 0;
-  return ordered(
-    outputs,
-    (node) => node.frame === frame,
-    (node) => [...dependenciesOf(node)].sort((a, b) => depthOf(a) - depthOf(b)),
-  );
+  const inOrder = (node: Node): readonly Value[] => {
+    const needs = dependenciesOf(node);
+    const enough =
+      node.definition.name === "Concat" ? Math.max(...needs.map(depthOf)) - NEAR : Number.POSITIVE_INFINITY;
+    const rankOf = (value: Value): number => Math.min(depthOf(value), enough);
+    return [...needs].sort((a, b) => rankOf(a) - rankOf(b));
+  };
+  return ordered(outputs, (node) => node.frame === frame, inOrder);
 };
 
 /** Nodes in order over all frames that `outputs` can see; bodies of control flow are not entered. */

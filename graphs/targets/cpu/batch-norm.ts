@@ -13,6 +13,7 @@ import {
   batchNormalization,
   batchNormTraining,
   batchNormTrainingGrad,
+  concat,
   div,
   matMul,
   max,
@@ -20,9 +21,11 @@ import {
   mul,
   neg,
   type OpDefinition,
+  split,
   sqrt,
   statisticsOverRanks,
   sub,
+  transpose,
 } from "../../ops/index.ts";
 import type { Lowered, Placed } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
@@ -50,12 +53,29 @@ interface Chunked {
   readonly shape: readonly number[];
 }
 
-/** Means over each branch of the products of a value and another in the same chunks, [nb,C]. */
-const productMeans = ({ parts, layout, shape }: Chunked, other: readonly Value[], branches: number): Value => {
-  const [, channels = 0, h = 0, w = 0] = shape;
-  const { productSums } = layout;
-  const rows = parts.map((part, i) => productSums?.(part, other[i]!) ?? layout.means(mul(part, other[i]!)));
-  return branchMeans(fromImageRows(rows, channels), branches, productSums === undefined ? 1 : 1 / (h * w));
+/**
+ * Means over each branch of a value and of its products with another in the same chunks, [nb,C] each. Equal chunks give both to one
+ * concatenation, chunk by chunk: the engine computes what a node needs in the order of its inputs, and so both while a chunk is near.
+ */
+const momentsWith = ({ parts, layout, shape }: Chunked, other: readonly Value[], branches: number): [Value, Value] => {
+  const [images = 0, channels = 0, h = 0, w = 0] = shape;
+  const { chunks, productSums } = layout;
+  const scale = productSums === undefined ? 1 : 1 / (h * w);
+  const products = (part: Value, i: number) => productSums?.(part, other[i]!) ?? layout.means(mul(part, other[i]!));
+  if (parts.length === 1 || chunks.some((size) => size !== chunks[0]))
+    return [
+      branchMeans(pixelMeans(parts, layout, channels), branches),
+      branchMeans(fromImageRows(parts.map(products), channels), branches, scale),
+    ];
+  const pairs = concat(
+    parts.flatMap((part, i) => [layout.means(part), products(part, i)]),
+    { axis: 0 },
+  );
+  const apart = transpose(shaped(pairs, [parts.length, 2, pairs.dim(1)]), { perm: [1, 0, 2] });
+  const each = images / branches;
+  const both = matMul(row(each, 1 / each), shaped(apart, [2, each, branches * channels]));
+  const [first, second] = split(shaped(both, [2 * branches, channels]), { axis: 0, sizes: [branches, branches] });
+  return [first!, scale === 1 ? second! : mul(second!, scale)];
 };
 
 const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }) => {
@@ -63,9 +83,8 @@ const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }
   if (!isChunked(layout)) return undefined;
   const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
   const parts = (x as Lowered).in(layout);
-  const [images = 0, channels = 0] = (y as Type).shape;
-  const own = branchMeans(pixelMeans(parts, layout, channels), branches);
-  const squares = productMeans({ parts, layout, shape: (y as Type).shape }, parts, branches);
+  const [images = 0] = (y as Type).shape;
+  const [own, squares] = momentsWith({ parts, layout, shape: (y as Type).shape }, parts, branches);
   const ownVariance = max(sub(squares, mul(own, own)), 0);
   const [mean, variance] = statisticsOverRanks(own, ownVariance, ranks);
   const factor = div((scale as Lowered).plain, sqrt(add(variance, epsilon)));
@@ -96,12 +115,11 @@ const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attrib
   const layout = (x as Lowered).layout;
   if (!isChunked(layout)) return undefined;
   const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
-  const [images = 0, channels = 0, h = 0, w = 0] = (dx as Type).shape;
+  const [images = 0, , h = 0, w = 0] = (dx as Type).shape;
   const [parts, g] = [(x as Lowered).in(layout), (dy as Lowered).in(layout)];
   const sigma = sqrt(add((variance as Lowered).plain, epsilon));
   const centre = (mean as Lowered).plain;
-  const meanG = branchMeans(pixelMeans(g, layout, channels), branches);
-  const meanGX = productMeans({ parts: g, layout, shape: (dx as Type).shape }, parts, branches);
+  const [meanG, meanGX] = momentsWith({ parts: g, layout, shape: (dx as Type).shape }, parts, branches);
   const meanGN = div(sub(meanGX, mul(centre, meanG)), sigma);
   const f = div((scale as Lowered).plain, sigma);
   const [allG, allGN] = meansOverRanks([meanG, meanGN], ranks) as [Value, Value];
