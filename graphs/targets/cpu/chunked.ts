@@ -52,9 +52,19 @@ export type Followed = (then: {
   readonly times?: readonly Value[] | undefined;
 }) => readonly Value[];
 
+/** Rows and columns of images that a stride's gradient reaches alike, [row phase][column phase]; where there is none, it is zero. */
+export type Phases = readonly (readonly (Value | undefined)[])[];
+
+/** A gradient that phases make up, for each chunk, and the same with those of another one added before they are joined. */
+export interface Phased {
+  readonly phases: readonly Phases[];
+  readonly withPhases: (other: readonly Phases[]) => readonly Value[];
+}
+
 /** What is known of a value's parts in its own layout. */
 export interface Known {
   readonly followed?: Followed;
+  readonly phased?: Phased;
   /** The same from values that are kept anyway, where the value can be computed anew. */
   readonly again?: Followed;
   /** 1 where the value is positive, else 0, from such values; times tensors as large, where the layout gates. */

@@ -38,6 +38,8 @@ import {
   isChunked,
   type Known,
   knownOf,
+  type Phased,
+  type Phases,
   type Place,
   rechunk,
 } from "./chunked.ts";
@@ -73,7 +75,12 @@ const activation: Lowering = ({ inputs: [x] }) => {
  */
 const addition: Lowering = (call) => {
   const [a, b] = call.inputs as readonly [Lowered, Lowered];
-  const sum = follow(a, b) ?? follow(b, a) ?? (binary(add)(call) as readonly [Placed] | undefined)?.[0];
+  const sum =
+    inPhases(a, b) ??
+    inPhases(b, a) ??
+    follow(a, b) ??
+    follow(b, a) ??
+    (binary(add)(call) as readonly [Placed] | undefined)?.[0];
   if (sum === undefined) return undefined;
   if (a.layout.name !== b.layout.name || !a.recomputable || !b.recomputable || a.sums + b.sums > 0) {
     const { again: _, ...known } = (sum.known ?? {}) as Known;
@@ -84,6 +91,25 @@ const addition: Lowering = (call) => {
     return left.map((part, i) => add(part, right[i]!));
   };
   return [{ ...sum, recompute, sums: 1 }];
+};
+
+/** a + b of gradients that a stride cuts alike, the phases of b added in the convolutions of those of a. */
+const inPhases = (a: Lowered, b: Lowered): Placed | undefined => {
+  const [one, other] = [knownOf(a).phased, knownOf(b).phased];
+  if (one === undefined || other === undefined || a.layout.name !== b.layout.name) return undefined;
+  if (!sameShape(a.type, b.type) || countOf(one) < countOf(other) || shapesOf(one) !== shapesOf(other))
+    return undefined;
+  return { layout: a.layout, parts: one.withPhases(other.phases) };
+};
+
+/** How many phases there are that are not zero. */
+const countOf = ({ phases: [first] }: Phased): number => (first as Phases).flat().filter((p) => p !== undefined).length;
+
+/** Rows and columns of phases, and the shape of each. */
+const shapesOf = ({ phases: [first] }: Phased): string => {
+  const rows = first as Phases;
+  const some = rows.flat().find((phase) => phase !== undefined);
+  return [rows.length, rows[0]?.length, some?.shape].join();
 };
 
 /** a + b as one pass where a is an affine map. */

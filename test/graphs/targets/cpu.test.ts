@@ -1,7 +1,8 @@
 /** Every CPU lowering against the portable one, on shapes that fit nothing: odd batches, ragged chunks, odd widths. */
 import { describe, expect, test } from "@jest/globals";
 import { vjp } from "../../../graphs/autodiff/grad.ts";
-import { absent, input, nodesOf, type Value } from "../../../graphs/onnx/graph.ts";
+import { absent, input, type Node, nodesOf, type Value } from "../../../graphs/onnx/graph.ts";
+import { scheduled } from "../../../graphs/onnx/order.ts";
 import type { Tensor } from "../../../graphs/onnx/tensor.ts";
 import {
   abs,
@@ -162,6 +163,36 @@ describe("convolutions", () => {
     },
   );
 
+  test.each(
+    block === undefined
+      ? []
+      : ([
+          [4, 16, 32, 8],
+          [4, 4, 8, 8],
+          [32, 16, 32, 64],
+        ] as const),
+  )(
+    "gradients of one stride are added before they are joined, %i images of %i to %i channels, size %i",
+    async (...given) => {
+      const [n, channels, filters, side] = given as readonly [number, number, number, number];
+      const x = image("x", [n, channels, side, side]);
+      const [w, short] = [image("w", [filters, channels, 3, 3]), image("short", [filters, channels, 1, 1])];
+      const [a, b] = [conv(x, w, { pads: [1, 1, 1, 1], strides: [2, 2] }), conv(x, short, { strides: [2, 2] })];
+      const [da, db] = [image("da", a.shape), image("db", b.shape)];
+      const target = cpuTarget({ block: block as number });
+      for (const ways of [
+        [a, b],
+        [b, a],
+      ]) {
+        const [dx] = vjp(ways, ways[0] === a ? [da, db] : [db, da], [x]) as [Value];
+        await compare({ dx }, [w, short, da, db], target, 3e-5, n);
+        const names = nodesOf(Object.values(lower({ dx }, target)), null).map(({ definition }) => definition.name);
+        // The 1×1 kernel reaches every fourth pixel; nothing is filled with zeros for the rest.
+        expect([names.includes("Add"), names.includes("Pad")]).toEqual([false, false]);
+      }
+    },
+  );
+
   (block === undefined ? test.skip : test)(
     "sums over images and pixels in blocks do not depend on threads",
     async () => {
@@ -250,6 +281,20 @@ describe("batch norm", () => {
     for (const target of cpuTargets) await compare(results, [x, w, scale, bias, dy], target, 5e-5, branches);
   });
 });
+
+test.each(cpuTargets)(
+  "sums of batch norm are computed chunk by chunk, not one sum of all chunks after the other: $name",
+  (target) => {
+    const [x, w] = [image("x", [32, 4, 64, 64]), image("w", [16, 4, 3, 3])];
+    const [scale, bias] = [image("scale", [1, 16]), image("bias", [1, 16])];
+    const y = batchNormTraining(conv(x, w, { pads: [1, 1, 1, 1] }), scale, bias, { branches: 1, epsilon: 1e-5 });
+    const nodes = scheduled(Object.values(lower({ y }, target)), null);
+    const sums = nodes.find(({ definition, inputs }) => definition.name === "Concat" && inputs.length === 16);
+    // ONNX Runtime goes back from the last input: two by two, they are a chunk's mean and its squares.
+    const places = (sums as Node).inputs.map((sum) => nodes.indexOf(sum.node));
+    expect(places).toEqual([...places].sort((a, b) => a - b));
+  },
+);
 
 test.each(cpuTargets)(
   "batch norm with given statistics, and its gradients, stay in the layout: $name",

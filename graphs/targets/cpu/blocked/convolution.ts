@@ -12,12 +12,13 @@ import {
   type OpDefinition,
   pad,
   slice,
+  split,
   type Window,
   windowOf,
 } from "../../../ops/index.ts";
 import type { Lowered } from "../../layout.ts";
 import type { Lowering } from "../../lower.ts";
-import type { Followed, Known, Place } from "../chunked.ts";
+import type { Followed, Known, Phases, Place, Then } from "../chunked.ts";
 import { shaped } from "../contrib.ts";
 import { shapeOf } from "../convolution.ts";
 import type { Geometry } from "../im2col.ts";
@@ -99,14 +100,19 @@ const forward =
     };
     const filters = (w as Lowered).one(sharedFilter(blockedFilter(block), together));
     const added = isAbsent(node.inputs[2]) ? undefined : tiled((bias as Lowered).plain, together);
-    const given = stem ? imageChunks(x as Lowered, layout.chunks) : inChunks(x as Lowered, block, layout.chunks);
-    const parts = viewed(
+    // Chunks of the input where it has more of them: to join results, which a stride makes smaller, is less to copy.
+    const chunks = stem ? layout.chunks : most(layout.chunks, blockedLayout(block, input).chunks);
+    const given = stem ? imageChunks(x as Lowered, chunks) : inChunks(x as Lowered, block, chunks);
+    const each = viewed(
       viewed(given, shape.inputChannels).map((part) => blockedConv([part, filters, added], cut)),
       Math.max(block, type.shape[1]!),
     );
+    const parts = recut(each, layout.chunks);
     const to = place(type);
     return [isBlocked(to) ? { layout, parts } : { layout: to, parts: to.take?.(layout, parts, type) as Value[] }];
   };
+
+const most = (a: readonly number[], b: readonly number[]): readonly number[] => (b.length > a.length ? b : a);
 
 const tiled = (bias: Value, together: number): Value =>
   together === 1 ? bias : concat(Array<Value>(together).fill(bias), { axis: 0 });
@@ -118,19 +124,30 @@ const inChunks = (x: Lowered, block: number, chunks: readonly number[], anew = f
   return recut(parts, chunks);
 };
 
-/** Equal chunks, powers of two of them, as so many. */
+const cuts = new WeakMap<readonly Value[], Map<number, readonly Value[]>>();
+
+/** Equal chunks, powers of two of them, as so many; once for all that ask. */
 const recut = (parts: readonly Value[], { length }: readonly number[]): readonly Value[] => {
-  const [all, wanted] = [upTo(length), parts.length / length];
-  if (wanted === 1) return parts;
-  if (wanted > 1) return all.map((i) => concat(parts.slice(i * wanted, (i + 1) * wanted), { axis: 0 }));
-  const each = length / parts.length;
-  return all.map((i) => {
-    const part = parts[Math.floor(i / each)]!;
-    const rows = part.dim(0) / each;
-    const start = (i % each) * rows;
-    return slice(part, [{ axis: 0, start, end: start + rows }]);
-  });
+  if (parts.length === length) return parts;
+  const known = cuts.get(parts) ?? new Map<number, readonly Value[]>();
+  cuts.set(parts, known);
+  const cut = known.get(length) ?? (parts.length > length ? coarser(parts, length) : finer(parts, length));
+  known.set(length, cut);
+  return cut;
 };
+
+const coarser = (parts: readonly Value[], count: number): readonly Value[] => {
+  const each = parts.length / count;
+  return upTo(count).map((i) => concat(parts.slice(i * each, (i + 1) * each), { axis: 0 }));
+};
+
+/** Split, which copies with all threads, where Slice has one. */
+const finer = (parts: readonly Value[], count: number): readonly Value[] => {
+  const each = count / parts.length;
+  return parts.flatMap((part) => split(part, { axis: 0, sizes: Array<number>(each).fill(part.dim(0) / each) }));
+};
+
+type Activation = Then["activation"];
 
 /** Rows or columns of the input that a stride reaches alike, from one place of the kernel on, and how they are convolved. */
 interface Phase {
@@ -160,11 +177,7 @@ const phasesOf = (g: Geometry, axis: 0 | 1): readonly Phase[] | undefined => {
 };
 
 /** dx [n,C,H,W] of the results of its phases; where there is none, it is zero. */
-const joined = (
-  phases: readonly (readonly (Value | undefined)[])[],
-  [n, c, h, w]: readonly number[],
-  block: number,
-): Value => {
+const joined = (phases: Phases, [n, c, h, w]: readonly number[], block: number): Value => {
   const [down, across] = [phases.length, phases[0]!.length];
   if (down * across === 1) return phases[0]![0]!;
   const [rows, columns] = [(n! * c! * h!) / block / down, w! / across];
@@ -194,8 +207,8 @@ const gradInput =
   ({ inputs: [dy, w], attributes, types: [x] }) => {
     const { size: _, ...window } = attributes as GradInput;
     const [output, filter, type] = [(dy as Lowered).type, (w as Lowered).type, x as Type];
-    const whole = shapeOf(type, output, window as unknown as Window, filter.shape.slice(2));
-    const served = servedAs(block, place, [type, output], whole);
+    const own = shapeOf(type, output, window as unknown as Window, filter.shape.slice(2));
+    const served = servedAs(block, place, [type, output], own);
     if (served === undefined || !(served.stem || isBlocked(place(type)))) return undefined;
     const { stem, together, shape } = served;
     const { geometry: g } = shape;
@@ -204,13 +217,18 @@ const gradInput =
     const layout = blockedLayout(block, stem ? output : type);
     const filled = Math.ceil(shape.inputChannels / block) * block;
     const given = viewed(inChunks(dy as Lowered, block, layout.chunks), shape.outputChannels);
-    const gradients = ({ plus, activation }: Parameters<Followed>[0] = {}) =>
-      given.map((part, i) => {
-        const phases = down.map((row) =>
-          across.map((column) => {
-            if (row.places.length * column.places.length === 0) return undefined;
+    const single = down.length * across.length === 1;
+    const gradients = (
+      added: (chunk: number, row: number, column: number) => Value | undefined,
+      activation?: Activation,
+    ) =>
+      given.map((part, i) =>
+        down.map((row, a) =>
+          across.map((column, b) => {
+            const plus = added(i, a, b);
+            if (row.places.length * column.places.length === 0) return plus;
             const filters = sharedFilter(turnedFilter(block, row.places, column.places), together);
-            return blockedConv([part, (w as Lowered).one(filters), undefined, plus?.[i]], {
+            return blockedConv([part, (w as Lowered).one(filters), undefined, plus], {
               kernel_shape: [row.places.length, column.places.length],
               pads: [row.begin, column.begin, row.end, column.end],
               strides: [1, 1],
@@ -219,16 +237,21 @@ const gradInput =
               ...activated(activation),
             });
           }),
-        );
-        return joined(phases, [part.dim(0), filled, ...g.input], block);
-      });
-    const parts = gradients();
+        ),
+      );
+    const whole = (phases: readonly Phases[]) =>
+      phases.map((each, i) => joined(each, [given[i]!.dim(0), filled, ...g.input], block));
+    const phases = gradients(() => undefined);
+    const parts = whole(phases);
     if (!stem) {
       const seen = (each: readonly Value[]) => viewed(each, Math.max(block, type.shape[1]!));
       // What another way brings to the same images is added as the last of the convolution's sums.
-      const followed: Followed = ({ plus, activation }) =>
-        seen(gradients({ ...(plus && { plus: viewed(plus, filled) }), activation }));
-      const known: Known = down.length * across.length === 1 ? { followed } : {};
+      const followed: Followed = ({ plus, activation }) => {
+        const added = plus && viewed(plus, filled);
+        return seen(whole(gradients((i) => added?.[i], activation)));
+      };
+      const withPhases = (other: readonly Phases[]) => seen(whole(gradients((i, a, b) => other[i]![a]![b])));
+      const known: Known = single ? { followed } : { phased: { phases, withPhases } };
       return [{ layout, parts: seen(parts), known }];
     }
     const images = parts.map((part) => fromBlocked(part, shape.inputChannels));

@@ -7,8 +7,9 @@
  * and the columns of the result are places and channels in turn. dy in memory, [n, Co/b, H, W, b], is a filter as it lies. So
  * nothing is copied but for a border of zeros around x, where matrix products want every pixel kh·kw times.
  */
-import type { Value } from "../../../onnx/graph.ts";
-import { add, concat, matMul, pad, reduceSum, slice, transpose } from "../../../ops/index.ts";
+import { constant, filled, type Value } from "../../../onnx/graph.ts";
+import { tensor } from "../../../onnx/tensor.ts";
+import { add, concat, gather, matMul, pad, reduceSum, slice, transpose } from "../../../ops/index.ts";
 import { shaped } from "../contrib.ts";
 import type { Geometry } from "../im2col.ts";
 import { fillsBlocks } from "./layout.ts";
@@ -45,23 +46,33 @@ const axisOf = (g: Geometry, axis: 0 | 1): Axis => {
   return { before, after: results + reach - size - before, results };
 };
 
+/** Blocks of memory [a, b, c] of `size` elements each as [a, c, b]: by Gather, which copies with all threads, where Transpose has one. */
+const turned = (x: Value, [a, b, c]: readonly [number, number, number], size: number): Value => {
+  if (b === 1 || c === 1) return x;
+  const order = Int32Array.from({ length: a * b * c }, (_, i) => {
+    const [group, rest] = [Math.floor(i / (b * c)), i % (b * c)];
+    return group * b * c + (rest % b) * c + Math.floor(rest / b);
+  });
+  return gather(shaped(x, [a * b * c, size]), constant(tensor("int32", [order.length], order)), { axis: 0 });
+};
+
+/** Zeros before and after every row: by Concat, which copies with all threads, where Pad has one. */
+const withBorder = (x: Value, before: number, after: number): Value => {
+  const zeros = (size: number) => (size === 0 ? [] : [constant(filled("float32", [...x.shape.slice(0, 3), size], 0))]);
+  const pieces = [...zeros(before), x, ...zeros(after)];
+  return pieces.length === 1 ? x : concat(pieces, { axis: 3 });
+};
+
 /** What groups of images give, [Ci/b, groups·Co, rows, columns·b] (b of Co in blocks), added to what earlier ones gave. */
 const placesSum = (x: Value, dy: Value, block: number, g: Geometry, sum: Value | undefined): Value => {
   const [n, ci, h, w] = x.shape as [number, number, number, number];
   const [from, to] = [ci / block, dy.dim(1) / block];
   const [down, across] = [axisOf(g, 0), axisOf(g, 1)];
   const images = summed(n, from, block);
-  const ordered =
-    from === 1
-      ? shaped(x, [1, n, h, w * block])
-      : transpose(shaped(x, [n, from, h, w * block]), { perm: [1, 0, 2, 3] });
-  const bordered =
-    across.before + across.after === 0
-      ? ordered
-      : pad(ordered, { begin: { 3: across.before * block }, end: { 3: across.after * block } });
+  const ordered = shaped(turned(x, [1, n, from], h * w * block), [from, n, h, w * block]);
+  const bordered = withBorder(ordered, across.before * block, across.after * block);
   const size = dy.dim(2) * dy.dim(3) * block;
-  const grouped =
-    to === 1 || images === 1 ? dy : transpose(shaped(dy, [n / images, images, to, size]), { perm: [0, 2, 1, 3] });
+  const grouped = turned(dy, [n / images, images, to], size);
   return blockedConv(
     [bordered, shaped(grouped, [(n / images) * to * block, images, dy.dim(2), dy.dim(3)]), undefined, sum],
     {
