@@ -2,7 +2,7 @@
 import type { Value } from "../onnx/graph.ts";
 import { input } from "../onnx/graph.ts";
 import { buildModel, type Model } from "../onnx/write.ts";
-import { argMax, cast, gemm, reduceMax, reshape, sub, topK } from "../ops/index.ts";
+import { cast, gemm, reduceMax, reshape, sub, topK } from "../ops/index.ts";
 import { feedName } from "./names.ts";
 
 export interface CentresShape {
@@ -39,7 +39,7 @@ export const nearestCentres = ({ dim, groups, size }: { dim: number; groups: num
 export const nearestCentre = ({ dim, k }: CentresShape): Model => {
   const halves = input(feedName("halves"), { dtype: "float32", shape: [k] });
   const all = sub(gemm(points(dim), against({ dim, k }), { transB: 1 }), halves);
-  const nearest = cast(argMax(all, { axis: 1, keepdims: 0 }), { to: "int32" });
+  const nearest = reshape(cast(topK(all, 1).indices, { to: "int32" }), [-1]);
   return buildModel({ nearest }, [], { dynamic: { [feedName("points")]: ["rows"], nearest: ["rows"] } });
 };
 
