@@ -236,9 +236,12 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       const { ranks } = request;
       const named = ranks && { kernels: (node: Node) => collectiveName(node) ?? target.kernels?.(node) };
       const model = compile(step, { ...target, ...named });
-      const kernels = target.kernels && {
-        kernels: chosen === "cuda" ? await launchedKernels(model) : onednnKernels(model, threads),
-      };
+      // What is large is oneDNN's: threads of onnxruntime, which wait awake, would keep cores from oneDNN's.
+      const kernels =
+        target.kernels &&
+        (chosen === "cuda"
+          ? { kernels: await launchedKernels(model) }
+          : { kernels: onednnKernels(model, threads), threads: 1 });
       const all = { ...options, ...rewritingOf(target, chosen), ...kernels, ranks, ...more };
       // The host speaks in between, and a CUDA graph is the device's alone.
       return { model, session: await loadGraphed(model, all, graphs && !speaks(model)) };

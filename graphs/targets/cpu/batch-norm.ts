@@ -53,29 +53,55 @@ interface Chunked {
   readonly shape: readonly number[];
 }
 
+/** Two rows [1, c·C] for each chunk, and by what they come to means over pixels. */
+interface Pairs {
+  readonly rows: readonly (readonly [Value, Value])[];
+  readonly scales: readonly [number, number];
+}
+
+/** Means over the pixels of parts and of their products with others. */
+const momentsWith = ({ parts, layout, shape }: Chunked, other: readonly Value[]): Pairs => {
+  const [, , h = 0, w = 0] = shape;
+  const { productSums } = layout;
+  return {
+    rows: parts.map((part, i) => [
+      layout.means(part),
+      productSums?.(part, other[i]!) ?? layout.means(mul(part, other[i]!)),
+    ]),
+    scales: [1, productSums === undefined ? 1 : 1 / (h * w)],
+  };
+};
+
 /**
- * Means over each branch of a value and of its products with another in the same chunks, [nb,C] each. Equal chunks give both to one
- * concatenation, chunk by chunk: the engine computes what a node needs in the order of its inputs, and so both while a chunk is near.
+ * Means over each branch of such rows, [nb,C] each. Equal chunks give both to one concatenation, chunk by chunk: the engine computes
+ * what a node needs in the order of its inputs, and so both while a chunk is near.
  */
-const momentsWith = ({ parts, layout, shape }: Chunked, other: readonly Value[], branches: number): [Value, Value] => {
-  const [images = 0, channels = 0, h = 0, w = 0] = shape;
-  const { chunks, productSums } = layout;
-  const scale = productSums === undefined ? 1 : 1 / (h * w);
-  const products = (part: Value, i: number) => productSums?.(part, other[i]!) ?? layout.means(mul(part, other[i]!));
-  if (parts.length === 1 || chunks.some((size) => size !== chunks[0]))
-    return [
-      branchMeans(pixelMeans(parts, layout, channels), branches),
-      branchMeans(fromImageRows(parts.map(products), channels), branches, scale),
-    ];
-  const pairs = concat(
-    parts.flatMap((part, i) => [layout.means(part), products(part, i)]),
-    { axis: 0 },
-  );
-  const apart = transpose(shaped(pairs, [parts.length, 2, pairs.dim(1)]), { perm: [1, 0, 2] });
+const branchPair = ({ rows, scales }: Pairs, { layout, shape }: Chunked, branches: number): [Value, Value] => {
+  const [images = 0, channels = 0] = shape;
+  const { chunks } = layout;
+  if (rows.length === 1 || chunks.some((size) => size !== chunks[0]))
+    return [0, 1].map((k) => {
+      const perImage = fromImageRows(
+        rows.map((pair) => pair[k]!),
+        channels,
+      );
+      return branchMeans(perImage, branches, scales[k]);
+    }) as [Value, Value];
+  const pairs = concat(rows.flat(), { axis: 0 });
+  const apart = transpose(shaped(pairs, [rows.length, 2, pairs.dim(1)]), { perm: [1, 0, 2] });
   const each = images / branches;
-  const both = matMul(row(each, 1 / each), shaped(apart, [2, each, branches * channels]));
+  const both = matMul(row(each, scales[0] / each), shaped(apart, [2, each, branches * channels]));
   const [first, second] = split(shaped(both, [2 * branches, channels]), { axis: 0, sizes: [branches, branches] });
-  return [first!, scale === 1 ? second! : mul(second!, scale)];
+  return [first!, scales[1] === scales[0] ? second! : mul(second!, scales[1] / scales[0])];
+};
+
+/** Means over the pixels of parts and of their squares. */
+const momentsOf = (chunked: Chunked): Pairs => {
+  const { parts, layout, shape } = chunked;
+  const { moments } = layout;
+  if (moments === undefined) return momentsWith(chunked, parts);
+  const pixels = shape[2]! * shape[3]!;
+  return { rows: parts.map(moments), scales: [1 / pixels, 1 / pixels] };
 };
 
 const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }) => {
@@ -84,7 +110,8 @@ const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }
   const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
   const parts = (x as Lowered).in(layout);
   const [images = 0] = (y as Type).shape;
-  const [own, squares] = momentsWith({ parts, layout, shape: (y as Type).shape }, parts, branches);
+  const chunked: Chunked = { parts, layout, shape: (y as Type).shape };
+  const [own, squares] = branchPair(momentsOf(chunked), chunked, branches);
   const ownVariance = max(sub(squares, mul(own, own)), 0);
   const [mean, variance] = statisticsOverRanks(own, ownVariance, ranks);
   const factor = div((scale as Lowered).plain, sqrt(add(variance, epsilon)));
@@ -111,27 +138,45 @@ const affine = (
   return { layout, parts: recompute(), recompute, ...(known && { known }) };
 };
 
+/** factor·dy, chunk by chunk, and what is summed of dy and its products with x. */
+const scaledAndSummed = (
+  chunked: Chunked,
+  x: readonly Value[],
+  factors: readonly Value[],
+): { readonly scaled: readonly Value[]; readonly pairs: Pairs } => {
+  const { parts, layout, shape } = chunked;
+  const { scaledWithSums } = layout;
+  if (scaledWithSums === undefined)
+    return { scaled: parts.map((part, i) => layout.scaled(part, factors[i]!)), pairs: momentsWith(chunked, x) };
+  const pixels = shape[2]! * shape[3]!;
+  const all = parts.map((part, i) => scaledWithSums(part, x[i]!, factors[i]!));
+  return {
+    scaled: all.map(([scaled]) => scaled),
+    pairs: { rows: all.map(([, sums, products]) => [sums, products]), scales: [1 / pixels, 1 / pixels] },
+  };
+};
+
 const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx] }) => {
   const layout = (x as Lowered).layout;
   if (!isChunked(layout)) return undefined;
   const { branches, epsilon, ranks = 1 } = attributes as BranchedNorm;
-  const [images = 0, , h = 0, w = 0] = (dx as Type).shape;
-  const [parts, g] = [(x as Lowered).in(layout), (dy as Lowered).in(layout)];
+  const { shape } = dx as Type;
+  const [images = 0, , h = 0, w = 0] = shape;
+  const parts = (x as Lowered).in(layout);
   const sigma = sqrt(add((variance as Lowered).plain, epsilon));
   const centre = (mean as Lowered).plain;
-  const [meanG, meanGX] = momentsWith({ parts: g, layout, shape: (dx as Type).shape }, parts, branches);
-  const meanGN = div(sub(meanGX, mul(centre, meanG)), sigma);
   const f = div((scale as Lowered).plain, sigma);
+  const g: Chunked = { parts: (dy as Lowered).in(layout), layout, shape };
+  const { scaled, pairs } = scaledAndSummed(g, parts, branchRows(f, layout, images));
+  const [meanG, meanGX] = branchPair(pairs, g, branches);
+  const meanGN = div(sub(meanGX, mul(centre, meanG)), sigma);
   const [allG, allGN] = meansOverRanks([meanG, meanGN], ranks) as [Value, Value];
   const p = neg(div(mul(f, allGN), sigma));
   const q = neg(add(mul(f, allG), mul(p, centre)));
-  const [fs, ps, qs] = [f, p, q].map((v) => branchRows(v, layout, images)) as [Value[], Value[], Value[]];
+  const [ps, qs] = [p, q].map((v) => branchRows(v, layout, images)) as [Value[], Value[]];
   const count = (images / branches) * h * w;
   return [
-    {
-      layout,
-      parts: parts.map((part, i) => layout.affine(part, ps[i]!, qs[i]!, layout.scaled(g[i]!, fs[i]!))),
-    },
+    { layout, parts: parts.map((part, i) => layout.affine(part, ps[i]!, qs[i]!, scaled[i]!)) },
     mul(meanGN, count),
     mul(meanG, count),
   ];

@@ -13,6 +13,7 @@ import {
   bfloat16Name,
   type Convolution,
   rowMap,
+  rowSums,
 } from "../../../graphs/targets/cpu/bfloat16/ops.ts";
 import type { Lowering } from "../../../graphs/targets/lower.ts";
 import { portable } from "../../../graphs/targets/portable.ts";
@@ -136,6 +137,24 @@ here("oneDNN", () => {
     expectNear(await session.run(feeds), await evaluate(outputs, feeds));
     await session.release();
   });
+
+  test.each([40, 37, 512])(
+    "sums over rows of %i columns, of a tensor and of its products with another",
+    async (columns) => {
+      const [x, dy] = ["x", "dy"].map((name) => given(name, [9, columns])) as [Value, Value];
+      const factor = given("factor", [1, columns]);
+      const [scaled, sums, products] = rowSums.outputs(x, dy, factor, { scaled: 1 }) as [Value, Value, Value];
+      const [own, squares] = rowSums.outputs(x, { scaled: 0 }) as [Value, Value];
+      const outputs = { scaled, sums, products, own, squares };
+      const random = randomNumbers(columns);
+      const feeds = Object.fromEntries(
+        [x, dy, factor].map((value) => [value.node.attributes.name as string, randomTensor(random, value.shape)]),
+      );
+      const session = await runOf(outputs);
+      expectNear(await session.run(feeds), await evaluate(outputs, feeds));
+      await session.release();
+    },
+  );
 
   test("is taken for --precision bfloat16, by the native engine; classifiers are judged in float32", async () => {
     const engine = await chooseEngine({ provider: "cpu", threads: 1, precision: "bfloat16" });

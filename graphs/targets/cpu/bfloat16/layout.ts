@@ -5,7 +5,7 @@
 import type { Value } from "../../../onnx/graph.ts";
 import type { Then } from "../chunked.ts";
 import { CHUNK, equalChunks, MOST_CHUNKS, type PixelLayout, pixelChunks } from "../pixel.ts";
-import { type Mapped, rowMap } from "./ops.ts";
+import { type Mapped, rowMap, rowSums } from "./ops.ts";
 
 /** Images of a chunk at least: rows of a matrix unit (AMX) are 16. */
 const IMAGES = 16;
@@ -35,5 +35,8 @@ export const volumeLayout = ({ shape }: { readonly shape: readonly number[] }): 
     scaled: (part, factor) => fused(part, factor, undefined, {}),
     fused,
     gates: true,
+    moments: (part) => rowSums.outputs(part, { scaled: 0 }) as unknown as readonly [Value, Value],
+    scaledWithSums: (dy, x, factor) =>
+      rowSums.outputs(x, dy, factor, { scaled: 1 }) as unknown as readonly [Value, Value, Value],
   };
 };

@@ -15,6 +15,7 @@ import {
   mul,
   notDifferentiable,
   type Op,
+  reduceSum,
   relu,
   sub,
 } from "../../../ops/index.ts";
@@ -150,6 +151,27 @@ export const rowMap: Op<readonly Value[], Mapped> = defineOp<readonly Value[], M
   vjp: runsOnly,
 });
 
+/** What `rowSums` is of: of x alone (0), or of dy and its products with x, and it scales dy (1). */
+export type Summed = { readonly scaled: number };
+
+/**
+ * Sums over the rows of dy [P,R] and of its products with x [P,R], two rows [1,R], and before them factor·dy for a row factor [1,R],
+ * all in one pass; of x alone the sums of it and of its squares.
+ */
+export const rowSums: Op<readonly Value[], Summed> = defineOp<readonly Value[], Summed>("rowSums", {
+  attributes: { scaled: "int" },
+  infer: ([x], { scaled }) => {
+    const { dtype, shape } = x as Value;
+    const row = { dtype, shape: [1, shape[1]!] };
+    return scaled === 1 ? [{ dtype, shape }, row, row] : [row, row];
+  },
+  lower: ([x, dy = x, factor]) => {
+    const sums = [dy as Value, mul(dy as Value, x as Value)].map((v) => reduceSum(v, { axes: [0], keepdims: 1 }));
+    return factor === undefined ? sums : [mul(dy as Value, factor), ...sums];
+  },
+  vjp: runsOnly,
+});
+
 const kinds = new Map<object, ConvolutionKind>([
   [bfloat16Conv.definition, "forward"],
   [bfloat16GradInput.definition, "input"],
@@ -169,8 +191,12 @@ export const convolutionOf = (
 export const mappedOf = ({ definition, attributes: does }: Node): Mapped | undefined =>
   definition === rowMap.definition ? (does as Attributes as unknown as Mapped) : undefined;
 
+/** What a node of `rowSums` does; undefined for any other node. */
+export const summedOf = ({ definition, attributes: does }: Node): Summed | undefined =>
+  definition === rowSums.definition ? (does as Attributes as unknown as Summed) : undefined;
+
 /** The name of a node of these in a file, undefined for any other. */
 export const bfloat16Name = (node: Node): string | undefined =>
-  kinds.has(node.definition) || node.definition === rowMap.definition
+  kinds.has(node.definition) || node.definition === rowMap.definition || node.definition === rowSums.definition
     ? typedName(node.definition.name, node.inputs, node.outputs)
     : undefined;

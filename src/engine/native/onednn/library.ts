@@ -69,6 +69,12 @@ const functionsOf = (library: LibraryHandle) => {
     binary: library.func(
       "int dnnl_binary_primitive_desc_create(_Out_ void** made, void* engine, int algorithm, void* a, void* b, void* y, void* attributes)",
     ),
+    normForward: library.func(
+      "int dnnl_batch_normalization_forward_primitive_desc_create(_Out_ void** made, void* engine, int kind, void* x, void* y, float epsilon, uint flags, void* attributes)",
+    ),
+    normBackward: library.func(
+      "int dnnl_batch_normalization_backward_primitive_desc_create(_Out_ void** made, void* engine, int kind, void* dx, void* dy, void* x, float epsilon, uint flags, void* hint, void* attributes)",
+    ),
     attributesCreate: library.func("int dnnl_primitive_attr_create(_Out_ void** made)"),
     postOpsCreate: library.func("int dnnl_post_ops_create(_Out_ void** made)"),
     postOpsSet: library.func("int dnnl_primitive_attr_set_post_ops(void* attributes, void* operations)"),
@@ -108,13 +114,14 @@ const attempt = (what: string, status: number): void => {
 };
 
 /**
- * What OpenMP reads when it is loaded: threads that wait asleep leave the processor's cores to onnxruntime's, which compute in
- * turn with them. What is set stays.
+ * What OpenMP reads when it is loaded: threads wait awake for some milliseconds, until the next product of a step, and then fall
+ * asleep (GNU's count of turns, Intel's and LLVM's milliseconds). What is set stays.
  */
 const prepareThreads = (threads: number): void => {
   process.env.OMP_NUM_THREADS ??= String(threads);
   process.env.OMP_WAIT_POLICY ??= "passive";
-  process.env.KMP_BLOCKTIME ??= "0";
+  process.env.GOMP_SPINCOUNT ??= "100000";
+  process.env.KMP_BLOCKTIME ??= "2";
 };
 
 let opened: Onednn | undefined;

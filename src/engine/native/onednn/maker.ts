@@ -10,6 +10,9 @@ const CPU = 1; // dnnl_cpu
 const IN_ORDER = 1; // dnnl_stream_in_order
 const ANY = 1; // dnnl_format_tag_any
 const FORWARD = 64; // dnnl_forward_training
+const BACKWARD = 128; // dnnl_backward
+/** `dnnl_use_global_stats | dnnl_use_scale | dnnl_use_shift` */
+const GIVEN_STATISTICS = 7;
 const DIRECT = 1; // dnnl_convolution_direct
 const PRODUCT = 0x1fff1; // dnnl_binary_mul
 /** `DNNL_ARG_SRC` and `DNNL_ARG_DST`. */
@@ -42,6 +45,7 @@ export class Maker {
   readonly #onednn: Onednn;
   readonly #engine: Pointer;
   readonly #stream: Pointer;
+  readonly #constants: Float32Array[] = [];
 
   constructor(onednn: Onednn) {
     this.#onednn = onednn;
@@ -92,6 +96,14 @@ export class Maker {
     return this.#out("describing a gradient to the weights", this.#onednn.functions.backwardWeights, ...args);
   }
 
+  /** The gradient of a batch norm whose statistics are given, with those to its scale and shift. */
+  normGradient(x: Pointer): Pointer {
+    const { normForward, normBackward } = this.#onednn.functions;
+    const forward = this.#out("describing a norm", normForward, this.#engine, FORWARD, x, x, 0, GIVEN_STATISTICS, null);
+    const args = [this.#engine, BACKWARD, x, x, x, 0, GIVEN_STATISTICS, forward, null];
+    return this.#out("describing a norm's gradient", normBackward, ...args);
+  }
+
   /** A product of a tensor with one that broadcasts to it, and what is done behind it. */
   product(a: Pointer, b: Pointer, after: readonly Operation[]): Pointer {
     const { attempt, functions } = this.#onednn;
@@ -106,6 +118,12 @@ export class Maker {
       );
     attempt("setting operations", functions.postOpsSet(attributes, operations));
     return this.#out("describing a product", functions.binary, this.#engine, PRODUCT, a, b, a, attributes);
+  }
+
+  /** The address of numbers that stay where they are, as long as this does. */
+  constant(numbers: Float32Array): bigint {
+    this.#constants.push(numbers);
+    return loadKoffi().address(numbers);
   }
 
   copy(from: Pointer, to: Pointer): Run {

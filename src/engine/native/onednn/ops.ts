@@ -6,6 +6,7 @@ import {
   type Convolution,
   convolutionOf,
   mappedOf,
+  summedOf,
 } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
 import type { CustomOp, KernelRun, Kernels } from "../custom-op.ts";
 import { bytesOf, type ConvolutionShape, type Images, type Prepared, type Primitives, volume } from "./primitives.ts";
@@ -172,9 +173,24 @@ class Plans {
       prepared.filter(held, output(0, shape.w));
     };
   }
+
+  /** Sums over rows, and with `scaled` a product with a row before them. */
+  sums(scaled: boolean, { inputs: [x], outputs }: Node): Compute {
+    const [rows = 0, columns = 0] = x!.shape;
+    if (scaled) {
+      const run = this.#primitives.rowSums(rows, columns);
+      return ({ inputs, output }) => run(...inputs, ...outputs.map(({ shape }, i) => output(i, shape)));
+    }
+    const run = this.#primitives.moments(rows, columns);
+    const scratch = this.#scratch;
+    scratch.reserve("unread", 4 * rows * columns);
+    return ({ inputs: [given], output }) =>
+      run(given!, scratch.at("unread"), ...outputs.map(({ shape }, i) => output(i, shape)));
+  }
 }
 
 /** What computes a node. */
+
 const computing = (plans: Plans, primitives: Primitives, node: Node): Compute => {
   const known = convolutionOf(node);
   if (known !== undefined) {
@@ -184,6 +200,8 @@ const computing = (plans: Plans, primitives: Primitives, node: Node): Compute =>
     const stays = isConstant(filter) || (isInput(filter) && filter.frame === null);
     return plans.through(kind, convolution, stays ? filter : undefined);
   }
+  const summed = summedOf(node);
+  if (summed !== undefined) return plans.sums(summed.scaled === 1, node);
   const does = mappedOf(node);
   if (does === undefined) throw new Error(`internal: ${node.definition.name} is not computed by oneDNN`);
   const { shape } = node.outputs[0]!;

@@ -18,9 +18,14 @@ const BYTES = { bfloat16: 2, float32: 4 } as const;
 const SRC = 1;
 const DST = 17;
 const WEIGHTS = 33;
+const MEAN = 49;
+const VARIANCE = 50;
+const SCALE = 51;
 const DIFF_SRC = 129;
 const DIFF_DST = 145;
 const DIFF_WEIGHTS = 161;
+const DIFF_SCALE = 255;
+const DIFF_SHIFT = 256;
 
 /** `DNNL_ARG_ATTR_MULTIPLE_POST_OP(i) | DNNL_ARG_SRC_1` */
 const postOperand = (i: number): number => (32768 * (i + 1)) | SRC_1;
@@ -112,6 +117,20 @@ export class Primitives {
     return this.#once(["rows", does, rows, columns], () => rowMap(this.#maker, does, rows, columns));
   }
 
+  /** `rowSums` over [rows, columns]: of x, dy and a factor; then factor·dy, sums of dy and of its products with x. */
+  rowSums(rows: number, columns: number): Run {
+    return this.#once(["sums", rows, columns], () => rowSums(this.#maker, rows, columns));
+  }
+
+  /** The same of x alone: x, memory as large for what nobody reads, then sums of x and of its squares. */
+  moments(rows: number, columns: number): Run {
+    return this.#once(["moments", rows, columns], () => {
+      const run = this.rowSums(rows, columns);
+      const ones = this.#maker.constant(new Float32Array(columns).fill(1));
+      return (x, unread, sums, squares) => run(x!, x!, ones, unread!, sums!, squares!);
+    });
+  }
+
   #once<T>(key: unknown, make: () => T): T {
     const text = JSON.stringify(key);
     const known = this.#made.get(text) as T | undefined;
@@ -142,6 +161,34 @@ const rowMap = (maker: Maker, { term, plus, activation, times }: Mapped, rows: n
   );
   const made = maker.product(whole, row, after);
   return maker.bound(made, [[SRC, whole], [SRC_1, row], ...operands, [DST, whole]]);
+};
+
+/**
+ * The gradient of a batch norm of mean 0 and variance 1 over pixels, where each column is a channel: to its input it is factor·dy,
+ * to its shift the sums of dy, to its scale those of dy·x.
+ */
+const rowSums = (maker: Maker, rows: number, columns: number): Run => {
+  const pixels = maker.tensor({
+    dims: [1, columns, rows, 1],
+    strides: [rows * columns, 1, columns, columns],
+    type: "float32",
+  });
+  const row = maker.tensor({ dims: [columns], strides: [1], type: "float32" });
+  const run = maker.bound(maker.normGradient(pixels), [
+    [SRC, pixels],
+    [DIFF_DST, pixels],
+    [SCALE, row],
+    [DIFF_SRC, pixels],
+    [DIFF_SHIFT, row],
+    [DIFF_SCALE, row],
+    [MEAN, row],
+    [VARIANCE, row],
+  ]);
+  const [zeros, ones] = [0, 1].map((value) => maker.constant(new Float32Array(columns).fill(value))) as [
+    bigint,
+    bigint,
+  ];
+  return (...addresses) => run(...addresses, zeros, ones);
 };
 
 /** A convolution's window in three dimensions, of which the third, the images, it leaves alone. */
