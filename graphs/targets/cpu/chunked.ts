@@ -34,6 +34,10 @@ export interface ChunkedLayout extends Layout {
   readonly fused?: (part: Value, factor: Value, term: Value, then: Then) => Value;
   /** Whether `fused` takes a product behind it. */
   readonly gates?: true;
+  /** dy where y is positive, else 0, where that is one pass. */
+  readonly gated?: (y: Value, dy: Value) => Value;
+  /** The sum of two parts, where that is not onnxruntime's. */
+  readonly sum?: (a: Value, b: Value) => Value;
   /** factor·part by a row. */
   scaled(part: Value, factor: Value): Value;
   /** Tensors to which a part and a row broadcast as `one` is applied to them. */

@@ -80,7 +80,7 @@ const addition: Lowering = (call) => {
     inPhases(b, a) ??
     follow(a, b) ??
     follow(b, a) ??
-    (binary(add)(call) as readonly [Placed] | undefined)?.[0];
+    (binary(add, sumIn)(call) as readonly [Placed] | undefined)?.[0];
   if (sum === undefined) return undefined;
   if (a.layout.name !== b.layout.name || !a.recomputable || !b.recomputable || a.sums + b.sums > 0) {
     const { again: _, ...known } = (sum.known ?? {}) as Known;
@@ -88,7 +88,8 @@ const addition: Lowering = (call) => {
   }
   const recompute = () => {
     const [left, right] = [a.recomputed(a.layout), b.recomputed(b.layout)];
-    return left.map((part, i) => add(part, right[i]!));
+    const sum = sumIn(a.layout as ChunkedLayout);
+    return left.map((part, i) => sum(part, right[i]!));
   };
   return [{ ...sum, recompute, sums: 1 }];
 };
@@ -131,6 +132,8 @@ const activationGrad: Lowering = ({ inputs: [y, dy] }) => {
   const back = (dy as Lowered).in(layout);
   const { positive } = knownOf(y as Lowered);
   if (layout.gates && positive !== undefined) return [{ layout, parts: positive(back) }];
+  if (layout.gated !== undefined)
+    return [{ layout, parts: (y as Lowered).recomputed(layout).map((part, i) => layout.gated!(part, back[i]!)) }];
   const masks = positive?.() ?? (y as Lowered).recomputed(layout).map(mask);
   return [{ layout, parts: back.map((part, i) => mul(part, masks[i]!)) }];
 };
@@ -160,8 +163,13 @@ const operand = (
   return undefined;
 };
 
+type Binary = (a: Value, b: Value) => Value;
+
+const sumIn = (layout: ChunkedLayout): Binary => layout.sum ?? add;
+
+/** An op by parts; `whole` is how a layout has it for two parts as large. */
 const binary =
-  (one: (a: Value, b: Value) => Value): Lowering =>
+  (one: Binary, whole: (layout: ChunkedLayout) => Binary = () => one): Lowering =>
   ({ inputs, types: [y] }) => {
     const type = y as Type;
     const chunked = inputs.find((x) => isChunked(x.layout) && sameShape(x.type, type));
@@ -172,7 +180,8 @@ const binary =
     const both = (i: number): Value => {
       const [left, right] = [a.parts[i]!, b.parts[i]!];
       if (a.rows) return layout.byRow((part, given) => one(given, part), right, left);
-      return b.rows ? layout.byRow(one, left, right) : one(left, right);
+      if (b.rows) return layout.byRow(one, left, right);
+      return sameShape(left, right) ? whole(layout)(left, right) : one(left, right);
     };
     return [{ layout, parts: a.parts.map((_, i) => both(i)) }];
   };

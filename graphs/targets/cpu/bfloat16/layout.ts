@@ -4,6 +4,7 @@
  */
 import type { Value } from "../../../onnx/graph.ts";
 import type { Then } from "../chunked.ts";
+import { row } from "../contrib.ts";
 import { CHUNK, equalChunks, MOST_CHUNKS, type PixelLayout, pixelChunks } from "../pixel.ts";
 import { type Mapped, rowMap, rowSums } from "./ops.ts";
 
@@ -21,6 +22,9 @@ const fused = (part: Value, factor: Value, term: Value | undefined, { plus, acti
   return rowMap(...operands, does);
 };
 
+/** A row that a product with it leaves a part as it is. */
+const unit = (part: Value): Value => row(part.dim(1), 1);
+
 /** How a value [N,C,H,W] is cut. */
 export const volumeLayout = ({ shape }: { readonly shape: readonly number[] }): PixelLayout => {
   const [n = 0, c = 0, h = 0, w = 0] = shape;
@@ -35,6 +39,8 @@ export const volumeLayout = ({ shape }: { readonly shape: readonly number[] }): 
     scaled: (part, factor) => fused(part, factor, undefined, {}),
     fused,
     gates: true,
+    gated: (y, dy) => fused(y, unit(y), undefined, { activation: "positive", times: dy }),
+    sum: (a, b) => fused(a, unit(a), undefined, { plus: b }),
     moments: (part) => rowSums.outputs(part, { scaled: 0 }) as unknown as readonly [Value, Value],
     scaledWithSums: (dy, x, factor) =>
       rowSums.outputs(x, dy, factor, { scaled: 1 }) as unknown as readonly [Value, Value, Value],
