@@ -236,12 +236,7 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       const { ranks } = request;
       const named = ranks && { kernels: (node: Node) => collectiveName(node) ?? target.kernels?.(node) };
       const model = compile(step, { ...target, ...named });
-      // What is large is oneDNN's: threads of onnxruntime, which wait awake, would keep cores from oneDNN's.
-      const kernels =
-        target.kernels &&
-        (chosen === "cuda"
-          ? { kernels: await launchedKernels(model) }
-          : { kernels: onednnKernels(model, threads), threads: 1 });
+      const kernels = target.kernels && (await kernelsOf(model, options));
       const all = { ...options, ...rewritingOf(target, chosen), ...kernels, ranks, ...more };
       // The host speaks in between, and a CUDA graph is the device's alone.
       return { model, session: await loadGraphed(model, all, graphs && !speaks(model)) };
@@ -259,6 +254,12 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       }),
   };
 };
+
+/** What computes a model's own ops. On the CPU that is oneDNN: threads of onnxruntime, which wait awake, would keep cores from its. */
+const kernelsOf = async (model: Model, { provider, threads = 1 }: SessionOptions): Promise<SessionOptions> =>
+  provider === "cuda"
+    ? { kernels: await launchedKernels(model) }
+    : { kernels: onednnKernels(model, threads), threads: 1 };
 
 /** Options for one of so many that run side by side. */
 const shareOf = (options: SessionOptions, count: number): SessionOptions => ({
