@@ -131,6 +131,28 @@ test("Square asks ahead where there is room: fewer runs of the model, the same i
   expect(roomy.runs).toBeLessThan(150);
 });
 
+test("replicas share what few images ask, rather than that one waits for the other", async () => {
+  const classifier = convolutional();
+  const [one] = await labelled(asking(classifier), randomImages(1));
+  const attempt = () => apgdTargeted(one!, ball("linf", 1e-4), { iterations: 20, targets: 4, seed: 1 });
+  const answered = [0, 0];
+  const replicas = answered.map((_, k): Oracle => {
+    const oracle = asking(classifier, 4);
+    const counted: Oracle = {
+      ...oracle,
+      answer: (queries, ...more) => {
+        answered[k]! += queries.length;
+        return oracle.answer(queries, ...more);
+      },
+      replicas: [],
+    };
+    return { ...counted, replicas: [counted] };
+  });
+  const results = await runAttacks([attempt()], parallelOracle(replicas, 8));
+  expect(results).toEqual(await runAttacks([attempt()], asking(classifier, 4)));
+  expect(Math.min(...answered)).toBeGreaterThan(0.4 * (answered[0]! + answered[1]!));
+});
+
 describe("a linear model, whose robustness is known", () => {
   // Class t overtakes y within eps exactly where z_t - z_y + eps·‖w_t - w_y‖₁ > 0, away from the box.
   const { classifier, matrix } = linearModel();

@@ -23,7 +23,7 @@ export const parallelOracle = (replicas: readonly Oracle[], batch: number): Orac
   return {
     batch,
     replicas,
-    rows: first.rows,
+    rows: (n) => replicas.length * first.rows(Math.ceil(n / replicas.length)),
     answer: async (queries, steady) =>
       (await each(queries.length, (replica, begin, end) => replica.answer(queries.slice(begin, end), steady))).flat(),
     pgd: async (options, clean, start, labels) => {

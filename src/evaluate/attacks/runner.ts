@@ -14,6 +14,9 @@ const WORTHWHILE = 16;
  */
 const WORTHWHILE_AHEAD = 8;
 
+/** Attacks for each replica from which on they are dealt out. */
+const FEW = 2;
+
 /** After so many runs of one kind and size in a row, the next ones are taken to be alike. */
 const STEADY = 50;
 
@@ -180,15 +183,18 @@ class AttackQueue {
 /**
  * Runs attacks, on as many replicas of the oracle as answer side by side. Each round of a replica answers the queries of one
  * kind, the most asked one; where there is room, attempts begin before those ahead of them have ended. What comes of them is
- * used only if their turn comes, so that results are those of attempts made one after the other.
+ * used only if their turn comes, so that results are those of attempts made one after the other. Few attacks are not dealt out: the
+ * replicas share what is asked in each round, or one would wait for the other that has the last image.
  * @param afterRun what it throws ends the attacks
  * @returns results in the order of the attacks
  */
 export const runAttacks = async (
   attacks: readonly Attack[],
-  { replicas }: Oracle,
+  oracle: Oracle,
   afterRun: AfterRun = () => {},
 ): Promise<AttackResult[]> => {
+  const { replicas } = oracle;
+  if (attacks.length < FEW * replicas.length) return new AttackQueue(attacks, oracle).run(afterRun);
   const shares = replicas.map((_, k) => Array.from(attacks.keys()).filter((at) => at % replicas.length === k));
   const found = await Promise.all(
     replicas.map((replica, k) => {
