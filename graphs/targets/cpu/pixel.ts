@@ -74,5 +74,5 @@ export const pixelChunks = (chunks: readonly number[]): PixelLayout => ({
 });
 
 /** The finer of two ways to cut the same images. */
-export const finer = (a: PixelLayout, b: PixelLayout): readonly number[] =>
+export const finer = (a: Pick<ChunkedLayout, "chunks">, b: Pick<ChunkedLayout, "chunks">): readonly number[] =>
   a.chunks.length >= b.chunks.length ? a.chunks : b.chunks;

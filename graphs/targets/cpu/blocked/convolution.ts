@@ -22,6 +22,7 @@ import type { Followed, Known, Phases, Place, Then } from "../chunked.ts";
 import { shaped } from "../contrib.ts";
 import { shapeOf } from "../convolution.ts";
 import type { Geometry } from "../im2col.ts";
+import { finer } from "../pixel.ts";
 import type { ConvShape } from "../ways.ts";
 import { blockedFilter, sharedFilter, stemFilter, turnedFilter, wholeFilter } from "./filters.ts";
 import { blockedLayout, isBlocked, sharing } from "./layout.ts";
@@ -101,7 +102,7 @@ const forward =
     const filters = (w as Lowered).one(sharedFilter(blockedFilter(block), together));
     const added = isAbsent(node.inputs[2]) ? undefined : tiled((bias as Lowered).plain, together);
     // Chunks of the input where it has more of them: to join results, which a stride makes smaller, is less to copy.
-    const chunks = stem ? layout.chunks : most(layout.chunks, blockedLayout(block, input).chunks);
+    const chunks = stem ? layout.chunks : finer(layout, blockedLayout(block, input));
     const given = stem ? imageChunks(x as Lowered, chunks) : inChunks(x as Lowered, block, chunks);
     const each = viewed(
       viewed(given, shape.inputChannels).map((part) => blockedConv([part, filters, added], cut)),
@@ -111,8 +112,6 @@ const forward =
     const to = place(type);
     return [isBlocked(to) ? { layout, parts } : { layout: to, parts: to.take?.(layout, parts, type) as Value[] }];
   };
-
-const most = (a: readonly number[], b: readonly number[]): readonly number[] => (b.length > a.length ? b : a);
 
 const tiled = (bias: Value, together: number): Value =>
   together === 1 ? bias : concat(Array<Value>(together).fill(bias), { axis: 0 });
@@ -131,18 +130,18 @@ const recut = (parts: readonly Value[], { length }: readonly number[]): readonly
   if (parts.length === length) return parts;
   const known = cuts.get(parts) ?? new Map<number, readonly Value[]>();
   cuts.set(parts, known);
-  const cut = known.get(length) ?? (parts.length > length ? coarser(parts, length) : finer(parts, length));
+  const cut = known.get(length) ?? (parts.length > length ? joinedInto(parts, length) : splitInto(parts, length));
   known.set(length, cut);
   return cut;
 };
 
-const coarser = (parts: readonly Value[], count: number): readonly Value[] => {
+const joinedInto = (parts: readonly Value[], count: number): readonly Value[] => {
   const each = parts.length / count;
   return upTo(count).map((i) => concat(parts.slice(i * each, (i + 1) * each), { axis: 0 }));
 };
 
 /** Split, which copies with all threads, where Slice has one. */
-const finer = (parts: readonly Value[], count: number): readonly Value[] => {
+const splitInto = (parts: readonly Value[], count: number): readonly Value[] => {
   const each = count / parts.length;
   return parts.flatMap((part) => split(part, { axis: 0, sizes: Array<number>(each).fill(part.dim(0) / each) }));
 };
