@@ -68,7 +68,7 @@ export const winogradShare = (outputs: readonly Value[]): number => {
       x.rank === 4
         ? shapeOf(x, y, windowOf(attributes as ConvAttributes, x.shape.slice(2), kernel), kernel)
         : undefined;
-    if (shape !== undefined && waysFor(shape).includes("winograd")) taken += multiplications;
+    if (shape !== undefined && fastest("forward", waysFor(shape), shape) === "winograd") taken += multiplications;
     all += multiplications;
   }
   return all === 0 ? 0 : taken / all;

@@ -70,7 +70,8 @@ export const winogradFilter = filterForm("winograd-filter", filterMatrix);
 /** The same of the kernel turned by 180°, for the gradient to the input. */
 export const winogradTurned = filterForm("winograd-turned", turnedFilterMatrix);
 
-const tilesOf = (size: number): number => Math.ceil(size / TILE);
+/** Tiles along an axis. */
+export const tilesOf = (size: number): number => Math.ceil(size / TILE);
 const dense = (size: number): boolean => tilesOf(size) <= 2;
 
 const cached = <T>(make: (size: number) => T): ((size: number) => T) => {

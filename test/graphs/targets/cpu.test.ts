@@ -239,7 +239,7 @@ describe("convolutions", () => {
 
   test("the cost table chooses the fastest way at the nearest shape", () => {
     for (const { op, inputChannels, outputChannels, side, rates } of costs) {
-      const shape = { images: 8, inputChannels, outputChannels, geometry: geometry(side, 1) };
+      const shape = { images: 16, inputChannels, outputChannels, geometry: geometry(side, 1) };
       const ways = waysFor(shape);
       const chosen = fastest(op, ways, shape);
       expect(rates[chosen]).toBe(Math.max(...Object.values(rates)));
@@ -249,16 +249,27 @@ describe("convolutions", () => {
     const wide = { images: 8, inputChannels: 2048, outputChannels: 2048, geometry: geometry(8, 1) };
     expect(fastest("forward", waysFor(wide), wide)).toBe("winograd");
   });
+
+  test("few tiles are not worth reading Winograd's filters for", () => {
+    const shape = { inputChannels: 512, outputChannels: 512, geometry: geometry(8, 1) };
+    for (const op of ["forward", "input", "weight"] as const) {
+      expect(fastest(op, waysFor({ ...shape, images: 2 }), { ...shape, images: 2 })).toBe("im2col");
+      expect(fastest(op, waysFor({ ...shape, images: 3 }), { ...shape, images: 3 })).toBe("winograd");
+    }
+  });
 });
 
 test("attacks run on the CPU target where most multiplications are in 3×3 convolutions with stride 1", () => {
-  const x = image("x", [2, 16, 8, 8]);
+  const x = image("x", [4, 16, 8, 8]);
   const narrow = conv(x, image("w", [16, 16, 3, 3]), { pads: [1, 1, 1, 1] });
   const strided = conv(narrow, image("v", [16, 16, 4, 4]), { pads: [1, 1, 1, 1], strides: [2, 2] });
   expect(cpuTargetFor([narrow]).name).toBe("cpu");
   expect(cpuTargetFor([strided]).name).toBe("cpu");
   expect(cpuTargetFor([conv(x, image("v", [16, 16, 4, 4]), { strides: [2, 2] })]).name).toBe("portable");
   expect(cpuTargetFor([relu(x)]).name).toBe("portable");
+  expect(cpuTargetFor([conv(image("y", [2, 16, 8, 8]), image("w", [16, 16, 3, 3]), { pads: [1, 1, 1, 1] })]).name).toBe(
+    "portable",
+  );
 });
 
 describe("batch norm", () => {
