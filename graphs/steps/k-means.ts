@@ -1,8 +1,7 @@
 /** The two products that k-means spends its time in, as programs: points against centres. */
-import type { Value } from "../onnx/graph.ts";
-import { input } from "../onnx/graph.ts";
+import { apply, type Definition, input, type Type, type Value } from "../onnx/graph.ts";
 import { buildModel, type Model } from "../onnx/write.ts";
-import { cast, gemm, reduceMax, reshape, sub, topK } from "../ops/index.ts";
+import { cast, concat, gatherElements, gemm, greater, reduceMax, reshape, slice, sub, topK } from "../ops/index.ts";
 import { feedName } from "./names.ts";
 
 export interface CentresShape {
@@ -35,12 +34,37 @@ export const nearestCentres = ({ dim, groups, size }: { dim: number; groups: num
   });
 };
 
-/** The same scores, of which `nearest` int32 [rows] is the largest of all centres: where bounds would spare nothing yet. */
-export const nearestCentre = ({ dim, k }: CentresShape): Model => {
+/** The rows of x where `chosen` bool [rows] says so. Its type is x's: how many rows those are shows when it runs. */
+const compressDefinition: Definition = {
+  name: "Compress",
+  domain: "",
+  attributes: { axis: "int" },
+  infer: ([x]): Type[] => [x as Value],
+};
+
+/**
+ * The same scores where bounds would spare nothing yet. Input `labels` int32 [rows,1] has the centre of each point; `nearer` int32
+ * [rows] is 1 where another one is nearer, and `nearest` int32 [1 + nearer ones] which is the nearest of the first point, then of
+ * those: to find the largest of a few rows' scores costs less than of all.
+ */
+export const nearerCentre = ({ dim, k }: CentresShape): Model => {
   const halves = input(feedName("halves"), { dtype: "float32", shape: [k] });
+  const labels = input(feedName("labels"), { dtype: "int32", shape: [ROWS, 1] });
   const all = sub(gemm(points(dim), against({ dim, k }), { transB: 1 }), halves);
-  const nearest = reshape(cast(topK(all, 1).indices, { to: "int32" }), [-1]);
-  return buildModel({ nearest }, [], { dynamic: { [feedName("points")]: ["rows"], nearest: ["rows"] } });
+  const best = reduceMax(all, { axes: [1], keepdims: 1 });
+  const nearer = reshape(greater(best, gatherElements(all, labels, { axis: 1 })), [-1]);
+  const chosen = apply(compressDefinition, [all, nearer], { axis: 0 })[0] as Value;
+  // onnxruntime's TopK divides by the number of rows.
+  const some = concat([slice(all, [{ axis: 0, start: 0, end: 1 }]), chosen], { axis: 0 });
+  const nearest = reshape(cast(topK(some, 1).indices, { to: "int32" }), [-1]);
+  return buildModel({ nearer: cast(nearer, { to: "int32" }), nearest }, [], {
+    dynamic: {
+      [feedName("points")]: ["rows"],
+      [feedName("labels")]: ["rows"],
+      nearer: ["rows"],
+      nearest: ["found"],
+    },
+  });
 };
 
 /** `products` float32 [rows,k] of `points` [rows,dim] and `centres` [k,dim]: what k-means++ draws its next centre by. */

@@ -18,7 +18,7 @@ export const groupsOf = (k: number): { groups: number; size: number } => {
 /** Share of the points up to which a pass may change clusters for bounds to spare more than they cost in the next ones. */
 const boundedShare = 0.01;
 
-/** Sessions: of `nearestCentre`, and of `nearestCentres` for all groups and for a single group. */
+/** Sessions: of `nearerCentre`, and of `nearestCentres` for all groups and for a single group. */
 export interface Assigning {
   readonly plain: Session;
   readonly all: Session;
@@ -89,28 +89,41 @@ export class Assignment {
 
   /** One product of all points with all centres, whose largest scores decide. */
   async #plainPass(): Promise<number> {
-    const { count, dim, data } = this.#points;
-    const centres = float32([this.#halves.length, dim], this.#centres);
-    const halves = float32([this.#halves.length], this.#halves);
-    const ask = (from: number) => {
-      const to = Math.min(from + chunk, count);
-      const given = float32([to - from, dim], data.subarray(from * dim, to * dim));
-      return this.#sessions.plain.run({ "input.points": given, "input.centres": centres, "input.halves": halves });
-    };
+    const { count } = this.#points;
     let changed = 0;
-    let asked = ask(0);
+    let asked = this.#askPlainly(0);
     for (let from = 0; from < count; from += chunk) {
-      const found = (await asked).nearest!.data as Int32Array;
+      const found = await asked;
       // The engine computes the next ones while these are sorted in.
-      if (from + chunk < count) asked = ask(from + chunk);
-      for (const [row, centre] of found.entries()) {
-        if (centre === this.#forming.labels[from + row]) continue;
+      if (from + chunk < count) asked = this.#askPlainly(from + chunk);
+      const nearest = found.nearest!.data as Int32Array;
+      let next = 1;
+      for (const [row, nearer] of (found.nearer!.data as Int32Array).entries()) {
+        const own = this.#forming.labels[from + row]!;
+        const centre = nearer === 1 ? nearest[next++]! : Math.max(own, 0);
+        if (centre === own) continue;
         this.#nearest[from + row] = centre;
         this.#forming.move(from + row, centre);
         changed++;
       }
     }
     return changed;
+  }
+
+  /** Which points of a chunk have a nearer centre than their own; those of none are taken to be of the first. */
+  #askPlainly(from: number): ReturnType<Session["run"]> {
+    const { count, dim, data } = this.#points;
+    const to = Math.min(from + chunk, count);
+    return this.#sessions.plain.run({
+      "input.points": float32([to - from, dim], data.subarray(from * dim, to * dim)),
+      "input.centres": float32([this.#halves.length, dim], this.#centres),
+      "input.halves": float32([this.#halves.length], this.#halves),
+      "input.labels": {
+        dtype: "int32",
+        shape: [to - from, 1],
+        data: this.#forming.labels.subarray(from, to).map((label) => Math.max(label, 0)),
+      },
+    });
   }
 
   async #boundedPass(moves: Float64Array): Promise<number> {

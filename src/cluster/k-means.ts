@@ -5,7 +5,7 @@
  * proposes, exact distances decide. The sums of clusters are kept here, where only points that changed cluster cost.
  */
 import { deserialize, serialize } from "node:v8";
-import { nearestCentre, nearestCentres, productsWith } from "../../graphs/steps/k-means.ts";
+import { nearerCentre, nearestCentres, productsWith } from "../../graphs/steps/k-means.ts";
 import { random } from "../data/random.ts";
 import { alone, type Collective, gathered, isMine } from "../distributed/collective.ts";
 import { createSession, type SessionOptions } from "../engine/session.ts";
@@ -108,7 +108,7 @@ export const kMeans = async (points: Points, options: KMeansOptions): Promise<Cl
   if (k > count) throw new RequestError(`${count} images cannot form ${k} clusters; give a smaller K.`);
   const trials = 2 + Math.floor(Math.log(k));
   const { groups, size } = groupsOf(k);
-  const plain = await createSession(nearestCentre({ dim, k: groups * size }).bytes, engine);
+  const plain = await createSession(nearerCentre({ dim, k: groups * size }).bytes, engine);
   const all = await createSession(nearestCentres({ dim, groups, size }).bytes, engine);
   const one = await createSession(nearestCentres({ dim, groups: 1, size }).bytes, engine);
   const drawing = await createSession(productsWith({ dim, k: trials }).bytes, engine);
