@@ -5,7 +5,7 @@
  *
  *     npm run build
  *     node dist/scripts/benchmarks/compare-autoattack.js --python PYTHON --model RUN --data CIFAR10 [--limit 32] [--eps 8/255]
- *       [--rounds 3] [--threads 2]
+ *       [--norm l2] [--rounds 3] [--threads 2]
  *
  * RUN is a run of `advcl finetune`, a ResNet-18 for 32×32 images; PYTHON has torch, torchvision, torchattacks, safetensors.
  */
@@ -26,11 +26,14 @@ const { values } = readFlags(import.meta.url, {
     data: { type: "string" },
     limit: { type: "string", default: "32" },
     eps: { type: "string", default: "8/255" },
+    norm: { type: "string", default: "linf" },
     rounds: { type: "string", default: "3" },
     threads: { type: "string", default: "2" },
   },
 });
-const { model, data, limit, threads } = values;
+const { model, data, limit, threads, norm } = values;
+const theirNorm = { linf: "Linf", l2: "L2" }[norm];
+if (theirNorm === undefined) throw new RequestError(`--norm ${norm} is neither linf nor l2`);
 if (model === undefined || data === undefined) throw new RequestError("give --model RUN and --data CIFAR10");
 const [over, under = "1"] = values.eps.split("/");
 const eps = Number(over) / Number(under);
@@ -63,7 +66,7 @@ try {
   const all = readFileSync(join(data, "test_batch.bin"));
   writeFileSync(join(folder, "test_batch.bin"), all.subarray(0, Number(limit) * recordBytes));
   const advcl = (): Accuracies => {
-    const attacks = ["--attacks", "clean,autoattack", "--eps", String(eps), "--batch", limit];
+    const attacks = ["--attacks", "clean,autoattack", "--norm", norm, "--eps", String(eps), "--batch", limit];
     const images = ["--dataset", "cifar10", "--data", folder, "--limit", limit];
     const settings = [...images, ...attacks, "--threads", threads, "--provider", "cpu", "--quiet", "--json"];
     const { seconds, last } = run(process.execPath, [main, "evaluate", "--model", model, ...settings]);
@@ -71,7 +74,7 @@ try {
     return figures(seconds, clean.accuracy, autoattack.accuracy);
   };
   const torchattacks = (): Accuracies => {
-    const images = ["--data", folder, "--limit", limit, "--eps", values.eps];
+    const images = ["--data", folder, "--limit", limit, "--eps", values.eps, "--norm", theirNorm];
     const { last } = run(values.python, [theirs, weights, ...images, "--attacks", "autoattack", "--threads", threads]);
     const { clean, autoattack, seconds } = JSON.parse(last);
     return figures(seconds.autoattack, clean, autoattack);
@@ -85,13 +88,13 @@ try {
   const on = machine(Number(threads));
   const turns = await takeTurns(contenders, { rounds: Number(values.rounds), warmUp: false });
   const rows = summarize(turns);
-  console.log(`AutoAttack on ${limit} images at ${values.eps}, ${on}, medians of ${values.rounds}`);
+  console.log(`AutoAttack on ${limit} images at ${norm} ${values.eps}, ${on}, medians of ${values.rounds}`);
   console.log(describe(rows));
   for (const [name, rounds] of turns)
     console.log(
       `${name}: clean ${rounds.map(({ clean }) => clean).join(", ")}; robust ${rounds.map(({ robust }) => robust).join(", ")}`,
     );
-  const settings = { model, images: Number(limit), eps: values.eps, machine: on };
+  const settings = { model, images: Number(limit), norm, eps: values.eps, machine: on };
   console.log(JSON.stringify({ ...settings, contenders: rows, rounds: Object.fromEntries(turns) }));
 } finally {
   rmSync(folder, { recursive: true });

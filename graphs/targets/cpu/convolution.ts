@@ -13,7 +13,7 @@ import {
   type Window,
   windowOf,
 } from "../../ops/index.ts";
-import type { Lowered } from "../layout.ts";
+import type { Layout, Lowered } from "../layout.ts";
 import type { Lowering } from "../lower.ts";
 import { rechunk } from "./chunked.ts";
 import { shaped } from "./contrib.ts";
@@ -25,7 +25,7 @@ import {
   tapFirstFilter,
   tapMajorFilter,
 } from "./im2col.ts";
-import { finer, type PixelLayout, pixelLayout } from "./pixel.ts";
+import { finer, isPixel, type PixelLayout, pixelLayout } from "./pixel.ts";
 import { thinConv, thinGradInput, thinGradWeight, thinLayout } from "./thin.ts";
 import { type Choose, type ConvShape, fastest, waysFor } from "./ways.ts";
 import { winogradConv, winogradFilter, winogradGradFilter, winogradGradInput, winogradTurned } from "./winograd.ts";
@@ -57,7 +57,7 @@ export const shapeOf = (x: Type, y: Type, window: Window, kernel: readonly numbe
  * or wide kernels, onnxruntime's own convolutions are faster in a pass forward: a network of two 4×4 convolutions with
  * stride 2 answers Square's questions in half the time (batch 16, Zen 3, `advcl evaluate --attacks square`).
  */
-export const winogradShare = (outputs: readonly Value[]): number => {
+export const winogradShare = (outputs: readonly Value[], place: (type: Type) => Layout = pixelLayout): number => {
   let [taken, all] = [0, 0];
   for (const { definition, inputs, outputs: results, attributes } of visibleNodesOf(outputs)) {
     if (definition !== conv.definition) continue;
@@ -68,7 +68,9 @@ export const winogradShare = (outputs: readonly Value[]): number => {
       x.rank === 4
         ? shapeOf(x, y, windowOf(attributes as ConvAttributes, x.shape.slice(2), kernel), kernel)
         : undefined;
-    if (shape !== undefined && fastest("forward", waysFor(shape), shape) === "winograd") taken += multiplications;
+    const inPixels = isPixel(place(y));
+    if (shape !== undefined && inPixels && fastest("forward", waysFor(shape), shape) === "winograd")
+      taken += multiplications;
     all += multiplications;
   }
   return all === 0 ? 0 : taken / all;

@@ -160,6 +160,14 @@ describe("convolutions", () => {
       const names = nodesOf(Object.values(lower({ joined }, target)), null).map(({ definition }) => definition.name);
       const fused = x[0]! % 2 === 0 && x[1]! >= 4 && stride === 1;
       expect([names.includes("Add"), names.includes("Relu")]).toEqual([!fused, !fused]);
+
+      // So they are of a pass forward alone.
+      const shortcut = image("shortcut", y.shape);
+      const ended = relu(add(y, shortcut));
+      const ahead = cpuTarget({ block: block as number, limits: limitChannels.map(() => Infinity), onlyForward: true });
+      await compare({ ended }, [given, w, bias, shortcut], ahead, 3e-5, filters);
+      const left = nodesOf(Object.values(lower({ ended }, ahead)), null).map(({ definition }) => definition.name);
+      if (x[0]! % 2 === 0 && stride === 1) expect(left.filter((name) => name === "Add" || name === "Relu")).toEqual([]);
     },
   );
 
@@ -267,6 +275,7 @@ test("attacks run on the CPU target where most multiplications are in 3×3 convo
   expect(cpuTargetFor([strided]).name).toBe("cpu");
   expect(cpuTargetFor([conv(x, image("v", [16, 16, 4, 4]), { strides: [2, 2] })]).name).toBe("portable");
   expect(cpuTargetFor([relu(x)]).name).toBe("portable");
+  if (block !== undefined) expect(cpuTargetFor([narrow], block).name).toBe("portable");
   expect(cpuTargetFor([conv(image("y", [2, 16, 8, 8]), image("w", [16, 16, 3, 3]), { pads: [1, 1, 1, 1] })]).name).toBe(
     "portable",
   );

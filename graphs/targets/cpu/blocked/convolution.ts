@@ -83,7 +83,7 @@ const viewed = (parts: readonly Value[], channels: number): readonly Value[] =>
   });
 
 const forward =
-  (block: number, place: Place): Lowering =>
+  (block: number, place: Place, onlyForward: boolean): Lowering =>
   ({ inputs: [x, w, bias], attributes, types: [y], node }) => {
     const [input, filter, type] = [(x as Lowered).type, (w as Lowered).type, y as Type];
     const kernel = filter.shape.slice(2);
@@ -100,17 +100,24 @@ const forward =
       group: 1,
     };
     const filters = (w as Lowered).one(sharedFilter(blockedFilter(block), together));
-    const added = isAbsent(node.inputs[2]) ? undefined : tiled((bias as Lowered).plain, together);
+    const shift = isAbsent(node.inputs[2]) ? undefined : tiled((bias as Lowered).plain, together);
     // Chunks of the input where it has more of them: to join results, which a stride makes smaller, is less to copy.
     const chunks = stem ? layout.chunks : finer(layout, blockedLayout(block, input));
     const given = stem ? imageChunks(x as Lowered, chunks) : inChunks(x as Lowered, block, chunks);
-    const each = viewed(
-      viewed(given, shape.inputChannels).map((part) => blockedConv([part, filters, added], cut)),
-      Math.max(block, type.shape[1]!),
-    );
-    const parts = recut(each, layout.chunks);
+    const seen = viewed(given, shape.inputChannels);
+    const results = ({ plus, activation }: Parameters<Followed>[0]) => {
+      const added = plus && viewed(plus, shape.outputChannels);
+      const each = seen.map((part, i) =>
+        blockedConv([part, filters, shift, added?.[i]], { ...cut, ...activated(activation) }),
+      );
+      return recut(viewed(each, Math.max(block, type.shape[1]!)), layout.chunks);
+    };
+    const parts = results({});
     const to = place(type);
-    return [isBlocked(to) ? { layout, parts } : { layout: to, parts: to.take?.(layout, parts, type) as Value[] }];
+    if (!isBlocked(to)) return [{ layout: to, parts: to.take?.(layout, parts, type) as Value[] }];
+    // A sum and a ReLU behind it are the last of the convolution's passes; an operand that is kept for a pass back would be copied first.
+    const known: Known = onlyForward && chunks.length === layout.chunks.length ? { followed: results } : {};
+    return [{ layout, parts, known }];
   };
 
 const tiled = (bias: Value, together: number): Value =>
@@ -281,9 +288,13 @@ const gradWeight =
     return [{ layout: sharedFilter(wholeFilter, together), parts: [whole] }];
   };
 
-/** Entries for the three ops on a processor with blocks of `block` channels. */
-export const blockedConvolutions = (block: number, place: Place): readonly [OpDefinition, Lowering][] => [
-  [conv.definition, forward(block, place)],
+/** Entries for the three ops on a processor with blocks of `block` channels; `onlyForward` of graphs without a pass back. */
+export const blockedConvolutions = (
+  block: number,
+  place: Place,
+  onlyForward: boolean,
+): readonly [OpDefinition, Lowering][] => [
+  [conv.definition, forward(block, place, onlyForward)],
   [convGradInput.definition, gradInput(block, place)],
   [convGradWeight.definition, gradWeight(block, place)],
 ];
