@@ -4,7 +4,7 @@
  */
 
 import type { Value } from "../../onnx/graph.ts";
-import { visibleNodesOf } from "../../onnx/order.ts";
+import { allNodesOf } from "../../onnx/order.ts";
 import { convGradInput, type OpDefinition } from "../../ops/index.ts";
 import type { Lowering, Target } from "../lower.ts";
 import { portable } from "../portable.ts";
@@ -88,7 +88,7 @@ const FORWARD_SHARE = 0.3;
 
 /** The faster target for attacks on a network: this one where most of its work is Winograd's or in blocks, else the portable one. */
 export const cpuTargetFor = (outputs: readonly Value[], block?: number): Target => {
-  const onlyForward = visibleNodesOf(outputs).every(({ definition }) => definition !== convGradInput.definition);
+  const onlyForward = allNodesOf(outputs).every(({ definition }) => definition !== convGradInput.definition);
   const fast =
     block !== undefined && onlyForward
       ? winogradShare(outputs, placing(block)) >= FORWARD_SHARE

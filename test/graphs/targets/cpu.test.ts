@@ -1,5 +1,6 @@
 /** Every CPU lowering against the portable one, on shapes that fit nothing: odd batches, ragged chunks, odd widths. */
 import { describe, expect, test } from "@jest/globals";
+import { linf } from "../../../graphs/attacks/threat-model.ts";
 import { vjp } from "../../../graphs/autodiff/grad.ts";
 import { absent, input, type Node, nodesOf, type Value } from "../../../graphs/onnx/graph.ts";
 import { scheduled } from "../../../graphs/onnx/order.ts";
@@ -11,9 +12,12 @@ import {
   batchNormTraining,
   type ConvAttributes,
   conv,
+  globalAveragePool,
   reduceMean,
   relu,
+  reshape,
 } from "../../../graphs/ops/index.ts";
+import { logitsStep, pgdStep } from "../../../graphs/steps/evaluate.ts";
 import { costs } from "../../../graphs/targets/cpu/costs.ts";
 import { cpuTarget, cpuTargetFor } from "../../../graphs/targets/cpu/index.ts";
 import { limitChannels } from "../../../graphs/targets/cpu/placing.ts";
@@ -279,6 +283,17 @@ test("attacks run on the CPU target where most multiplications are in 3×3 convo
   expect(cpuTargetFor([conv(image("y", [2, 16, 8, 8]), image("w", [16, 16, 3, 3]), { pads: [1, 1, 1, 1] })]).name).toBe(
     "portable",
   );
+});
+
+test("a pass back in an attack's loop is one", () => {
+  const [stem, second] = [image("stem", [16, 3, 3, 3]), image("second", [16, 16, 3, 3])];
+  const pads = [1, 1, 1, 1];
+  const classifier = (x: Value) =>
+    reshape(globalAveragePool(conv(conv(x, stem, { pads }), second, { pads })), [x.dim(0), 16]);
+  const size = { batch: 4, image: [3, 8, 8] } as const;
+  const attack = pgdStep(classifier, size, { threat: linf(8 / 255), steps: 2, stepSize: 2 / 255 });
+  expect(cpuTargetFor(Object.values(attack), 16).name).toBe("cpu");
+  expect(cpuTargetFor(Object.values(logitsStep(classifier, size)), 16).name).toBe("portable");
 });
 
 describe("batch norm", () => {
