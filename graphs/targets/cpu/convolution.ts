@@ -56,6 +56,7 @@ export const shapeOf = (x: Type, y: Type, window: Window, kernel: readonly numbe
  * Share of a network's multiplications in convolutions that Winograd takes, 0 to 1. Where that is small, as with strided
  * or wide kernels, onnxruntime's own convolutions are faster in a pass forward: a network of two 4×4 convolutions with
  * stride 2 answers Square's questions in half the time (batch 16, Zen 3, `advcl evaluate --attacks square`).
+ * @param place where values lie: only those in pixels are Winograd's
  */
 export const winogradShare = (outputs: readonly Value[], place: (type: Type) => Layout = pixelLayout): number => {
   let [taken, all] = [0, 0];

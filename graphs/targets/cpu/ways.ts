@@ -53,8 +53,8 @@ const distance = (cost: Cost, { inputChannels, outputChannels, geometry: { input
   octaves(cost.side, Math.sqrt(input[0] * input[1]));
 
 /**
- * Tiles up to which Winograd's filters, four times as large as their own, take longer to read than its products save: attacks on
- * few images ask for 4 at a time in 33 instead of 59 ms (ResNet-18 of width 64, one core of an Intel Xeon with AVX-512).
+ * Tiles from which on Winograd's products save more than its filters, four times as large, take longer to read: attacks on few
+ * images ask for 4 at a time in 33 instead of 59 ms (ResNet-18 of width 64, one core of an Intel Xeon with AVX-512).
  */
 const FEW = 12;
 
