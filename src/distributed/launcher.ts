@@ -24,6 +24,19 @@ export const mpiLibraries = (environment: Environment = process.env): readonly s
   return [...(told === undefined ? [] : [join(told, "libmpi.so.40")]), ...openMpi, ...mpich];
 };
 
+/**
+ * Settings of UCX, by which MPICH sends. To see whether it learns of memory that is given back, UCX moves the end of the heap up by a
+ * page and down again, and does not look whether the first worked: where V8's code begins right behind the heap, one process in 64, a
+ * page of the heap is lost and the process ends with SIGSEGV. MPI sends without that too. SIGSEGV itself is V8's: WebAssembly checks
+ * its bounds by it.
+ */
+const ucx = { UCX_MEM_EVENTS: "n", UCX_ERROR_SIGNALS: "SIGILL,SIGBUS,SIGFPE" } as const;
+
+/** Sets what MPI's library has to find in the environment when it is loaded; what the user set there holds. */
+export const prepareEnvironment = (environment: Record<string, string | undefined>): void => {
+  for (const [name, value] of Object.entries(ucx)) environment[name] ??= value;
+};
+
 /** Variables for rank, size and rank on the machine: mpirun of Open MPI; hydra and srun --mpi=pmi2; srun --mpi=pmix. */
 const launchers = [
   ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"],

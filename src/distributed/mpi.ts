@@ -3,7 +3,7 @@ import type { KoffiFunc, LibraryHandle } from "koffi";
 import { loadKoffi } from "../engine/native/library.ts";
 import { RequestError, RunError } from "../errors.ts";
 import type { Collective, WithinProgram } from "./collective.ts";
-import { type Launched, mpiLibraries } from "./launcher.ts";
+import { type Launched, mpiLibraries, prepareEnvironment } from "./launcher.ts";
 
 type Koffi = typeof import("koffi");
 type Handle = bigint | number;
@@ -156,6 +156,7 @@ const speakWithin = (
  */
 export const joinMpi = ({ size, localRank }: Launched, limitSeconds: number, given?: string): Mpi => {
   const koffi = koffiForMpi();
+  prepareEnvironment(process.env);
   const library = openLibrary(koffi, given);
   const abi = abiOf(koffi, library);
   const { handle, world } = abi;

@@ -9,7 +9,7 @@ import { update } from "../../graphs/steps/step.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { benchFeeds } from "../../src/bench/measure.ts";
 import { alone, type Collective, type WithinProgram } from "../../src/distributed/collective.ts";
-import { launched, mpiLibraries } from "../../src/distributed/launcher.ts";
+import { launched, mpiLibraries, prepareEnvironment } from "../../src/distributed/launcher.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { missingApi, ortApi } from "../../src/engine/native/api.ts";
 import { createRunner } from "../../src/engine/runner.ts";
@@ -138,6 +138,12 @@ test("the library that is looked for first is the launcher's", () => {
   ]);
   expect(mpiLibraries({ PMI_RANK: "0" })[0]).toBe("libmpich.so.12");
   expect(new Set(mpiLibraries({ PMI_RANK: "0" }))).toEqual(new Set(mpiLibraries({})));
+});
+
+test("UCX leaves the heap and SIGSEGV alone, unless it is told otherwise", () => {
+  const environment: Record<string, string | undefined> = { UCX_ERROR_SIGNALS: "" };
+  prepareEnvironment(environment);
+  expect(environment).toEqual({ UCX_MEM_EVENTS: "n", UCX_ERROR_SIGNALS: "" });
 });
 
 test("launchers are known by their environment", () => {
