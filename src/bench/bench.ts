@@ -33,12 +33,13 @@ const benchLayouts = async ({ threads }: BenchSettings, { print }: VerbContext):
   if (block === undefined)
     throw new RequestError("onnxruntime has no blocked convolutions on this processor, so there is nothing to choose");
   const rows: LayoutRow[] = [];
-  print("channels  side  images     blocks     pixels");
+  print("channels  side  images     blocks     pixels  ratio");
   const { limits, reason } = await timedLayouts(block, threads, (row) => {
     rows.push(row);
-    const { channels, side, images, blocks, pixels } = row;
+    const { channels, side, images, blocks, pixels, ratio } = row;
     const cells = [String(channels).padStart(8), String(side).padStart(4), String(images).padStart(6)];
-    print([...cells, ...[blocks, pixels].map((ms) => `${ms.toFixed(1)} ms`.padStart(9))].join("  "));
+    const times = [blocks, pixels].map((ms) => `${ms.toFixed(1)} ms`.padStart(9));
+    print([...cells, ...times, ratio.toFixed(2).padStart(5)].join("  "));
   });
   const target = blockedName(block, limits);
   print(`${target}: ${reason}`);

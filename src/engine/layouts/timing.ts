@@ -19,9 +19,11 @@ export interface LayoutRow {
   /** Side of the square images. */
   readonly side: number;
   readonly images: number;
-  /** Milliseconds, the least of some runs in turn. */
+  /** Milliseconds, medians of some runs in turn. */
   readonly blocks: number;
   readonly pixels: number;
+  /** Median over these turns of the time in blocks over that by pixels. */
+  readonly ratio: number;
 }
 
 export interface LayoutTimes {
@@ -38,10 +40,10 @@ const sides: readonly (readonly number[])[] = [
   [4, 8, 16],
 ];
 
-/** Blocks are taken up to so much longer: they take less memory. */
-const ALMOST = 1.02;
-/** Runs that are timed, after one that is not. */
-const RUNS = 5;
+/** What is faster by less is not told from noise, and changes nothing: the usual limits hold there. */
+const DOUBT = 1.1;
+/** Turns that are timed, after one that is not. */
+const TURNS = 9;
 /** Elements of a value at least, and images: no layout of a few is worth a choice. */
 const ELEMENTS = 2 ** 18;
 const IMAGES = 8;
@@ -96,6 +98,8 @@ const load = async (outputs: Record<string, Value>, target: Target, options: Ses
   return { run, release: () => session.release() };
 };
 
+const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;
+
 /** Times one size on a processor with such blocks. */
 const timeAt = async (
   block: number,
@@ -108,21 +112,28 @@ const timeAt = async (
   const [blocks, pixels] = await Promise.all(
     [cpuTarget({ block, limits: all }), cpuTarget()].map((target) => load(outputs, target, options)),
   );
-  let best: [number, number] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
-  for (let run = 0; run <= RUNS; run++) {
-    const times = [await blocks!.run(), await pixels!.run()] as const;
-    if (run > 0) best = [Math.min(best[0], times[0]), Math.min(best[1], times[1])];
-  }
+  const turns: (readonly [number, number])[] = [];
+  for (let turn = 0; turn <= TURNS; turn++) turns.push([await blocks!.run(), await pixels!.run()]);
   await Promise.all([blocks!.release(), pixels!.release()]);
-  return { channels, side, images, blocks: best[0], pixels: best[1] };
+  const timed = turns.slice(1);
+  return {
+    ...{ channels, side, images },
+    blocks: median(timed.map(([inBlocks]) => inBlocks)),
+    pixels: median(timed.map(([, byPixels]) => byPixels)),
+    ratio: median(timed.map(([inBlocks, byPixels]) => inBlocks / byPixels)),
+  };
 };
+
+/** Whether blocks are taken at one size, where they usually are up to a side of `usual`: the faster layout where it clearly is, else the usual one. */
+const takesBlocks = (usual: number, { side, ratio }: LayoutRow): boolean =>
+  side <= usual ? ratio <= DOUBT : ratio * DOUBT < 1;
 
 /** The limits that some times say; where nothing was timed for so many channels, the usual one. */
 export const limitsOf = (rows: readonly LayoutRow[]): Limits =>
   limitChannels.map((channels, i) => {
     const own = rows.filter((row) => row.channels === channels);
     if (own.length === 0) return usualLimits[i]!;
-    const won = own.filter(({ blocks, pixels }) => blocks <= ALMOST * pixels);
+    const won = own.filter((row) => takesBlocks(usualLimits[i]!, row));
     if (won.length === sides[i]!.length) return Number.POSITIVE_INFINITY;
     return Math.max(0, ...won.map(({ side }) => side));
   });
@@ -141,7 +152,7 @@ export const timeLayouts = async (
       const row = await timeAt(block, [channels, side], options);
       rows.push(row);
       each(row);
-      if (row.blocks > ALMOST * row.pixels) break;
+      if (!takesBlocks(usualLimits[i]!, row)) break;
     }
   return { rows, limits: limitsOf(rows) };
 };
