@@ -7,11 +7,11 @@ import type { Model } from "../../graphs/onnx/write.ts";
 import { RunError } from "../errors.ts";
 import { compiledFile } from "./compiled.ts";
 import { explained, type Session, type SessionOptions } from "./session.ts";
-import type { SessionReply, SessionRequest } from "./session-channel.ts";
+import { handedOver, handover, type SessionReply, type SessionRequest } from "./session-channel.ts";
 import { withoutTelemetry } from "./telemetry.ts";
 
 export interface SessionThread {
-  /** Loads a model in the thread. */
+  /** Loads a model in the thread. Results of a run hold until the next one of the session, which writes over them. */
   createSession(model: Model, options: SessionOptions): Promise<Session>;
   /** Ends the thread, and its sessions with it. */
   close(): Promise<void>;
@@ -57,14 +57,24 @@ export const sessionThread = (): SessionThread => {
     createSession: async (model, options) => {
       const session = made++;
       const { names } = await ask({ kind: "create", session, bytes: model.bytes, options }, model);
+      const shared = handover(SharedArrayBuffer);
+      let running = 0;
       const unsupported = () => {
         throw new Error("internal: sessions of a thread neither keep values on a device nor profile");
       };
       return {
         ...(names as NonNullable<typeof names>),
         run: async (feeds, fetches) => {
-          const { results } = await ask({ kind: "run", session, feeds, fetches }, model);
-          return results as NonNullable<typeof results>;
+          // Memory that both threads see is of one run at a time; what is asked beside it goes by itself.
+          const over = running === 0;
+          running++;
+          try {
+            const given = over ? handedOver(shared, feeds) : feeds;
+            const { results } = await ask({ kind: "run", session, feeds: given, fetches, over }, model);
+            return results as NonNullable<typeof results>;
+          } finally {
+            running--;
+          }
         },
         runOnDevice: unsupported,
         endProfiling: unsupported,

@@ -1,22 +1,33 @@
 import { parentPort } from "node:worker_threads";
 import { createSession, type Session } from "./session.ts";
-import type { SessionReply, SessionRequest } from "./session-channel.ts";
+import { type Handover, handedOver, handover, type SessionReply, type SessionRequest } from "./session-channel.ts";
 
 /** A thread that holds sessions and runs them; see session-thread.ts. */
 
 const port = parentPort!;
-const sessions = new Map<number, Session>();
+/** A session with the memory of its feeds and of its results. */
+interface Held {
+  readonly session: Session;
+  readonly feeds: Handover;
+  readonly results: Handover;
+}
+const sessions = new Map<number, Held>();
+
+const run = async ({ session, ...memory }: Held, request: SessionRequest & { kind: "run" }) => {
+  if (!request.over) return session.run(request.feeds, request.fetches);
+  return handedOver(memory.results, await session.run(handedOver(memory.feeds, request.feeds), request.fetches));
+};
 
 const answer = async (request: SessionRequest): Promise<Omit<SessionReply, "id">> => {
   if (request.kind === "create") {
-    const made = await createSession(request.bytes, request.options);
-    sessions.set(request.session, made);
-    return { names: { inputNames: made.inputNames, outputNames: made.outputNames } };
+    const session = await createSession(request.bytes, request.options);
+    sessions.set(request.session, { session, feeds: handover(ArrayBuffer), results: handover(SharedArrayBuffer) });
+    return { names: { inputNames: session.inputNames, outputNames: session.outputNames } };
   }
-  const session = sessions.get(request.session) as Session;
-  if (request.kind === "run") return { results: await session.run(request.feeds, request.fetches) };
+  const held = sessions.get(request.session) as Held;
+  if (request.kind === "run") return { results: await run(held, request) };
   sessions.delete(request.session);
-  await session.release();
+  await held.session.release();
   return {};
 };
 

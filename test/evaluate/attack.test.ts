@@ -5,6 +5,7 @@ import fc from "fast-check";
 import type { Norm } from "../../graphs/attacks/threat-model.ts";
 import { threatModel } from "../../graphs/attacks/threat-model.ts";
 import { constantOf, input as inputValue } from "../../graphs/onnx/graph.ts";
+import { float32 } from "../../graphs/onnx/tensor.ts";
 import { buildModel } from "../../graphs/onnx/write.ts";
 import { relu } from "../../graphs/ops/index.ts";
 import { random } from "../../src/data/random.ts";
@@ -325,6 +326,30 @@ describe("threads", () => {
       const data = Float32Array.of(-1, 2, -3, 4, -5, 6);
       const { y } = await session.run({ x: { dtype: "float32", shape: [2, 3], data } });
       expect(Array.from(y?.data as Float32Array)).toEqual([0, 2, 0, 4, 0, 6]);
+    } finally {
+      await thread.close();
+    }
+  });
+
+  test("write over the results of a session's run with the next, but not of runs at once", async () => {
+    const thread = sessionThread();
+    const shape = [32, 64];
+    const model = buildModel({ y: relu(inputValue("x", { dtype: "float32", shape })) });
+    const filled = (value: number) => ({ x: float32(shape, new Float32Array(32 * 64).fill(value)) });
+    const ends = (values: Float32Array) => [values[0], values.at(-1), values.length];
+    try {
+      const session = await thread.createSession(model, { threads: 1 });
+      const run = async (value: number) => (await session.run(filled(value))).y?.data as Float32Array;
+      const first = await run(1);
+      expect(ends(first)).toEqual([1, 1, 2048]);
+      expect(ends(await run(2))).toEqual([2, 2, 2048]);
+      expect(ends(first)).toEqual([2, 2, 2048]);
+      const both = await Promise.all([run(3), run(4), run(-5)]);
+      expect(both.map(ends)).toEqual([
+        [3, 3, 2048],
+        [4, 4, 2048],
+        [0, 0, 2048],
+      ]);
     } finally {
       await thread.close();
     }

@@ -40,14 +40,13 @@ const checkpoints = (iterations: number): Set<number> => {
   return points;
 };
 
-/** x + weight · (straight - x) + (1 - weight) · (x - before). */
+/** x + weight · (straight - x) + (1 - weight) · (x - before), in the memory of `straight`. */
 const withMomentum = (x: Float32Array, straight: Float32Array, before: Float32Array, weight: number): Float32Array => {
-  const out = new Float32Array(x.length);
-  for (let i = 0; i < out.length; i++) {
+  for (let i = 0; i < x.length; i++) {
     const from = x[i]!;
-    out[i] = from + weight * (straight[i]! - from) + (1 - weight) * (from - before[i]!);
+    straight[i] = from + weight * (straight[i]! - from) + (1 - weight) * (from - before[i]!);
   }
-  return out;
+  return straight;
 };
 
 /** One run from a random start; ends with the first image that is taken for another class. */

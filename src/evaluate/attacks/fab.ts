@@ -29,6 +29,9 @@ const product = (a: Float32Array, b: Float32Array): number => {
   return sum;
 };
 
+/** Memory of planeProjection, which is called for every step of every class: arrays of its own are gigabytes of garbage. */
+let [sizes, rooms] = [new Float64Array(0), new Float64Array(0)];
+
 /**
  * The shortest step d with w·(x + d) = b and x + d in [0, 1], under the norm; where the box does not reach the plane, the
  * step to the corner nearest to it.
@@ -36,15 +39,22 @@ const product = (a: Float32Array, b: Float32Array): number => {
  * With c = |w·x - b|, each pixel moves against sign(w·x - b)·w by min(λ·r, p), where p is its room to the box and r is 1
  * (L-inf) or |w| (L2). What that gains, Σ|w|·min(λ·r, p), is concave in λ and made of straight pieces, so Newton's method
  * from 0 climbs to the λ that gains c without overshooting it; a pixel that has reached the box stays there.
+ *
+ * @param d where to put the step
  */
-export const planeProjection = (x: Float32Array, w: Float32Array, b: number, norm: Ball["norm"]): Float32Array => {
+export const planeProjection = (
+  x: Float32Array,
+  w: Float32Array,
+  b: number,
+  norm: Ball["norm"],
+  d: Float32Array = new Float32Array(x.length),
+): Float32Array => {
   const n = x.length;
   const linf = norm === "linf";
   const excess = product(w, x) - b;
   const side = excess < 0 ? -1 : 1;
   // Of the pixels that are not at the box yet: |w| and the room.
-  const sizes = new Float64Array(n);
-  const rooms = new Float64Array(n);
+  if (sizes.length < n) [sizes, rooms] = [new Float64Array(n), new Float64Array(n)];
   let count = 0;
   let slope = 0;
   for (let i = 0; i < n; i++) {
@@ -74,10 +84,12 @@ export const planeProjection = (x: Float32Array, w: Float32Array, b: number, nor
     if (kept === count) break;
     count = kept;
   }
-  const d = new Float32Array(n);
   for (let i = 0; i < n; i++) {
     const towards = side * w[i]!;
-    if (towards === 0) continue;
+    if (towards === 0) {
+      d[i] = 0;
+      continue;
+    }
     const far = linf ? lambda : lambda * Math.abs(towards);
     const room = towards > 0 ? x[i]! : 1 - x[i]!;
     const step = Math.min(far, room);
@@ -95,15 +107,15 @@ const lengthOf = (d: Float32Array, norm: Ball["norm"]): number => {
   return norm === "linf" ? most : Math.sqrt(squares);
 };
 
-/** (1 - alpha) · (x + OVERSHOOT · d) + alpha · (clean + OVERSHOOT · e), in the box. */
+/** (1 - alpha) · (x + OVERSHOOT · d) + alpha · (clean + OVERSHOOT · e), in the box, put into `out`. */
 const between = (
   x: Float32Array,
   d: Float32Array,
   clean: Float32Array,
   e: Float32Array,
   alpha: number,
+  out: Float32Array,
 ): Float32Array => {
-  const out = new Float32Array(x.length);
   for (let i = 0; i < out.length; i++) {
     const v = (1 - alpha) * (x[i]! + OVERSHOOT * d[i]!) + alpha * (clean[i]! + OVERSHOOT * e[i]!);
     out[i] = Math.min(Math.max(v, 0), 1);
@@ -111,10 +123,9 @@ const between = (
   return out;
 };
 
-const drawnBack = (x: Float32Array, clean: Float32Array): Float32Array => {
-  const out = new Float32Array(x.length);
-  for (let i = 0; i < out.length; i++) out[i] = clean[i]! + BACK * (x[i]! - clean[i]!);
-  return out;
+/** Draws x back towards the clean image, in place. */
+const drawBack = (x: Float32Array, clean: Float32Array): void => {
+  for (let i = 0; i < x.length; i++) x[i] = clean[i]! + BACK * (x[i]! - clean[i]!);
 };
 
 /** One target: ends with the first point of the other class inside the ball. */
@@ -127,6 +138,13 @@ function* run(
 ): Attempt {
   const { clean, label } = image;
   let x = start();
+  // Images by turns, and steps from them: no more than two images are looked at together.
+  const [here, there, fromHere, fromClean] = Array.from({ length: 4 }, () => new Float32Array(clean.length)) as [
+    Float32Array,
+    Float32Array,
+    Float32Array,
+    Float32Array,
+  ];
   let answer: Answer = yield { kind: "margin", x, label, target };
   let queries = 1;
   const zeroGradient = isZero(answer.gradient);
@@ -134,18 +152,18 @@ function* run(
     const { loss, gradient } = answer;
     // The plane where the linearised margin is 0.
     const b = product(gradient, x) - loss;
-    const fromHere = planeProjection(x, gradient, b, ball.norm);
-    const fromClean = planeProjection(clean, gradient, b, ball.norm);
+    planeProjection(x, gradient, b, ball.norm, fromHere);
+    planeProjection(clean, gradient, b, ball.norm, fromClean);
     const [a1, a2] = [fromHere, fromClean].map((d) => Math.max(lengthOf(d, ball.norm), 1e-8)) as [number, number];
     const alpha = Math.min(a1 / (a1 + a2), ALPHA_MAX);
-    x = between(x, fromHere, clean, fromClean, alpha);
+    x = between(x, fromHere, clean, fromClean, alpha, x === here ? there : here);
     // Most steps cross the boundary and are drawn back: the gradient is asked for where the next step starts.
     const { logits } = yield { kind: "logits", x };
     queries++;
     const prediction = predictionOf(logits);
     if (prediction !== label) {
       if (ball.distance(x, clean) <= ball.eps) return { broken: true, x, prediction, queries, zeroGradient };
-      x = drawnBack(x, clean);
+      drawBack(x, clean);
     }
     if (k === iterations - 1) break;
     answer = yield { kind: "margin", x, label, target };

@@ -72,6 +72,8 @@ const sizesOf = (batch: number, fixed: boolean): number[] => {
 class SessionCache {
   readonly #sessions = new Map<string, Session>();
   readonly #load: Engine["loadEvaluation"];
+  /** Images of runs that have ended, for those of the next one with the session of that name. */
+  readonly memory = new Map<string, Float32Array>();
 
   constructor(load: Engine["loadEvaluation"]) {
     this.#load = load;
@@ -98,15 +100,21 @@ class SessionCache {
   async release(): Promise<void> {
     for (const made of this.#sessions.values()) await made.release();
     this.#sessions.clear();
+    this.memory.clear();
   }
 }
 
 type Image = OracleOptions["image"];
 
-/** Rows as a tensor of `size` images, padded with the first. */
-const imagesOf = (rows: readonly Float32Array[], size: number, image: Image): Tensor => {
+/** Rows as a tensor of `size` images, padded with the first; in given memory where that is as large. */
+const imagesOf = (
+  rows: readonly Float32Array[],
+  size: number,
+  image: Image,
+  memory?: Float32Array,
+): Tensor<"float32"> => {
   const pixels = image[0] * image[1] * image[2];
-  const data = new Float32Array(size * pixels);
+  const data = memory?.length === size * pixels ? memory : new Float32Array(size * pixels);
   for (let i = 0; i < size; i++) data.set(rows[i] ?? rows[0]!, i * pixels);
   return tensor("float32", [size, ...image], data);
 };
@@ -150,7 +158,10 @@ const answerBatch = async (
 ): Promise<Answer[]> => {
   const { kind } = queries[0]!;
   const rows = queries.map(({ x }) => x);
-  const feeds: Record<string, Tensor> = { "input.x": imagesOf(rows, size, image) };
+  const name = `${kind}/${size}`;
+  const images = imagesOf(rows, size, image, sessions.memory.get(name));
+  sessions.memory.delete(name);
+  const feeds: Record<string, Tensor> = { "input.x": images };
   if (kind !== "logits") {
     const given = queries as readonly Exclude<Query, { kind: "logits" }>[];
     const [labels, targets] = [given.map(({ label }) => label), given.map(({ target }) => target)];
@@ -160,8 +171,9 @@ const answerBatch = async (
   const shape = { batch: size, image };
   const build = () =>
     kind === "logits" ? logitsStep(classifier, shape) : gradientStep(classifier, shape, lossOf(kind, losses));
-  const session = await sessions.get(`${kind}/${size}`, build);
+  const session = await sessions.get(name, build);
   const { logits, loss, gradient } = (await session.run(feeds)) as Record<string, Tensor<"float32">>;
+  sessions.memory.set(name, images.data);
   const classes = (logits as Tensor).shape[1]!;
   const row = (values: Tensor<"float32"> | undefined, i: number, length: number): Float32Array =>
     values === undefined ? new Float32Array(0) : values.data.slice(i * length, (i + 1) * length);

@@ -30,8 +30,8 @@ const leadOf = (logits: Float32Array, label: number): number => {
 
 const sign = (random: Random): number => (random.int(2) === 0 ? -1 : 1);
 
-/** Makes an image to try from the best one so far. */
-type Proposal = (best: Float32Array, side: number, random: Random) => Float32Array;
+/** Makes an image to try from the best one so far, in given memory. */
+type Proposal = (best: Float32Array, side: number, random: Random, x: Float32Array) => Float32Array;
 
 /** Squares of one colour at ±eps; the start is in vertical stripes. */
 const linfSearch = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
@@ -47,8 +47,8 @@ const linfSearch = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
       }
     return ball.project(x, clean);
   };
-  const propose: Proposal = (best, side, random) => {
-    const x = Float32Array.from(best);
+  const propose: Proposal = (best, side, random, x) => {
+    x.set(best);
     const [top, left] = [random.int(h - side + 1), random.int(w - side + 1)];
     for (let channel = 0; channel < c; channel++) {
       const change = 2 * ball.eps * sign(random);
@@ -113,9 +113,8 @@ const pattern = (side: number, random: Random): Float64Array => {
 /** Moves the perturbation's length from one window to another, within the ball. */
 const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
   /** clean + eps · (direction), clipped. */
-  const along = (direction: Float64Array): Float32Array => {
+  const along = (direction: Float64Array, x: Float32Array): Float32Array => {
     const length = Math.max(lengthOf(direction), 1e-12);
-    const x = new Float32Array(clean.length);
     for (let i = 0; i < x.length; i++) x[i] = Math.min(Math.max(clean[i]! + (ball.eps * direction[i]!) / length, 0), 1);
     return x;
   };
@@ -131,11 +130,11 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
             direction[(channel * h + top + Math.floor(k / side)) * w + left + (k % side)] = s * eta[k]!;
         }
       }
-    return along(direction);
+    return along(direction, new Float32Array(clean.length));
   };
   /** The perturbation of the best image so far, from which many proposals are made. */
   let known: Float32Array | undefined;
-  const perturbation = new Float64Array(clean.length);
+  const [perturbation, delta] = [new Float64Array(clean.length), new Float64Array(clean.length)];
   let length = 0;
   const perturbationOf = (best: Float32Array): void => {
     if (best === known) return;
@@ -145,9 +144,9 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
       length += perturbation[i]! ** 2;
     }
   };
-  const propose: Proposal = (best, side, random) => {
+  const propose: Proposal = (best, side, random, x) => {
     perturbationOf(best);
-    const delta = perturbation.slice();
+    delta.set(perturbation);
     const unused = Math.max(ball.eps ** 2 - length, 0);
     const [top, left] = [random.int(h - side + 1), random.int(w - side + 1)];
     const [top2, left2] = [random.int(h - side + 1), random.int(w - side + 1)];
@@ -178,7 +177,7 @@ const l2Search = ({ clean, shape: [c, h, w] }: AttackedImage, ball: Ball) => {
         for (let column = 0; column < side; column++)
           delta[here + row * w + column] = (fresh[row * side + column]! / scale) * available;
     }
-    return along(delta);
+    return along(delta, x);
   };
   return { start, propose, smallest: 3, odd: true };
 };
@@ -198,11 +197,18 @@ function* run(
   let queries = 1;
   let lead = leadOf(logits, label);
   let prediction = predictionOf(logits);
+  /** Memory of proposals that were not taken, for later ones: they are thousands. */
+  const rejected: Float32Array[] = [];
   const proposals = function* (k: number): Generator<Float32Array, void> {
     for (; k < options.queries; k++) {
       let side = Math.max(Math.round(Math.sqrt(shareAt(k, options.queries, options.share) * h * w)), search.smallest);
       if (search.odd && side % 2 === 0) side++;
-      yield search.propose(best, Math.min(side, h, w), randomAt(k + 1));
+      yield search.propose(
+        best,
+        Math.min(side, h, w),
+        randomAt(k + 1),
+        rejected.pop() ?? new Float32Array(best.length),
+      );
     }
   };
   // Most proposals are not taken, so that those after them are asked ahead.
@@ -217,7 +223,10 @@ function* run(
     const { x, logits } = tried.shift() as { x: Float32Array; logits: Float32Array };
     queries++;
     const next = leadOf(logits, label);
-    if (next >= lead && predictionOf(logits) === label) continue;
+    if (next >= lead && predictionOf(logits) === label) {
+      rejected.push(x);
+      continue;
+    }
     [best, lead, prediction] = [x, next, predictionOf(logits)];
     tried = [];
   }
