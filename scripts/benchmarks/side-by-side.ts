@@ -11,6 +11,7 @@ import { median, peakMemory } from "../../src/bench/measure.ts";
 import { processor } from "../../src/engine/devices.ts";
 import { RunError } from "../../src/errors.ts";
 import { packageRoot } from "../../src/version.ts";
+import { coreLatency } from "./core-latency.ts";
 
 /** Figures of one turn. */
 export interface Turn {
@@ -20,6 +21,8 @@ export interface Turn {
   readonly cpu?: number;
   /** Largest resident memory so far, GB, where it is known. */
   readonly peak?: number;
+  /** Nanoseconds from one core to another before the round (core-latency.ts), where there are several. */
+  readonly apart?: number;
 }
 
 /** One of the programs that are compared. */
@@ -129,13 +132,16 @@ export const takeTurns = async <T extends Turn>(
   const turns = new Map<string, T[]>(contenders.map(({ name }) => [name, []]));
   try {
     for (const { name, ready } of contenders) console.error(`${name}: ready ${await ready()}`.trim());
-    for (let round = warmUp ? 0 : 1; round <= rounds; round++)
+    for (let round = warmUp ? 0 : 1; round <= rounds; round++) {
+      const apart = await coreLatency();
+      if (apart !== undefined) console.error(`round ${round}: ${apart.toFixed(0)} ns from one core to another`);
       for (const { name, turn } of contenders) {
-        const figures = await turn();
+        const figures = { ...(await turn()), ...(apart !== undefined && { apart }) };
         const cpu = figures.cpu === undefined ? "" : `, cpu ${figures.cpu.toFixed(2)} s`;
         console.error(`round ${round}: ${name} ${figures.wall.toFixed(2)} s${cpu}`);
         if (round > 0) turns.get(name)?.push(figures);
       }
+    }
   } finally {
     for (const { end } of contenders) end();
   }
@@ -160,12 +166,14 @@ const known = (turns: readonly Turn[], figure: keyof Turn): number[] =>
 export const summarize = (turns: ReadonlyMap<string, readonly Turn[]>): readonly Summary[] => {
   const rows = [...turns].map(([name, measured]) => {
     const [wall, cpu, peak] = [known(measured, "wall"), known(measured, "cpu"), known(measured, "peak")];
+    const apart = known(measured, "apart");
     return {
       name,
       wall: median(wall),
       fastest: Math.min(...wall),
       ...(cpu.length > 0 && { cpu: median(cpu) }),
       ...(peak.length > 0 && { peak: Math.max(...peak) }),
+      ...(apart.length > 0 && { apart: median(apart) }),
     };
   });
   const [first] = rows;
@@ -177,16 +185,19 @@ export const summarize = (turns: ReadonlyMap<string, readonly Turn[]>): readonly
   }));
 };
 
-/** A line for each contender. */
-export const describe = (rows: readonly Summary[]): string =>
-  rows
-    .map(({ name, wall, fastest, cpu, peak, ratio, cpuRatio }) => {
-      const seconds = `${name.padEnd(16)} ${wall.toFixed(2)} s (fastest ${fastest.toFixed(2)})`;
-      const others = `${cpu === undefined ? "" : `, cpu ${cpu.toFixed(2)} s`}${peak === undefined ? "" : `, peak ${peak.toFixed(2)} GB`}`;
-      const ratios = `over ours ${ratio.toFixed(2)}${cpuRatio === undefined ? "" : `, cpu ${cpuRatio.toFixed(2)}`}`;
-      return `${seconds}${others}; ${ratios}`;
-    })
-    .join("\n");
+/** A line for each contender, and one of how far apart the cores were. */
+export const describe = (rows: readonly Summary[]): string => {
+  const apart = rows[0]?.apart;
+  const lines = rows.map(({ name, wall, fastest, cpu, peak, ratio, cpuRatio }) => {
+    const seconds = `${name.padEnd(16)} ${wall.toFixed(2)} s (fastest ${fastest.toFixed(2)})`;
+    const others = `${cpu === undefined ? "" : `, cpu ${cpu.toFixed(2)} s`}${peak === undefined ? "" : `, peak ${peak.toFixed(2)} GB`}`;
+    const ratios = `over ours ${ratio.toFixed(2)}${cpuRatio === undefined ? "" : `, cpu ${cpuRatio.toFixed(2)}`}`;
+    return `${seconds}${others}; ${ratios}`;
+  });
+  return [...lines, ...(apart === undefined ? [] : [`${apart.toFixed(0)} ns from one core to another, median`])].join(
+    "\n",
+  );
+};
 
 /** The processor by its name and instructions, the threads that a comparison uses of it, and what else ran on it just now. */
 export const machine = (threads: number): string => {
