@@ -75,6 +75,15 @@ const CASES: readonly (readonly [string, Convolution])[] = [
   ["one place under a stride", { ...base, kernel: [1, 1], pads: [0, 0], strides: [2, 2], output: [3, 3] }],
   ["a wide and uneven kernel", { ...base, kernel: [4, 2], pads: [1, 0], output: [6, 4], dilations: [1, 1] }],
   ["dilated", { ...base, pads: [2, 2], dilations: [2, 2] }],
+  ["images lower than the kernel", { ...base, input: [2, 2], output: [2, 2] }],
+  ["low and wide images", { ...base, input: [2, 8], output: [2, 8] }],
+  ["a large kernel on low images", { ...base, input: [4, 4], output: [4, 4], kernel: [5, 5], pads: [2, 2] }],
+  [
+    "the same under a stride",
+    { ...base, input: [4, 4], output: [2, 2], kernel: [7, 7], pads: [3, 3], strides: [2, 2] },
+  ],
+  ["dilated beyond the images", { ...base, input: [4, 4], output: [4, 4], pads: [2, 2], dilations: [2, 2] }],
+  ["single pixels", { ...base, input: [1, 1], output: [1, 1] }],
   ["one image", { ...base, inputChunks: [1], outputChunks: [1] }],
 ];
 

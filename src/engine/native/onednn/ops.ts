@@ -30,9 +30,23 @@ class Scratch {
   at(name: string): bigint {
     return aligned(this.#address(this.#buffers.get(name)!));
   }
+
+  clear(name: string): void {
+    this.#buffers.get(name)!.fill(0);
+  }
 }
 
 type Compute = (run: KernelRun) => void;
+
+/**
+ * Rows of zeros that lie above and below images lower than the kernel: told of padding there, oneDNN 3.2 and its AVX-512 BF16 read memory that
+ * nobody wrote, and give gradients to the weights that are none.
+ */
+export const rowsAround = (c: Convolution): { readonly above: number; readonly below: number } => {
+  const [kernel, height, above] = [c.dilations[0]! * (c.kernel[0]! - 1) + 1, c.input[0]!, c.pads[0]!];
+  if (height >= kernel) return { above: 0, below: 0 };
+  return { above, below: Math.max(0, c.strides[0]! * (c.output[0]! - 1) + kernel - height - above) };
+};
 
 type Side = "input" | "output";
 
@@ -158,18 +172,27 @@ class Plans {
   weight(c: Convolution): Compute {
     const scratch = this.#scratch;
     const images = c.inputChunks.reduce((a, b) => a + b, 0);
-    const [x, dy] = (["input", "output"] as const).map((side) => {
-      scratch.reserve(side, bytesOf(volume(imagesOf(c, side, images), "bfloat16")));
-      return this.#roundings(c, side, 0, images);
-    }) as [readonly Rounding[], readonly Rounding[]];
-    const shape = this.#shape(c, images);
+    const [x, dy] = (["input", "output"] as const).map((side) => this.#roundings(c, side, 0, images)) as [
+      readonly Rounding[],
+      readonly Rounding[],
+    ];
+    const { above, below } = rowsAround(c);
+    const bordered = above + below > 0;
+    const [from, back] = [bordered ? "bordered" : "input", "output"] as const;
+    const [, channels, h, w] = imagesOf(c, "input", images);
+    const tall: Images = [images, channels, above + h + below, w];
+    const shape = { ...this.#shape(c, images), x: tall, ...(bordered && { pads: [0, c.pads[1]!] }) };
+    scratch.reserve(from, bytesOf(volume(tall, "bfloat16")));
+    scratch.reserve(back, bytesOf(volume(shape.y, "bfloat16")));
+    const first = BigInt(2 * above * w * images * channels);
     const prepared = this.#primitives.convolution("weight", shape);
     scratch.reserve("filter", prepared.filterBytes);
     return ({ inputs, output }) => {
-      const [given, back, held] = [scratch.at("input"), scratch.at("output"), scratch.at("filter")];
-      for (const { chunk, run } of x) run(inputs[chunk]!, given);
-      for (const { chunk, run } of dy) run(inputs[c.inputChunks.length + chunk]!, back);
-      prepared.run(given, back, held);
+      if (bordered) scratch.clear(from);
+      const [given, returned, held] = [scratch.at(from), scratch.at(back), scratch.at("filter")];
+      for (const { chunk, run } of x) run(inputs[chunk]!, given + first);
+      for (const { chunk, run } of dy) run(inputs[c.inputChunks.length + chunk]!, returned);
+      prepared.run(given, returned, held);
       prepared.filter(held, output(0, shape.w));
     };
   }
