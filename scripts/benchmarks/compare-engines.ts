@@ -9,8 +9,9 @@
 import { advcl } from "../../graphs/methods/advcl.ts";
 import type { Depth } from "../../graphs/nn/encoder.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import { benchFeeds, median, peakMemory } from "../../src/bench/measure.ts";
+import { benchFeeds, peakMemory } from "../../src/bench/measure.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
+import { median } from "../../src/engine/median.ts";
 import { createRunner, type Runner } from "../../src/engine/runner.ts";
 import { readFlags } from "../flags.ts";
 

@@ -8,8 +8,8 @@
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { isMainThread, Worker, workerData } from "node:worker_threads";
-import { median } from "../../src/bench/measure.ts";
 import { availableCores } from "../../src/engine/cores.ts";
+import { median } from "../../src/engine/median.ts";
 
 /** Round trips that are timed together, and how often. */
 const [TRIPS, TIMES] = [20_000, 5];

@@ -11,10 +11,10 @@
  */
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
-import { median } from "../../src/bench/measure.ts";
 import { kMeans } from "../../src/cluster/k-means.ts";
 import { createPoints } from "../../src/cluster/points.ts";
 import { availableCores } from "../../src/engine/cores.ts";
+import { median } from "../../src/engine/median.ts";
 import { RequestError, RunError } from "../../src/errors.ts";
 import { readSafetensors } from "../../src/files/safetensors.ts";
 import { packageRoot } from "../../src/version.ts";

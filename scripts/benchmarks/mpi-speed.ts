@@ -13,7 +13,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { median } from "../../src/bench/measure.ts";
+import { median } from "../../src/engine/median.ts";
 import { RequestError, RunError } from "../../src/errors.ts";
 import { readFlags } from "../flags.ts";
 import { type Contender, machine, summarize, type Turn, takeTurns } from "./side-by-side.ts";

@@ -2,8 +2,8 @@
 import { loadDataset } from "../data/dataset.ts";
 import { createLoader } from "../data/loader.ts";
 import { advclView, uniformStart, weakView } from "../data/view.ts";
+import { median } from "../engine/median.ts";
 import type { VerbContext } from "../verbs/verb.ts";
-import { median } from "./measure.ts";
 import type { BenchSettings } from "./settings.ts";
 
 export interface DataFigures {

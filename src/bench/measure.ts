@@ -42,12 +42,6 @@ const smooth = (data: Float32Array, width: number): void => {
   }
 };
 
-export const median = (values: readonly number[]): number => {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-};
-
 /** Largest resident memory of this process so far, bytes: the kernel's own mark. */
 export const peakMemory = async (): Promise<number> => {
   try {

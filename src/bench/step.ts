@@ -7,11 +7,12 @@ import { manySteps } from "../../graphs/steps/many.ts";
 import { kindOf } from "../../graphs/steps/names.ts";
 import type { Step } from "../../graphs/steps/step.ts";
 import type { Engine } from "../engine/engine.ts";
+import { median } from "../engine/median.ts";
 import { type Profile, readProfile } from "../engine/profile.ts";
 import { createRunner } from "../engine/runner.ts";
 import { shapeOf } from "../runs/network.ts";
 import type { VerbContext } from "../verbs/verb.ts";
-import { benchFeeds, gemmPeak, median, peakMemory } from "./measure.ts";
+import { benchFeeds, gemmPeak, peakMemory } from "./measure.ts";
 import type { BenchSettings } from "./settings.ts";
 
 export interface StepFigures extends Partial<Profile> {

@@ -11,6 +11,7 @@ import { compile } from "../../../graphs/steps/step.ts";
 import { cpuTarget } from "../../../graphs/targets/cpu/index.ts";
 import { type Limits, limitChannels, usualLimits } from "../../../graphs/targets/cpu/placing.ts";
 import type { Target } from "../../../graphs/targets/lower.ts";
+import { median } from "../median.ts";
 import { createSession, type SessionOptions } from "../session.ts";
 
 /** What was timed at one size. */
@@ -97,8 +98,6 @@ const load = async (outputs: Record<string, Value>, target: Target, options: Ses
   };
   return { run, release: () => session.release() };
 };
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;
 
 /** Times one size on a processor with such blocks. */
 const timeAt = async (

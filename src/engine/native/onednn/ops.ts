@@ -42,7 +42,7 @@ type Compute = (run: KernelRun) => void;
  * Rows of zeros that lie above and below images lower than the kernel: told of padding there, oneDNN 3.2 and its AVX-512 BF16 read memory that
  * nobody wrote, and give gradients to the weights that are none.
  */
-export const rowsAround = (c: Convolution): { readonly above: number; readonly below: number } => {
+const rowsAround = (c: Convolution): { readonly above: number; readonly below: number } => {
   const [kernel, height, above] = [c.dilations[0]! * (c.kernel[0]! - 1) + 1, c.input[0]!, c.pads[0]!];
   if (height >= kernel) return { above: 0, below: 0 };
   return { above, below: Math.max(0, c.strides[0]! * (c.output[0]! - 1) + kernel - height - above) };
