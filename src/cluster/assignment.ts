@@ -90,6 +90,7 @@ export class Assignment {
   /** One product of all points with all centres, whose largest scores decide. */
   async #plainPass(): Promise<number> {
     const { count } = this.#points;
+    const { labels } = this.#forming;
     let changed = 0;
     let asked = this.#askPlainly(0);
     for (let from = 0; from < count; from += chunk) {
@@ -97,10 +98,10 @@ export class Assignment {
       // The engine computes the next ones while these are sorted in.
       if (from + chunk < count) asked = this.#askPlainly(from + chunk);
       const nearest = found.nearest!.data as Int32Array;
-      let next = 1;
-      for (const [row, nearer] of (found.nearer!.data as Int32Array).entries()) {
-        const own = this.#forming.labels[from + row]!;
-        const centre = nearer === 1 ? nearest[next++]! : Math.max(own, 0);
+      const nearer = found.nearer!.data as Int32Array;
+      for (let row = 0, next = 1; row < nearer.length; row++) {
+        const own = labels[from + row]!;
+        const centre = nearer[row] === 1 ? nearest[next++]! : Math.max(own, 0);
         if (centre === own) continue;
         this.#nearest[from + row] = centre;
         this.#forming.move(from + row, centre);
