@@ -9,7 +9,6 @@
  *
  * PYTHON has torch. The last line is one JSON object.
  */
-import { linf } from "../../graphs/attacks/threat-model.ts";
 import { advclBranches } from "../../graphs/methods/advcl.ts";
 import { classifier } from "../../graphs/nn/classifier.ts";
 import { FrozenStore } from "../../graphs/nn/frozen.ts";
@@ -18,7 +17,7 @@ import { input } from "../../graphs/onnx/graph.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
 import { random } from "../../src/data/random.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
-import { openOracle } from "../../src/evaluate/attacks/oracle.ts";
+import { openOracle } from "../../src/evaluate/attacks/programs.ts";
 import { initialTensor } from "../../src/train/initialize.ts";
 import { existingPath, readFlags } from "../flags.ts";
 import {
@@ -69,7 +68,7 @@ const serve = async (): Promise<void> => {
   });
   const labels = Array.from({ length: batch }, (_, i) => i % 10);
   await serveTurns({ target: engine.target.name }, async () => {
-    await oracle.pgd({ threat: linf(8 / 255), steps: attackSteps, stepSize: 2 / 255 }, clean, start, labels);
+    await oracle.pgd({ norm: "linf", eps: 8 / 255, steps: attackSteps, stepSize: 2 / 255 }, clean, start, labels);
   });
   await oracle.release();
 };

@@ -24,7 +24,6 @@ import {
   type SessionOptions,
   unavailable,
 } from "./session.ts";
-import { sessionThread } from "./session-thread.ts";
 import { rewritingOf, targetNamed } from "./targets.ts";
 
 export interface EngineRequest {
@@ -67,17 +66,11 @@ export interface Engine {
   /** Lowers, writes and loads a step. */
   load(step: Step, options?: SessionOptions): Promise<{ readonly model: Model; readonly session: Session }>;
   /** The same for a program that judges or attacks a classifier: for the faster target where none was asked for. */
-  loadEvaluation: LoadEvaluation;
-  /** So many threads, with a share of the engine's threads each, that load such programs and run them side by side. */
-  threads(count: number): readonly EngineThread[];
-}
-
-type LoadEvaluation = (outputs: Step["outputs"]) => Promise<Session>;
-
-/** A thread that loads programs; closed, it ends with their sessions. */
-export interface EngineThread {
-  readonly loadEvaluation: LoadEvaluation;
-  close(): Promise<void>;
+  loadEvaluation(outputs: Step["outputs"], among?: number): Promise<Session>;
+  /** Such a program as `createSession` loads it, with `evaluationOptions`: for a thread of its own. */
+  evaluationModel(outputs: Step["outputs"]): Model;
+  /** Of a session of such a program, or of one of so many that run side by side, which share the engine's threads. */
+  evaluationOptions(among?: number): SessionOptions;
 }
 
 /**
@@ -218,8 +211,11 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
     const { rewrite: _, ...plain } = suited.kernels === undefined ? suited : stock();
     return compile({ outputs }, plain);
   };
-  const loadEvaluation = (outputs: Step["outputs"], share: SessionOptions = options): Promise<Session> =>
-    loadGraphed(evaluation(outputs), { ...share, optimization: "all" }, graphs);
+  const evaluationOptions = (among = 1): SessionOptions => ({
+    ...options,
+    ...(among > 1 && { threads: Math.max(1, Math.floor((options.threads ?? 1) / among)) }),
+    optimization: "all",
+  });
   return {
     provider: chosen,
     name,
@@ -241,17 +237,9 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       // The host speaks in between, and a CUDA graph is the device's alone.
       return { model, session: await loadGraphed(model, all, graphs && !speaks(model)) };
     },
-    loadEvaluation: (outputs) => loadEvaluation(outputs),
-    threads: (count) =>
-      Array.from({ length: count }, () => {
-        if (name === "native") return nativeThread((outputs) => loadEvaluation(outputs, shareOf(options, count)));
-        const thread = sessionThread();
-        const share = { ...shareOf(options, count), optimization: "all" } as const;
-        return {
-          loadEvaluation: (outputs) => thread.createSession(evaluation(outputs), share),
-          close: thread.close,
-        };
-      }),
+    loadEvaluation: (outputs, among) => loadGraphed(evaluation(outputs), evaluationOptions(among), graphs),
+    evaluationModel: evaluation,
+    evaluationOptions,
   };
 };
 
@@ -260,27 +248,6 @@ const kernelsOf = async (model: Model, { provider, threads = 1 }: SessionOptions
   provider === "cuda"
     ? { kernels: await launchedKernels(model) }
     : { kernels: onednnKernels(model, threads), threads: 1 };
-
-/** Options for one of so many that run side by side. */
-const shareOf = (options: SessionOptions, count: number): SessionOptions => ({
-  ...options,
-  threads: Math.max(1, Math.floor((options.threads ?? 1) / count)),
-});
-
-/** Sessions of the native engine run in threads of their own as it is. */
-const nativeThread = (load: LoadEvaluation): EngineThread => {
-  const loaded: Session[] = [];
-  return {
-    loadEvaluation: async (outputs) => {
-      const session = await load(outputs);
-      loaded.push(session);
-      return session;
-    },
-    close: async () => {
-      for (const session of loaded) await session.release();
-    },
-  };
-};
 
 /**
  * Loads a model to be replayed as a CUDA graph, or without one where onnxruntime refuses: it says so when a node is left to

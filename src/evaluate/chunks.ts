@@ -1,25 +1,15 @@
 /** What is done with the images of a chunk: clean predictions, inspection, attacks. */
 
-import { type Norm, threatModel } from "../../graphs/attacks/threat-model.ts";
 import { predictionOf } from "../models/prediction.ts";
 import { areProbabilities } from "../models/probabilities.ts";
 import { Interrupted } from "../verbs/verb.ts";
 import type { SingleAttack } from "./attack-list.ts";
-import { apgd, apgdTargeted } from "./attacks/apgd.ts";
-import {
-  type Attack,
-  type AttackedImage,
-  type AttackResult,
-  attackRandom,
-  isZero,
-  type Query,
-} from "./attacks/attack.ts";
+import { type AttackedImage, type AttackResult, attackRandom, isZero, type Query } from "./attacks/attack.ts";
+import { attackOf } from "./attacks/attack-of.ts";
 import { type Ball, ball } from "./attacks/ball.ts";
-import { fabTargeted } from "./attacks/fab.ts";
-import { runAttacks } from "./attacks/runner.ts";
-import { squareAttack } from "./attacks/square.ts";
+import { type AfterRun, dealOut, runQueue } from "./attacks/runner.ts";
 import type { ChunkResult } from "./stages.ts";
-import type { AttackSettings, EvaluatedImages, EvaluationRequest, ImageOutcome } from "./types.ts";
+import type { EvaluatedImages, EvaluationRequest, ImageOutcome } from "./types.ts";
 
 /** Two logits of one image further apart than this, relative to the largest, are random. */
 const REPEATABLE = 1e-4;
@@ -108,45 +98,29 @@ export const attackChunk = async (
   return { images: outcomes, x, notes };
 };
 
-/** The attack on one image, as a generator of queries. */
-const attackOf = (
-  attack: Exclude<SingleAttack, { kind: "pgd" | "fgsm" }>,
-  image: AttackedImage,
-  around: Ball,
-  settings: AttackSettings,
-): Attack => {
-  const { seed, restarts, iterations, targets, queries } = settings;
-  switch (attack.kind) {
-    case "apgd":
-      return apgd(image, around, attack.loss, { seed, restarts, iterations });
-    case "apgd-t":
-      return apgdTargeted(image, around, { seed, restarts, iterations, targets });
-    case "fab-t":
-      return fabTargeted(image, around, { seed, restarts, iterations, targets });
-    case "square":
-      return squareAttack(image, around, { seed, restarts, queries });
-    case "own":
-      return attack.own.attack(image, around, settings);
-  }
-};
-
+/** Attacks each image by itself: ours in the threads of the replicas, where there are such. */
 const attackEach = (
   { settings, oracle, signal }: EvaluationRequest,
   attack: Exclude<SingleAttack, { kind: "pgd" | "fgsm" }>,
   around: Ball,
   images: readonly AttackedImage[],
   passed: (passes: number, images: number) => void,
-): Promise<AttackResult[]> =>
-  runAttacks(
-    images.map((image) => attackOf(attack, image, around, settings)),
-    oracle,
-    async (kind, answered) => {
-      passed((kind === "logits" ? 1 : 2) * answered, answered);
-      // Lets signals in: runs of the model block the event loop.
-      await new Promise((done) => setImmediate(done));
-      if (signal.aborted) throw new Interrupted("");
-    },
-  );
+): Promise<AttackResult[]> => {
+  const afterRun: AfterRun = async (kind, answered) => {
+    passed((kind === "logits" ? 1 : 2) * answered, answered);
+    // Lets signals in: runs of the model block the event loop.
+    await new Promise((done) => setImmediate(done));
+    if (signal.aborted) throw new Interrupted("");
+  };
+  return dealOut(images, oracle, (share, replica) => {
+    if (attack.kind !== "own" && replica.attack !== undefined)
+      return replica.attack(attack, share, settings, { passed, signal });
+    const attacks = share.map((image) =>
+      attack.kind === "own" ? attack.own.attack(image, around, settings) : attackOf(attack, image, around, settings),
+    );
+    return runQueue(attacks, replica, afterRun);
+  });
+};
 
 /** Images one after the other. */
 const pack = (rows: readonly Float32Array[], length: number): Float32Array => {
@@ -164,10 +138,9 @@ const attackByPgd = async (
   around: Ball,
   images: readonly AttackedImage[],
 ): Promise<AttackResult[]> => {
-  const { norm, eps, stepSize, restarts, seed }: AttackSettings & { readonly norm: Norm } = settings;
-  const threat = threatModel(norm, eps);
+  const { norm, eps, stepSize, restarts, seed } = settings;
   const fast = attack.kind === "fgsm";
-  const options = fast ? { threat, steps: 1, stepSize: eps } : { threat, steps: attack.steps, stepSize };
+  const options = { norm, eps, ...(fast ? { steps: 1, stepSize: eps } : { steps: attack.steps, stepSize }) };
   const length = images[0]?.clean.length ?? 0;
   const clean = pack(
     images.map((image) => image.clean),

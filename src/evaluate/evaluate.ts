@@ -4,7 +4,7 @@ import { type Dataset, type DatasetOptions, loadDataset } from "../data/dataset.
 import { datasetFingerprint } from "../data/digest.ts";
 import type { Collective } from "../distributed/collective.ts";
 import { joinRanks } from "../distributed/ranks.ts";
-import { chooseEngine, type Engine, type EngineThread } from "../engine/engine.ts";
+import { chooseEngine, type Engine } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import { chanceWarning } from "../models/chance.ts";
 import { type LoadedClassifier, type OpenedClassifier, openClassifier } from "../models/classifier.ts";
@@ -24,8 +24,10 @@ import { defineVerb, Interrupted, type VerbContext } from "../verbs/verb.ts";
 import { type AttackSpec, checkClasses, parseAttacks } from "./attack-list.ts";
 import { asIsOracle } from "./attacks/as-is-oracle.ts";
 import { printRadius } from "./attacks/ball.ts";
-import { type Oracle, openOracle } from "./attacks/oracle.ts";
+import type { Oracle } from "./attacks/oracle.ts";
 import { parallelOracle } from "./attacks/parallel-oracle.ts";
+import { openOracle, programsOf } from "./attacks/programs.ts";
+import { openReplica, sharedModels } from "./attacks/replica.ts";
 import {
   type CorruptionFigures,
   type Corruptions,
@@ -144,21 +146,28 @@ const openModel = async (
   count: number,
   engine: Engine,
   losses: Plugins["losses"],
-): Promise<{ readonly oracle: Oracle; readonly threads: readonly EngineThread[] }> => {
+): Promise<Oracle> => {
   const batch = fixedBatch ?? Math.min(wanted, count);
-  const open = (share: number, load: Engine["loadEvaluation"]) =>
-    openOracle({ classifier: build, image, batch: share, fixed: fixedBatch !== undefined, load, losses });
-  if (asIs !== undefined) {
-    const model = await asIs({ ...engine.options, threads });
-    const shadow = open(batch, engine.loadEvaluation);
-    return { oracle: asIsOracle(shadow, model, { image, batch, fixed: fixedBatch !== undefined }), threads: [] };
-  }
-  const parallel = fixedBatch === undefined && engine.provider === "cpu" ? threadsFor(batch, threads) : 1;
-  if (parallel === 1) return { oracle: open(batch, engine.loadEvaluation), threads: [] };
-  const opened = engine.threads(parallel);
+  const fixed = fixedBatch !== undefined;
+  const programs = { classifier: build, image, losses };
+  const open = (batch: number, among?: number) =>
+    openOracle({ ...programs, batch, fixed, load: (outputs) => engine.loadEvaluation(outputs, among) });
+  if (asIs !== undefined)
+    return asIsOracle(open(batch), await asIs({ ...engine.options, threads }), { image, batch, fixed });
+  const parallel = !fixed && engine.provider === "cpu" ? threadsFor(batch, threads) : 1;
+  if (parallel === 1) return open(batch);
   const share = Math.ceil(batch / parallel);
-  const models = opened.map(({ loadEvaluation }) => open(share, loadEvaluation));
-  return { oracle: parallelOracle(models, batch), threads: opened };
+  // Sessions of the native engine run in threads of their own as it is.
+  if (engine.name === "native")
+    return parallelOracle(
+      Array.from({ length: parallel }, () => open(share, parallel)),
+      batch,
+    );
+  const outputsOf = programsOf(programs);
+  const model = sharedModels((program) => engine.evaluationModel(outputsOf(program)), parallel);
+  const session = engine.evaluationOptions(parallel);
+  const replicas = Array.from({ length: parallel }, () => openReplica({ image, batch: share, session, model }));
+  return parallelOracle(replicas, batch);
 };
 
 /** A progress line in percent, and the update that moves it. */
@@ -278,7 +287,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
   const images = attackedImages(dataset, classifier);
   const ranks = await joinRanks(settings);
   const engine = await chooseEngine({ ...settings, device: ranks.localRank });
-  const { oracle, threads } = await openModel(classifier, settings, images.count, engine, plugins.losses);
+  const oracle = await openModel(classifier, settings, images.count, engine, plugins.losses);
   const shown = firstRight(grid);
   const keeps = (i: number) => saveAdversarial || shown.has(i);
   const { digest, source, classes } = classifier;
@@ -311,7 +320,6 @@ const run = async (settings: Settings, context: VerbContext): Promise<EvaluateRe
     return { ...summary, ...judged(request.conditions, lastFigures(figures)) };
   } finally {
     await oracle.release();
-    for (const thread of threads) await thread.close();
   }
 };
 

@@ -3,20 +3,15 @@
 import { afterAll, describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import type { Norm } from "../../graphs/attacks/threat-model.ts";
-import { threatModel } from "../../graphs/attacks/threat-model.ts";
-import { constantOf, input as inputValue } from "../../graphs/onnx/graph.ts";
-import { float32 } from "../../graphs/onnx/tensor.ts";
-import { buildModel } from "../../graphs/onnx/write.ts";
-import { relu } from "../../graphs/ops/index.ts";
+import { constantOf } from "../../graphs/onnx/graph.ts";
 import { random } from "../../src/data/random.ts";
-import { chooseEngine, type Engine } from "../../src/engine/engine.ts";
-import { sessionThread } from "../../src/engine/session-thread.ts";
 import { apgd, apgdTargeted } from "../../src/evaluate/attacks/apgd.ts";
 import type { Attack, AttackedImage } from "../../src/evaluate/attacks/attack.ts";
 import { type Ball, ball } from "../../src/evaluate/attacks/ball.ts";
 import { fabTargeted, planeProjection } from "../../src/evaluate/attacks/fab.ts";
-import { type Oracle, openOracle } from "../../src/evaluate/attacks/oracle.ts";
+import type { Oracle } from "../../src/evaluate/attacks/oracle.ts";
 import { parallelOracle } from "../../src/evaluate/attacks/parallel-oracle.ts";
+import { openOracle } from "../../src/evaluate/attacks/programs.ts";
 import { runAttacks } from "../../src/evaluate/attacks/runner.ts";
 import { squareAttack } from "../../src/evaluate/attacks/square.ts";
 import { predictionOf } from "../../src/models/prediction.ts";
@@ -283,77 +278,8 @@ test("replicas answer as one model does", async () => {
   expect(await two.answer(asked.slice(0, 1), true)).toEqual(await one.answer(asked.slice(0, 1)));
   const clean = Float32Array.from(images.flatMap(({ clean }) => [...clean]));
   const labels = images.map(({ label }) => label);
-  const options = { threat: threatModel("linf", 0.04), steps: 3, stepSize: 0.01 };
+  const options = { norm: "linf", eps: 0.04, steps: 3, stepSize: 0.01 } as const;
   expect(await two.pgd(options, clean, clean, labels)).toEqual(await one.pgd(options, clean, clean, labels));
-});
-
-describe("threads", () => {
-  test("attack a share of the images each, and find what one model finds", async () => {
-    const engine = await chooseEngine({ provider: "cpu", threads: 2 });
-    const classifier = convolutional();
-    const make = (batch: number, load: Engine["loadEvaluation"]) => openOracle({ classifier, image, batch, load });
-    const threads = engine.threads(2);
-    const several = parallelOracle(
-      threads.map((replica) => make(4, replica.loadEvaluation)),
-      8,
-    );
-    const one = make(8, engine.loadEvaluation);
-    const images = await labelled(one, randomImages(9));
-    const found = (oracle: Oracle) =>
-      runAttacks(
-        images.map((i) => apgdTargeted(i, ball("linf", budgets.linf), { iterations: 5, targets: 3, seed: 1 })),
-        oracle,
-      );
-    try {
-      expect(await found(several)).toEqual(await found(one));
-    } finally {
-      await several.release();
-      await one.release();
-      for (const replica of threads) await replica.close();
-    }
-  });
-
-  test("say what a model lacks, and where the program made it", async () => {
-    const thread = sessionThread();
-    const x = inputValue("x", { dtype: "float32", shape: [2, 3] });
-    const model = buildModel({ y: relu(x) });
-    try {
-      const broken = { ...model, bytes: model.bytes.subarray(0, 20) };
-      await expect(thread.createSession(broken, {})).rejects.toThrow(/^onnxruntime: (?!onnxruntime)/);
-      const session = await thread.createSession(model, { threads: 1 });
-      expect(session.outputNames).toEqual(["y"]);
-      await expect(session.run({})).rejects.toThrow("the input x is not fed");
-      const data = Float32Array.of(-1, 2, -3, 4, -5, 6);
-      const { y } = await session.run({ x: { dtype: "float32", shape: [2, 3], data } });
-      expect(Array.from(y?.data as Float32Array)).toEqual([0, 2, 0, 4, 0, 6]);
-    } finally {
-      await thread.close();
-    }
-  });
-
-  test("write over the results of a session's run with the next, but not of runs at once", async () => {
-    const thread = sessionThread();
-    const shape = [32, 64];
-    const model = buildModel({ y: relu(inputValue("x", { dtype: "float32", shape })) });
-    const filled = (value: number) => ({ x: float32(shape, new Float32Array(32 * 64).fill(value)) });
-    const ends = (values: Float32Array) => [values[0], values.at(-1), values.length];
-    try {
-      const session = await thread.createSession(model, { threads: 1 });
-      const run = async (value: number) => (await session.run(filled(value))).y?.data as Float32Array;
-      const first = await run(1);
-      expect(ends(first)).toEqual([1, 1, 2048]);
-      expect(ends(await run(2))).toEqual([2, 2, 2048]);
-      expect(ends(first)).toEqual([2, 2, 2048]);
-      const both = await Promise.all([run(3), run(4), run(-5)]);
-      expect(both.map(ends)).toEqual([
-        [3, 3, 2048],
-        [4, 4, 2048],
-        [0, 0, 2048],
-      ]);
-    } finally {
-      await thread.close();
-    }
-  });
 });
 
 test("PGD: more steps never help the defender, and images stay in the ball", async () => {
@@ -363,9 +289,8 @@ test("PGD: more steps never help the defender, and images stay in the ball", asy
   const pixels = clean.length / 8;
   const right: number[] = [];
   for (const steps of [0, 1, 5, 20]) {
-    const threat = threatModel("linf", 0.04);
     const run = await oracle.pgd(
-      { threat, steps, stepSize: 0.01 },
+      { norm: "linf", eps: 0.04, steps, stepSize: 0.01 },
       clean,
       clean,
       images.map((i) => i.label),

@@ -2,7 +2,6 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "@jest/globals";
-import { linf } from "../../graphs/attacks/threat-model.ts";
 import { grad } from "../../graphs/autodiff/grad.ts";
 import { photograph } from "../../graphs/deploy/photograph.ts";
 import { quantized, quantizedValues } from "../../graphs/deploy/quantize.ts";
@@ -14,7 +13,7 @@ import { lower } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { createSession } from "../../src/engine/session.ts";
 import { asIsOracle } from "../../src/evaluate/attacks/as-is-oracle.ts";
-import { openOracle } from "../../src/evaluate/attacks/oracle.ts";
+import { openOracle } from "../../src/evaluate/attacks/programs.ts";
 import { type ClassifierOptions, type LoadedClassifier, openClassifier } from "../../src/models/classifier.ts";
 import { preprocessingOf } from "../../src/models/preprocessing.ts";
 import { portably } from "../evaluate/models.ts";
@@ -224,7 +223,7 @@ describe("a model of integers", () => {
     expect(followed.map((answer) => answer.logits)).toEqual(plain.map((answer) => answer.logits));
     expect(followed.every(({ gradient }) => gradient.some((v) => v !== 0))).toBe(true);
     const clean = images.slice(0, 4 * 192);
-    const run = await oracle.pgd({ threat: linf(0.1), steps: 3, stepSize: 0.05 }, clean, clean, [0, 1, 2, 3]);
+    const run = await oracle.pgd({ norm: "linf", eps: 0.1, steps: 3, stepSize: 0.05 }, clean, clean, [0, 1, 2, 3]);
     expect(Math.max(...run.x.map((v, i) => Math.abs(v - clean[i]!)))).toBeCloseTo(0.1, 5);
     const again = await asIs.logits(tensor("float32", [4, 3, 8, 8], run.x.slice()));
     expect([...run.logits]).toEqual(again.flatMap((row) => [...row]));

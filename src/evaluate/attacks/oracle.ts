@@ -4,33 +4,30 @@
  * when few images are left.
  */
 
-import type { PgdOptions } from "../../../graphs/attacks/pgd.ts";
-import type { Value } from "../../../graphs/onnx/graph.ts";
+import type { Norm } from "../../../graphs/attacks/threat-model.ts";
 import { type Tensor, tensor } from "../../../graphs/onnx/tensor.ts";
-import {
-  type AttackLoss,
-  type Classifier,
-  gradientStep,
-  type ImageLoss,
-  isTargeted,
-  logitsStep,
-  pgdStep,
-} from "../../../graphs/steps/evaluate.ts";
-import type { Engine } from "../../engine/engine.ts";
+import { isTargeted } from "../../../graphs/steps/evaluate.ts";
 import type { Session } from "../../engine/session.ts";
-import { RequestError } from "../../errors.ts";
-import type { Answer, LossKind, Query } from "./attack.ts";
+import type { AttackSettings } from "../types.ts";
+import type { Answer, AttackedImage, AttackResult, Query } from "./attack.ts";
+import type { QueriedAttack } from "./attack-of.ts";
+import type { OracleProgram } from "./programs.ts";
 
 export interface OracleOptions {
-  readonly classifier: Classifier;
   readonly image: readonly [channels: number, height: number, width: number];
   /** Largest batch. */
   readonly batch: number;
   /** Whether the model runs at that batch size only. */
   readonly fixed?: boolean;
-  readonly load: Engine["loadEvaluation"];
-  /** Losses that may be asked for as `own:NAME`, by that name. */
-  readonly losses?: Readonly<Record<string, ImageLoss>> | undefined;
+  readonly load: (program: OracleProgram) => Promise<Session>;
+}
+
+/** PGD as a whole in one run. */
+export interface PgdAttack {
+  readonly norm: Norm;
+  readonly eps: number;
+  readonly steps: number;
+  readonly stepSize: number;
 }
 
 export interface PgdRun {
@@ -38,6 +35,13 @@ export interface PgdRun {
   readonly x: Float32Array;
   /** [n,classes] of x. */
   readonly logits: Float32Array;
+}
+
+/** Who follows attacks, and may end them. */
+export interface AttackWatch {
+  /** Told now and then of passes through the model, one with a gradient counting as two, and of images that it answered. */
+  readonly passed: (passes: number, images: number) => void;
+  readonly signal: AbortSignal;
 }
 
 /** A model as attacks see it. Sessions are made when they are first needed and kept until `release`. */
@@ -51,9 +55,16 @@ export interface Oracle {
    */
   answer(queries: readonly Query[], steady?: boolean): Promise<Answer[]>;
   /** A whole PGD attack on n images [n,C,H,W] at once; n up to the batch. */
-  pgd(options: PgdOptions, clean: Float32Array, start: Float32Array, labels: readonly number[]): Promise<PgdRun>;
+  pgd(attack: PgdAttack, clean: Float32Array, start: Float32Array, labels: readonly number[]): Promise<PgdRun>;
   /** Those that answer side by side, each for a share of the images; itself where there is one. */
   readonly replicas: readonly Oracle[];
+  /** Attacks images where the model is, results in their order: of an oracle in another thread, which need not be asked query by query. */
+  attack?(
+    attack: QueriedAttack,
+    images: readonly AttackedImage[],
+    settings: AttackSettings,
+    watch: AttackWatch,
+  ): Promise<AttackResult[]>;
   /** Frees all sessions; later queries make them anew. */
   release(): Promise<void>;
 }
@@ -68,18 +79,18 @@ const sizesOf = (batch: number, fixed: boolean): number[] => {
   return [...new Set(sizes)].reverse();
 };
 
-/** Sessions by name, of which the least recently used give way. */
+/** Sessions of programs, of which the least recently used give way. */
 class SessionCache {
   readonly #sessions = new Map<string, Session>();
-  readonly #load: Engine["loadEvaluation"];
-  /** Images of runs that have ended, for those of the next one with the session of that name. */
+  readonly #load: OracleOptions["load"];
+  /** Images of runs that have ended, for those of the next one of that program. */
   readonly memory = new Map<string, Float32Array>();
 
-  constructor(load: Engine["loadEvaluation"]) {
+  constructor(load: OracleOptions["load"]) {
     this.#load = load;
   }
 
-  async get(name: string, build: () => Record<string, Value>): Promise<Session> {
+  async get(name: string, program: OracleProgram): Promise<Session> {
     const sessions = this.#sessions;
     const known = sessions.get(name);
     if (known !== undefined) {
@@ -92,7 +103,7 @@ class SessionCache {
       sessions.delete(oldest);
       await idle.release();
     }
-    const made = await this.#load(build());
+    const made = await this.#load(program);
     sessions.set(name, made);
     return made;
   }
@@ -138,20 +149,9 @@ const dropInfinite = (values: Float32Array): boolean => {
   return found;
 };
 
-/** The loss of a kind: its name, where it is ours. */
-const lossOf = (kind: LossKind, losses: OracleOptions["losses"] = {}): AttackLoss | ImageLoss => {
-  if (!kind.startsWith("own:")) return kind as AttackLoss;
-  const loss = Object.hasOwn(losses, kind.slice(4)) ? losses[kind.slice(4)] : undefined;
-  if (loss === undefined)
-    throw new RequestError(
-      `an attack asks for the loss ${kind}, which no plugin has; give it under losses, with that name`,
-    );
-  return loss;
-};
-
 /** Queries of one kind, at most a batch of them, through a model of `size` images. */
 const answerBatch = async (
-  { classifier, image, losses }: OracleOptions,
+  { image }: OracleOptions,
   sessions: SessionCache,
   queries: readonly Query[],
   size: number,
@@ -168,10 +168,7 @@ const answerBatch = async (
     feeds["input.label"] = classesOf(labels, size);
     if (isTargeted(kind)) feeds["input.target"] = classesOf(targets, size);
   }
-  const shape = { batch: size, image };
-  const build = () =>
-    kind === "logits" ? logitsStep(classifier, shape) : gradientStep(classifier, shape, lossOf(kind, losses));
-  const session = await sessions.get(name, build);
+  const session = await sessions.get(name, { kind, size });
   const { logits, loss, gradient } = (await session.run(feeds)) as Record<string, Tensor<"float32">>;
   sessions.memory.set(name, images.data);
   const classes = (logits as Tensor).shape[1]!;
@@ -190,18 +187,18 @@ const answerBatch = async (
 
 /** A PGD attack as one run of a model. */
 const runPgd = async (
-  { classifier, image, batch }: OracleOptions,
+  { image, batch }: OracleOptions,
   sessions: SessionCache,
-  options: PgdOptions,
+  attack: PgdAttack,
   clean: Float32Array,
   start: Float32Array,
   labels: readonly number[],
 ): Promise<PgdRun> => {
   const n = labels.length;
   const pixels = image[0] * image[1] * image[2];
-  const { threat, steps, stepSize } = options;
-  const name = `pgd/${threat.name}/${threat.eps}/${steps}/${stepSize}/${batch}`;
-  const session = await sessions.get(name, () => pgdStep(classifier, { batch, image }, options));
+  const { norm, eps, steps, stepSize } = attack;
+  const name = `pgd/${norm}/${eps}/${steps}/${stepSize}/${batch}`;
+  const session = await sessions.get(name, { kind: "pgd", size: batch, attack });
   const padded = (rows: Float32Array): Tensor => {
     const each = Array.from({ length: n }, (_, i) => rows.subarray(i * pixels, (i + 1) * pixels));
     return imagesOf(each, batch, image);
@@ -212,11 +209,17 @@ const runPgd = async (
   return { x: x.data.slice(0, n * pixels), logits: logits.data.slice(0, n * classes) };
 };
 
-export const openOracle = (options: OracleOptions): Oracle => {
-  const { batch, fixed = false, load } = options;
+/** Images of the smallest model that holds n. */
+export const roomFor = ({ batch, fixed = false }: Pick<OracleOptions, "batch" | "fixed">): Oracle["rows"] => {
   const sizes = sizesOf(batch, fixed);
+  return (n) => sizes.find((size) => size >= n) ?? batch;
+};
+
+/** An oracle whose sessions are made of programs that are told in plain data. */
+export const oracleOf = (options: OracleOptions): Oracle => {
+  const { batch, fixed = false, load } = options;
   const sessions = new SessionCache(load);
-  const smallestFor = (n: number): number => sizes.find((size) => size >= n) ?? batch;
+  const smallestFor = roomFor(options);
   const oracle: Oracle = {
     batch,
     get replicas() {

@@ -81,7 +81,7 @@ const outcome = ({ ended, queries }: AttemptState, counts: number): AttackResult
 };
 
 /** Called after each run of the model with what was asked. */
-type AfterRun = (kind: Query["kind"], images: number) => Promise<void> | void;
+export type AfterRun = (kind: Query["kind"], images: number) => Promise<void> | void;
 
 /** The kind that most of the waiting queries are of, the first of equal ones; undefined where none waits. */
 const mostAsked = (waiting: readonly PendingQuery[]): Query["kind"] | undefined => {
@@ -187,30 +187,44 @@ class AttackQueue {
   }
 }
 
+/** Attacks that one oracle answers, each round the queries of one kind. */
+export const runQueue = (attacks: readonly Attack[], oracle: Oracle, afterRun: AfterRun): Promise<AttackResult[]> =>
+  new AttackQueue(attacks, oracle).run(afterRun);
+
+/**
+ * Deals things out to the replicas of an oracle, a share each. Few are not dealt out: replicas share what is asked in each round, or one
+ * would wait for the other that has the last image.
+ * @param run what is done with a share, or with all by the oracle itself
+ * @returns results in the order of the things
+ */
+export const dealOut = async <T, R>(
+  things: readonly T[],
+  oracle: Oracle,
+  run: (share: readonly T[], oracle: Oracle) => Promise<readonly R[]>,
+): Promise<R[]> => {
+  const { replicas } = oracle;
+  const count = replicas.length;
+  if (things.length < FEW * count) return [...(await run(things, oracle))];
+  const found = await Promise.all(
+    replicas.map((replica, k) =>
+      run(
+        things.filter((_, at) => at % count === k),
+        replica,
+      ),
+    ),
+  );
+  return things.map((_, at) => found[at % count]![Math.floor(at / count)]!);
+};
+
 /**
  * Runs attacks, on as many replicas of the oracle as answer side by side. Each round of a replica answers the queries of one
  * kind, the most asked one; where there is room, attempts begin before those ahead of them have ended. What comes of them is
- * used only if their turn comes, so that results are those of attempts made one after the other. Few attacks are not dealt out: the
- * replicas share what is asked in each round, or one would wait for the other that has the last image.
+ * used only if their turn comes, so that results are those of attempts made one after the other.
  * @param afterRun what it throws ends the attacks
  * @returns results in the order of the attacks
  */
-export const runAttacks = async (
+export const runAttacks = (
   attacks: readonly Attack[],
   oracle: Oracle,
   afterRun: AfterRun = () => {},
-): Promise<AttackResult[]> => {
-  const { replicas } = oracle;
-  if (attacks.length < FEW * replicas.length) return new AttackQueue(attacks, oracle).run(afterRun);
-  const shares = replicas.map((_, k) => Array.from(attacks.keys()).filter((at) => at % replicas.length === k));
-  const found = await Promise.all(
-    replicas.map((replica, k) => {
-      const share = (shares[k] ?? []).map((at) => attacks[at]!);
-      return new AttackQueue(share, replica).run(afterRun);
-    }),
-  );
-  const results = new Array<AttackResult>(attacks.length);
-  for (const [k, share] of shares.entries())
-    for (const [i, at] of share.entries()) results[at] = found[k]?.[i] as AttackResult;
-  return results;
-};
+): Promise<AttackResult[]> => dealOut(attacks, oracle, (share, replica) => runQueue(share, replica, afterRun));

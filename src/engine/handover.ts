@@ -1,27 +1,5 @@
 import { dtypes } from "../../graphs/onnx/dtype.ts";
 import type { Tensor } from "../../graphs/onnx/tensor.ts";
-import type { Feeds, SessionOptions } from "./session.ts";
-
-/** What a thread of sessions is asked (session-thread.ts), one thing after the other; `session` is a number of the asker's. */
-export type SessionRequest = { readonly id: number; readonly session: number } & (
-  | { readonly kind: "create"; readonly bytes: Uint8Array; readonly options: SessionOptions }
-  | {
-      readonly kind: "run";
-      readonly feeds: Feeds;
-      readonly fetches?: readonly string[] | undefined;
-      /** Whether results may lie where those of the run before lay. */
-      readonly over: boolean;
-    }
-  | { readonly kind: "release" }
-);
-
-/** Names of a session that was created, results of a run, or why there are none. */
-export interface SessionReply {
-  readonly id: number;
-  readonly names?: { readonly inputNames: readonly string[]; readonly outputNames: readonly string[] };
-  readonly results?: Readonly<Record<string, Tensor>>;
-  readonly error?: string;
-}
 
 /** Bytes from which on a value is worth memory of its own; smaller ones are part of the message. */
 const LARGE = 4096;
@@ -32,16 +10,15 @@ export type Handover = (name: string, value: Tensor) => Tensor;
 /**
  * Memory in which values pass from one thread to another, the same for a name as long as they are as large: copies of every batch that
  * is asked are gigabytes of garbage, whose collection holds up both threads.
- * @param buffer what both see, or what onnxruntime takes, which is memory of one thread
  */
-export const handover = (buffer: typeof SharedArrayBuffer | typeof ArrayBuffer): Handover => {
+export const handover = (): Handover => {
   const known = new Map<string, Tensor["data"]>();
   return (name, { dtype, shape, data }) => {
     if (data.byteLength < LARGE) return { dtype, shape, data };
     const { array } = dtypes[dtype];
     const before = known.get(name);
     const same = before instanceof array && before.length === data.length;
-    const own = same ? before : new array(new buffer(data.byteLength));
+    const own = same ? before : new array(new SharedArrayBuffer(data.byteLength));
     known.set(name, own);
     (own as Float32Array).set(data as Float32Array);
     return { dtype, shape, data: own };
