@@ -4,7 +4,7 @@ import { RequestError } from "../errors.ts";
 import { blockSize } from "./block.ts";
 import type { EngineRequest } from "./engine.ts";
 import { knownLayouts, trainingLayouts } from "./layouts/choice.ts";
-import { BFLOAT16_TARGET, type Precision } from "./precision.ts";
+import { bfloat16Target, isBfloat16Target, type Precision } from "./precision.ts";
 import { isTargetName } from "./targets.ts";
 
 /** The processor's blocks; throws a RequestError where a target is for others. */
@@ -31,7 +31,8 @@ export const cpuTargetName = async (
   precision: Precision,
   block: number | undefined,
 ): Promise<string> => {
-  if (precision === "bfloat16") return BFLOAT16_TARGET;
+  if (precision === "bfloat16")
+    return begunWith !== undefined && isBfloat16Target(begunWith) ? begunWith : bfloat16Target(threads);
   const pinned = again(block, begunWith);
   if (pinned !== undefined || block === undefined) return pinned ?? "cpu";
   const { limits } = await (timing ? trainingLayouts(block, threads, timing) : knownLayouts(block));

@@ -1,14 +1,19 @@
 /** What convolutions and matrix products compute in, and where each is to be had. */
 import { RequestError } from "../errors.ts";
 import { missingBfloat16, type OnednnTools } from "./native/onednn/available.ts";
+import { openOnednn } from "./native/onednn/library.ts";
 import type { EngineName, Provider } from "./session-contract.ts";
 
 /** float32 itself; with ten bits (TF32) or float16, on CUDA; bfloat16, on a CPU that has instructions for it. */
 export const precisions = ["float32", "tf32", "float16", "bfloat16"] as const;
 export type Precision = (typeof precisions)[number];
 
-/** The CPU target whose convolutions are in bfloat16; asked for by name, it asks for the precision. */
-export const BFLOAT16_TARGET = "cpu-bfloat16";
+/** Whether it is a CPU target whose convolutions are in bfloat16; asked for by name, it asks for the precision. */
+export const isBfloat16Target = (name: string | undefined): boolean => /^cpu-bfloat16/.test(name ?? "");
+
+/** The one for this processor: chunks of 16 images for those with a matrix unit (AMX), of 32 for others. */
+export const bfloat16Target = (threads: number): string =>
+  openOnednn(threads)?.hasMatrixUnit === true ? "cpu-bfloat16" : "cpu-bfloat16-32";
 
 export interface PrecisionRequest {
   readonly precision?: Precision | "auto" | undefined;
@@ -17,8 +22,8 @@ export interface PrecisionRequest {
 
 /** What was asked for, by its own name or by a target's. Throws a RequestError where the two do not go together. */
 export const precisionAsked = ({ precision = "auto", target }: PrecisionRequest): Precision | "auto" => {
-  if (target === BFLOAT16_TARGET && precision === "auto") return "bfloat16";
-  if (target !== undefined && (precision === "bfloat16") !== (target === BFLOAT16_TARGET))
+  if (isBfloat16Target(target) && precision === "auto") return "bfloat16";
+  if (target !== undefined && (precision === "bfloat16") !== isBfloat16Target(target))
     throw new RequestError(`--precision ${precision} is not computed by --target ${target}; leave one of them out`);
   return precision;
 };

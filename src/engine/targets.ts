@@ -42,7 +42,8 @@ const targets: Readonly<Record<string, (block?: number) => Target>> = {
   "cpu-pixels": () => cpuTarget({ name: "cpu-pixels" }),
   "cpu-lean": () => cpuTarget({ name: "cpu-lean", hiddenShapes: true }),
   "cpu-direct": () => cpuTarget({ name: "cpu-direct", choose: directly }),
-  "cpu-bfloat16": cpuBfloat16Target,
+  "cpu-bfloat16": () => cpuBfloat16Target(),
+  "cpu-bfloat16-32": () => cpuBfloat16Target(32),
   webgpu: () => webgpu,
   ...cudaTargets,
   ...cudaFusedTargets,
@@ -68,7 +69,7 @@ export const rewritingOf = ({ optimization }: Target, provider: Provider): Pick<
 };
 
 /** How names of targets are made up, for help and messages. */
-export const targetPattern = `portable|cpu[-blocked8|-blocked16|-pixels|-lean|-direct|-bfloat16]|webgpu|cuda${Object.values(
+export const targetPattern = `portable|cpu[-blocked8|-blocked16|-pixels|-lean|-direct|-bfloat16[-32]]|webgpu|cuda${Object.values(
   cudaWays,
 )
   .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)

@@ -10,7 +10,8 @@ import type { Lowering, Target } from "../lower.ts";
 import { portable } from "../portable.ts";
 import { batchNorms } from "./batch-norm.ts";
 import { bfloat16Convolutions } from "./bfloat16/convolution.ts";
-import { volumeLayout } from "./bfloat16/layout.ts";
+import { type ChunkImages, volumes } from "./bfloat16/layout.ts";
+import { narrowed } from "./bfloat16/narrow.ts";
 import { bfloat16Name } from "./bfloat16/ops.ts";
 import { blockedConvolutions } from "./blocked/convolution.ts";
 import { convolutions, winogradShare } from "./convolution.ts";
@@ -69,14 +70,18 @@ export const cpuTarget = ({
   ...(hiddenShapes && { rewrite: hideShapes }),
 });
 
-/** Convolutions in bfloat16 and what stands between them in float32, which the driver computes with oneDNN. */
-export const cpuBfloat16Target = (): Target => ({
-  name: "cpu-bfloat16",
-  lowerings: new Map([...bfloat16Convolutions, ...batchNorms, ...elementwise(volumeLayout)]),
+/**
+ * Convolutions in bfloat16 and what stands between them in float32, which the driver computes with oneDNN.
+ * @param images of a chunk at least
+ */
+export const cpuBfloat16Target = (images: ChunkImages = 16): Target => ({
+  name: images === 16 ? "cpu-bfloat16" : `cpu-bfloat16-${images}`,
+  lowerings: new Map([...bfloat16Convolutions(volumes(images)), ...batchNorms, ...elementwise(volumes(images))]),
   loops: "keep",
   optimization: "disabled",
   provider: "cpu",
   kernels: bfloat16Name,
+  rewrite: narrowed,
 });
 
 /**

@@ -6,6 +6,7 @@ import type { Tensor } from "../../../graphs/onnx/tensor.ts";
 import type { Model } from "../../../graphs/onnx/write.ts";
 import type { OpDefinition } from "../../../graphs/ops/index.ts";
 import { compile } from "../../../graphs/steps/step.ts";
+import { narrowed } from "../../../graphs/targets/cpu/bfloat16/narrow.ts";
 import {
   bfloat16Conv,
   bfloat16GradInput,
@@ -15,7 +16,8 @@ import {
   rowMap,
   rowSums,
 } from "../../../graphs/targets/cpu/bfloat16/ops.ts";
-import type { Lowering } from "../../../graphs/targets/lower.ts";
+import { cpuBfloat16Target } from "../../../graphs/targets/cpu/index.ts";
+import { type Lowering, lower } from "../../../graphs/targets/lower.ts";
 import { portable } from "../../../graphs/targets/portable.ts";
 import { chooseEngine } from "../../../src/engine/engine.ts";
 import { missingBfloat16, type OnednnTools, onednnKernels } from "../../../src/engine/native/onednn/available.ts";
@@ -24,6 +26,7 @@ import { piecesOf } from "../../../src/engine/native/onednn/ops.ts";
 import { profileOf } from "../../../src/engine/profile.ts";
 import { createSession } from "../../../src/engine/session.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../../graphs/run.ts";
+import { residualBlock } from "../../graphs/targets/residual-block.ts";
 import { available } from "../../needs.ts";
 
 const here = available("onednn", missingBfloat16(1) === undefined) ? describe : describe.skip;
@@ -122,7 +125,7 @@ here("oneDNN", () => {
   const maps = flags.flatMap((term) =>
     flags.flatMap((plus) =>
       flags.flatMap((times) =>
-        ["none", "relu", "positive"].map((activation) => ({ term, plus, times, activation }) as const),
+        ["none", "relu", "positive"].map((activation) => ({ term, plus, times, activation, narrow: 0 }) as const),
       ),
     ),
   );
@@ -165,9 +168,31 @@ here("oneDNN", () => {
     },
   );
 
+  test("what only convolutions read is told in bfloat16, and nothing changes by a bit", async () => {
+    const { outputs, inputs } = residualBlock();
+    const random = randomNumbers(5);
+    const feeds = Object.fromEntries(
+      inputs.map((value) => [value.node.attributes.name as string, randomTensor(random, value.shape)]),
+    );
+    const lowered = lower(outputs, cpuBfloat16Target());
+    const [wide, narrow] = await Promise.all(
+      [lowered, narrowed(lowered)].map(async (made) => {
+        const session = await runOf(made);
+        const results = await session.run(feeds);
+        await session.release();
+        return results;
+      }),
+    );
+    expect(narrow).toEqual(wide);
+  });
+
   test("is taken for --precision bfloat16, by the native engine; classifiers are judged in float32", async () => {
     const engine = await chooseEngine({ provider: "cpu", threads: 1, precision: "bfloat16" });
-    expect([engine.name, engine.precision, engine.target.name]).toEqual(["native", "bfloat16", "cpu-bfloat16"]);
+    expect([engine.name, engine.precision]).toEqual(["native", "bfloat16"]);
+    expect(engine.target.name).toMatch(/^cpu-bfloat16(-32)?$/);
+    const other = engine.target.name === "cpu-bfloat16" ? "cpu-bfloat16-32" : "cpu-bfloat16";
+    const again = await chooseEngine({ provider: "cpu", threads: 1, precision: "bfloat16", begunWith: other });
+    expect(again.target.name).toBe(other);
     const named = await chooseEngine({ provider: "cpu", threads: 1, target: "cpu-bfloat16" });
     expect([named.name, named.precision]).toEqual(["native", "bfloat16"]);
     const session = await engine.loadEvaluation({ y: given("x", [2, 3]) });

@@ -5,21 +5,20 @@ import { apply, input, type Value } from "../../../graphs/onnx/graph.ts";
 import { allNodesOf } from "../../../graphs/onnx/order.ts";
 import { sizeOf, type Tensor } from "../../../graphs/onnx/tensor.ts";
 import {
-  add,
-  batchNormTraining,
   type ConvAttributes,
   conv,
   convGradInput,
   convGradWeight,
   type OpDefinition,
-  relu,
 } from "../../../graphs/ops/index.ts";
-import { volumeLayout } from "../../../graphs/targets/cpu/bfloat16/layout.ts";
-import { bfloat16Name, convolutionOf, rounded } from "../../../graphs/targets/cpu/bfloat16/ops.ts";
+import { volumes } from "../../../graphs/targets/cpu/bfloat16/layout.ts";
+import { narrowed } from "../../../graphs/targets/cpu/bfloat16/narrow.ts";
+import { bfloat16Name, convolutionOf, mappedOf, NARROW, rounded } from "../../../graphs/targets/cpu/bfloat16/ops.ts";
 import { cpuBfloat16Target } from "../../../graphs/targets/cpu/index.ts";
 import { type Lowering, lower, type Target } from "../../../graphs/targets/lower.ts";
 import { portable } from "../../../graphs/targets/portable.ts";
 import { evaluate, filledWith, randomNumbers, randomTensor, relativeError } from "../run.ts";
+import { residualBlock } from "./residual-block.ts";
 
 const image = (name: string, shape: readonly number[]): Value => input(name, { dtype: "float32", shape });
 
@@ -82,23 +81,6 @@ describe("a convolution and its gradients", () => {
   });
 });
 
-/** A residual block with batch norm over branches, and the gradients to all that it depends on. */
-const block = () => {
-  const [x, w, scale, bias] = [
-    image("x", [36, 8, 6, 6]),
-    image("w", [8, 8, 3, 3]),
-    image("scale", [2, 8]),
-    image("bias", [2, 8]),
-  ];
-  const norm = (of: Value) => batchNormTraining(of, scale, bias, { branches: 2, epsilon: 1e-5 });
-  const inner = relu(norm(conv(x, w, { pads: [1, 1, 1, 1] })));
-  const y = relu(add(norm(conv(inner, w, { pads: [1, 1, 1, 1] })), x));
-  const dy = image("dy", y.shape);
-  const inputs = [x, w, scale, bias];
-  const [dx, dw, dscale, dbias] = vjp([y], [dy], inputs) as [Value, Value, Value, Value];
-  return { outputs: { y, dx, dw, dscale, dbias }, inputs: [...inputs, dy] };
-};
-
 /** The same mathematics in portable ops: operands of convolutions and of their gradients are rounded. */
 const roundedOperands: Target = {
   ...portable,
@@ -114,7 +96,7 @@ const roundedOperands: Target = {
 };
 
 test("a block of a ResNet: maps, what follows them and masks are one op each", async () => {
-  const { outputs, inputs } = block();
+  const { outputs, inputs } = residualBlock();
   const random = randomNumbers(3);
   const feeds = Object.fromEntries(
     inputs.map((value) => [value.node.attributes.name as string, randomTensor(random, value.shape)]),
@@ -132,8 +114,25 @@ test("a block of a ResNet: maps, what follows them and masks are one op each", a
     expect(relativeError(actual[name].data as Float32Array, expected[name].data as Float32Array)).toBeLessThan(1e-4);
 });
 
-test("chunks hold sixteen images at least, and no more than eight there are where that is enough", () => {
-  const chunks = (...shape: number[]) => volumeLayout({ shape }).chunks;
+test("what only convolutions read is written in bfloat16: the inner activation and the gradients behind batch norms", () => {
+  const { outputs } = residualBlock();
+  const nodes = allNodesOf(Object.values(narrowed(lower(outputs, cpuBfloat16Target()))));
+  const narrow = nodes.filter((node) => mappedOf(node)?.narrow === 1).flatMap((node) => node.outputs);
+  // The activation, the same computed anew for the backward pass, and two gradients, of two or three chunks each.
+  expect(narrow.length % volumes(16)(outputs.y).chunks.length).toBe(0);
+  expect(new Set(narrow.map(({ dtype }) => dtype))).toEqual(new Set([NARROW]));
+  for (const value of narrow)
+    for (const node of nodes.filter(({ inputs }) => inputs.includes(value)))
+      expect([convolutionOf(node)?.kind, node.inputs[0] === value]).toEqual([
+        expect.any(String),
+        convolutionOf(node)?.kind === "weight" && node.inputs[0] === value,
+      ]);
+  expect(narrow.length / volumes(16)(outputs.y).chunks.length).toBe(4);
+});
+
+test("chunks hold sixteen images at least, or as many as are asked for, and no more than eight there are where that is enough", () => {
+  const chunks = (...shape: number[]) => volumes(16)({ shape }).chunks;
+  expect(volumes(32)({ shape: [40, 64, 32, 32] }).chunks).toEqual([32, 8]);
   expect(chunks(40, 64, 32, 32)).toEqual([16, 16, 8]);
   expect(chunks(5, 64, 32, 32)).toEqual([5]);
   expect(chunks(512, 64, 32, 32)).toEqual(Array(8).fill(64));

@@ -16,13 +16,15 @@ import type { Lowered } from "../../layout.ts";
 import type { Lowering } from "../../lower.ts";
 import { shaped } from "../contrib.ts";
 import { shapeOf } from "../convolution.ts";
+import type { PixelLayout } from "../pixel.ts";
 import type { ConvShape } from "../ways.ts";
-import { volumeLayout } from "./layout.ts";
 import { bfloat16Conv, bfloat16GradInput, bfloat16GradWeight, type Convolution } from "./ops.ts";
 
+type Volumes = (type: Type) => PixelLayout;
+
 /** A convolution between values of two types, and the layouts of both. */
-const planOf = (shape: ConvShape, input: Type, output: Type) => {
-  const [from, to] = [volumeLayout(input), volumeLayout(output)];
+const planOf = (volumes: Volumes, shape: ConvShape, input: Type, output: Type) => {
+  const [from, to] = [volumes(input), volumes(output)];
   const convolution: Convolution = {
     inputChunks: from.chunks,
     outputChunks: to.chunks,
@@ -32,42 +34,48 @@ const planOf = (shape: ConvShape, input: Type, output: Type) => {
   return { from, to, convolution };
 };
 
-const forward: Lowering = ({ inputs: [x, w, bias], attributes, types: [y], node }) => {
-  const [input, filter, type] = [(x as Lowered).type, (w as Lowered).type, y as Type];
-  const window = windowOf(attributes as ConvAttributes, input.shape.slice(2), filter.shape.slice(2));
-  const shape = shapeOf(input, type, window, filter.shape.slice(2));
-  if (shape === undefined) return undefined;
-  const { from, to, convolution } = planOf(shape, input, type);
-  let parts = bfloat16Conv.outputs((w as Lowered).plain, ...(x as Lowered).in(from), convolution);
-  if (!isAbsent(node.inputs[2])) {
-    const row = (bias as Lowered).plain;
-    parts = parts.map((part) => shaped(add(shaped(part, [-1, shape.outputChannels]), row), part.shape));
-  }
-  return [{ layout: to, parts }];
-};
+const forward =
+  (volumes: Volumes): Lowering =>
+  ({ inputs: [x, w, bias], attributes, types: [y], node }) => {
+    const [input, filter, type] = [(x as Lowered).type, (w as Lowered).type, y as Type];
+    const window = windowOf(attributes as ConvAttributes, input.shape.slice(2), filter.shape.slice(2));
+    const shape = shapeOf(input, type, window, filter.shape.slice(2));
+    if (shape === undefined) return undefined;
+    const { from, to, convolution } = planOf(volumes, shape, input, type);
+    let parts = bfloat16Conv.outputs((w as Lowered).plain, ...(x as Lowered).in(from), convolution);
+    if (!isAbsent(node.inputs[2])) {
+      const row = (bias as Lowered).plain;
+      parts = parts.map((part) => shaped(add(shaped(part, [-1, shape.outputChannels]), row), part.shape));
+    }
+    return [{ layout: to, parts }];
+  };
 
-const gradInput: Lowering = ({ inputs: [dy, w], attributes, types: [x] }) => {
-  const { size: _, ...window } = attributes as GradInput;
-  const [output, filter, type] = [(dy as Lowered).type, (w as Lowered).type, x as Type];
-  const shape = shapeOf(type, output, window as unknown as Window, filter.shape.slice(2));
-  if (shape === undefined) return undefined;
-  const { from, to, convolution } = planOf(shape, type, output);
-  const parts = bfloat16GradInput.outputs((w as Lowered).plain, ...(dy as Lowered).in(to), convolution);
-  return [{ layout: from, parts }];
-};
+const gradInput =
+  (volumes: Volumes): Lowering =>
+  ({ inputs: [dy, w], attributes, types: [x] }) => {
+    const { size: _, ...window } = attributes as GradInput;
+    const [output, filter, type] = [(dy as Lowered).type, (w as Lowered).type, x as Type];
+    const shape = shapeOf(type, output, window as unknown as Window, filter.shape.slice(2));
+    if (shape === undefined) return undefined;
+    const { from, to, convolution } = planOf(volumes, shape, type, output);
+    const parts = bfloat16GradInput.outputs((w as Lowered).plain, ...(dy as Lowered).in(to), convolution);
+    return [{ layout: from, parts }];
+  };
 
-const gradWeight: Lowering = ({ inputs: [x, dy], attributes }) => {
-  const { kernel, ...window } = attributes as GradWeight;
-  const [input, output] = [(x as Lowered).type, (dy as Lowered).type];
-  const shape = shapeOf(input, output, window as unknown as Window, kernel);
-  if (shape === undefined) return undefined;
-  const { from, to, convolution } = planOf(shape, input, output);
-  return [bfloat16GradWeight(...(x as Lowered).recomputed(from), ...(dy as Lowered).in(to), convolution)];
-};
+const gradWeight =
+  (volumes: Volumes): Lowering =>
+  ({ inputs: [x, dy], attributes }) => {
+    const { kernel, ...window } = attributes as GradWeight;
+    const [input, output] = [(x as Lowered).type, (dy as Lowered).type];
+    const shape = shapeOf(input, output, window as unknown as Window, kernel);
+    if (shape === undefined) return undefined;
+    const { from, to, convolution } = planOf(volumes, shape, input, output);
+    return [bfloat16GradWeight(...(x as Lowered).recomputed(from), ...(dy as Lowered).in(to), convolution)];
+  };
 
-/** Entries for the three ops, each of which may decline. */
-export const bfloat16Convolutions: readonly [OpDefinition, Lowering][] = [
-  [conv.definition, forward],
-  [convGradInput.definition, gradInput],
-  [convGradWeight.definition, gradWeight],
+/** Entries for the three ops, each of which may decline, with where their values lie. */
+export const bfloat16Convolutions = (volumes: Volumes): readonly [OpDefinition, Lowering][] => [
+  [conv.definition, forward(volumes)],
+  [convGradInput.definition, gradInput(volumes)],
+  [convGradWeight.definition, gradWeight(volumes)],
 ];

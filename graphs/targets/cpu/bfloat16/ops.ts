@@ -123,6 +123,9 @@ export const bfloat16GradWeight: Op<readonly Value[], Convolution> = defineOp<re
   },
 );
 
+/** Of values that are bits of bfloat16, which this project has no type for. */
+export const NARROW = "uint16";
+
 /** What follows a product with a row; flags are 0 or 1. */
 export type Mapped = {
   /** A row is added. */
@@ -132,6 +135,8 @@ export type Mapped = {
   readonly activation: string;
   /** Times a tensor as large as x. */
   readonly times: number;
+  /** The result is rounded to bfloat16, and told as its bits: narrow.ts says where. */
+  readonly narrow: number;
 };
 
 /**
@@ -139,9 +144,10 @@ export type Mapped = {
  * order. a is "none", "relu", or "positive": 1 where its operand is positive, else 0.
  */
 export const rowMap: Op<readonly Value[], Mapped> = defineOp<readonly Value[], Mapped>("rowMap", {
-  attributes: { term: "int", plus: "int", activation: "string", times: "int" },
-  infer: ([x]) => ({ dtype: "float32", shape: (x as Value).shape }),
+  attributes: { term: "int", plus: "int", activation: "string", times: "int", narrow: "int" },
+  infer: ([x], { narrow }) => ({ dtype: narrow === 1 ? NARROW : "float32", shape: (x as Value).shape }),
   lower: ([x, factor, ...more], does) => {
+    if (does.narrow === 1) throw new Error("internal: rows are narrowed in a lowered graph");
     let y = mul(x as Value, factor as Value);
     for (let i = 0; i < does.term + does.plus; i++) y = add(y, more.shift() as Value);
     if (does.activation === "relu") y = relu(y);

@@ -34,6 +34,8 @@ const candidates = (): string[] => {
 
 /** `dnnl_cpu_isa_avx512_core_bf16`: its bits are in all later sets of instructions, AMX's among them. */
 const BFLOAT16_ISA = 0xe7;
+/** What `dnnl_cpu_isa_avx512_core_amx` has beside those before it. */
+const AMX_ISA = 0xe00;
 /** The version of its C API that is called here. */
 const VERSION = 3;
 
@@ -94,6 +96,8 @@ export interface Onednn {
   readonly version: string;
   /** Whether this processor has instructions for bfloat16. */
   readonly hasBfloat16: boolean;
+  /** Whether it has a matrix unit (AMX). */
+  readonly hasMatrixUnit: boolean;
   readonly functions: OnednnFunctions;
   /** Throws a RunError with oneDNN's name of a status that is not 0. */
   attempt(what: string, status: number): void;
@@ -143,6 +147,7 @@ export const openOnednn = (threads: number): Onednn | undefined => {
     name,
     version: numbers.join("."),
     hasBfloat16: (isa & BFLOAT16_ISA) === BFLOAT16_ISA,
+    hasMatrixUnit: (isa & AMX_ISA) === AMX_ISA,
     functions: functionsOf(library),
     attempt,
   };

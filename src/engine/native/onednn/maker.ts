@@ -45,7 +45,7 @@ export class Maker {
   readonly #onednn: Onednn;
   readonly #engine: Pointer;
   readonly #stream: Pointer;
-  readonly #constants: Float32Array[] = [];
+  readonly #constants: (Float32Array | Uint16Array)[] = [];
 
   constructor(onednn: Onednn) {
     this.#onednn = onednn;
@@ -104,7 +104,7 @@ export class Maker {
     return this.#out("describing a norm's gradient", normBackward, ...args);
   }
 
-  /** A product of a tensor with one that broadcasts to it, and what is done behind it. */
+  /** A product of a tensor with one that broadcasts to it, and what is done behind it; the result is of its type. */
   product(a: Pointer, b: Pointer, after: readonly Operation[]): Pointer {
     const { attempt, functions } = this.#onednn;
     const attributes = this.#out("making attributes", functions.attributesCreate);
@@ -121,7 +121,7 @@ export class Maker {
   }
 
   /** The address of numbers that stay where they are, as long as this does. */
-  constant(numbers: Float32Array): bigint {
+  constant(numbers: Float32Array | Uint16Array): bigint {
     this.#constants.push(numbers);
     return loadKoffi().address(numbers);
   }

@@ -1,11 +1,12 @@
 /** The bfloat16 convolutions of a model (graphs/targets/cpu/bfloat16) as custom ops of onnxruntime, computed with oneDNN. */
-import { isConstant, isInput, type Node, type Value } from "../../../../graphs/onnx/graph.ts";
+import { isConstant, isInput, type Node, type Type, type Value } from "../../../../graphs/onnx/graph.ts";
 import type { Model } from "../../../../graphs/onnx/write.ts";
 import {
   bfloat16Name,
   type Convolution,
   convolutionOf,
   mappedOf,
+  NARROW,
   summedOf,
 } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
 import type { CustomOp, KernelRun, Kernels } from "../custom-op.ts";
@@ -80,7 +81,12 @@ export const piecesOf = (chunks: readonly number[], first: number, count: number
 interface Rounding {
   readonly chunk: number;
   readonly run: (from: bigint, to: bigint) => void;
+  /** The chunk is all images, in bfloat16 already. */
+  readonly done: boolean;
 }
+
+/** Types of the chunks of a side, of which some are bfloat16. */
+type Types = readonly Type["dtype"][];
 
 /** Filters as oneDNN likes them: inputs and constants of a model are laid out once a run, in memory that stays. */
 class Filters {
@@ -109,6 +115,14 @@ class Filters {
   }
 }
 
+/** Where the images lie in bfloat16: as they came, or rounded to `near`. */
+const gathered = (roundings: readonly Rounding[], parts: readonly bigint[], near: bigint): bigint => {
+  const [first] = roundings;
+  if (roundings.length === 1 && first?.done) return parts[first.chunk]!;
+  for (const { chunk, run } of roundings) run(parts[chunk]!, near);
+  return near;
+};
+
 class Plans {
   readonly #primitives: Primitives;
   readonly #scratch: Scratch;
@@ -126,28 +140,31 @@ class Plans {
   }
 
   /** What brings `count` images from `first` on to memory of their own, in bfloat16. */
-  #roundings(c: Convolution, side: Side, first: number, count: number): readonly Rounding[] {
+  #roundings(c: Convolution, side: Side, types: Types, first: number, count: number): readonly Rounding[] {
     const chunks = chunksOf(c, side);
     const channels = imagesOf(c, side, 1)[1];
     return piecesOf(chunks, first, count).map((piece) => {
       const images = imagesOf(c, side, piece.count);
-      const far = volume(images, "bfloat16", count);
-      const run = this.#primitives.reorder(volume(images, "float32", chunks[piece.chunk]!), far);
-      const [skipped, before] = [BigInt(piece.from * channels * 4), BigInt(piece.to * channels * 2)];
-      return { chunk: piece.chunk, run: (from, to) => run(from + skipped, to + before) };
+      const [held, narrow] = [chunks[piece.chunk]!, types[piece.chunk] === NARROW];
+      const near = volume(images, narrow ? "bfloat16" : "float32", held);
+      const run = this.#primitives.reorder(near, volume(images, "bfloat16", count));
+      const [skipped, before] = [BigInt(piece.from * channels * (narrow ? 2 : 4)), BigInt(piece.to * channels * 2)];
+      const done = narrow && piece.count === count && held === count;
+      return { chunk: piece.chunk, run: (from, to) => run(from + skipped, to + before), done };
     });
   }
 
   /**
    * A convolution or its gradient to the input, chunk by chunk of what it makes.
+   * @param types of the chunks that it reads
    * @param kept the filter where it is an input or a constant of the model, the same throughout a run
    */
-  through(kind: "forward" | "input", c: Convolution, kept: Value | undefined): Compute {
+  through(kind: "forward" | "input", c: Convolution, types: Types, kept: Value | undefined): Compute {
     const [from, to]: [Side, Side] = kind === "forward" ? ["input", "output"] : ["output", "input"];
     const scratch = this.#scratch;
     let first = 0;
     const chunks = chunksOf(c, to).map((count) => {
-      const roundings = this.#roundings(c, from, first, count);
+      const roundings = this.#roundings(c, from, types, first, count);
       const prepared = this.#primitives.convolution(kind, this.#shape(c, count));
       scratch.reserve("given", bytesOf(volume(imagesOf(c, from, count), "bfloat16")));
       scratch.reserve("filter", prepared.filterBytes);
@@ -162,20 +179,18 @@ class Plans {
         const held = kept === undefined ? own : this.#filters.packed(prepared, kept, filter!);
         if (kept === undefined && last !== prepared) prepared.filter(filter!, own);
         last = prepared;
-        for (const { chunk, run } of roundings) run(parts[chunk]!, near);
-        prepared.run(near, held, output(i, shape));
+        prepared.run(gathered(roundings, parts, near), held, output(i, shape));
       });
     };
   }
 
   /** A gradient to the weights, of all images at once. */
-  weight(c: Convolution): Compute {
+  weight(c: Convolution, types: Types): Compute {
     const scratch = this.#scratch;
     const images = c.inputChunks.reduce((a, b) => a + b, 0);
-    const [x, dy] = (["input", "output"] as const).map((side) => this.#roundings(c, side, 0, images)) as [
-      readonly Rounding[],
-      readonly Rounding[],
-    ];
+    const inputs = c.inputChunks.length;
+    const x = this.#roundings(c, "input", types.slice(0, inputs), 0, images);
+    const dy = this.#roundings(c, "output", types.slice(inputs), 0, images);
     const { above, below } = rowsAround(c);
     const bordered = above + below > 0;
     const [from, back] = [bordered ? "bordered" : "input", "output"] as const;
@@ -187,12 +202,12 @@ class Plans {
     const first = BigInt(2 * above * w * images * channels);
     const prepared = this.#primitives.convolution("weight", shape);
     scratch.reserve("filter", prepared.filterBytes);
-    return ({ inputs, output }) => {
+    return ({ inputs: parts, output }) => {
       if (bordered) scratch.clear(from);
-      const [given, returned, held] = [scratch.at(from), scratch.at(back), scratch.at("filter")];
-      for (const { chunk, run } of x) run(inputs[chunk]!, given + first);
-      for (const { chunk, run } of dy) run(inputs[c.inputChunks.length + chunk]!, returned);
-      prepared.run(given, returned, held);
+      const [near, held] = [scratch.at(from), scratch.at("filter")];
+      if (bordered) for (const { chunk, run } of x) run(parts[chunk]!, near + first);
+      const given = bordered ? near : gathered(x, parts, near);
+      prepared.run(given, gathered(dy, parts.slice(inputs), scratch.at(back)), held);
       prepared.filter(held, output(0, shape.w));
     };
   }
@@ -218,10 +233,11 @@ const computing = (plans: Plans, primitives: Primitives, node: Node): Compute =>
   const known = convolutionOf(node);
   if (known !== undefined) {
     const { kind, convolution } = known;
-    if (kind === "weight") return plans.weight(convolution);
+    const types = node.inputs.map(({ dtype }) => dtype);
+    if (kind === "weight") return plans.weight(convolution, types);
     const filter = node.inputs[0]!;
     const stays = isConstant(filter) || (isInput(filter) && filter.frame === null);
-    return plans.through(kind, convolution, stays ? filter : undefined);
+    return plans.through(kind, convolution, types.slice(1), stays ? filter : undefined);
   }
   const summed = summedOf(node);
   if (summed !== undefined) return plans.sums(summed.scaled === 1, node);

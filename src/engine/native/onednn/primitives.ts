@@ -87,6 +87,9 @@ export interface Prepared {
   readonly filterBytes: number;
 }
 
+/** The bits of 1 in bfloat16. */
+const ONE = 0x3f80;
+
 /** Times this, any positive number but a subnormal one is about 1 or more. */
 const HUGE = 1e38;
 
@@ -146,11 +149,17 @@ const reorder = (maker: Maker, from: Strided, to: Strided): Run => {
   return maker.copy(source, target);
 };
 
-/** A product with a row, and what follows it as operations behind the same pass. */
-const rowMap = (maker: Maker, { term, plus, activation, times }: Mapped, rows: number, columns: number): Run => {
-  const matrix = (height: number) => maker.tensor({ dims: [height, columns], strides: [columns, 1], type: "float32" });
-  const [whole, row] = [matrix(rows), matrix(1)];
+/**
+ * A product with a row, and what follows it as operations behind the same pass. oneDNN has fast code for results of the first factor's
+ * type alone: bfloat16 comes of ones in bfloat16, times x, and the row is the first of the operations.
+ */
+const rowMap = (maker: Maker, does: Mapped, rows: number, columns: number): Run => {
+  const { term, plus, activation, times, narrow } = does;
+  const matrix = (height: number, type: Type = "float32") =>
+    maker.tensor({ dims: [height, columns], strides: [columns, 1], type });
+  const [whole, row, result] = [matrix(rows), matrix(1), matrix(rows, narrow === 1 ? "bfloat16" : "float32")];
   const after: Operation[] = [];
+  if (narrow === 1) after.push([MUL, row]);
   if (term === 1) after.push([ADD, row]);
   if (plus === 1) after.push([ADD, whole]);
   if (activation === "relu") after.push([RELU, 0, 0]);
@@ -159,8 +168,16 @@ const rowMap = (maker: Maker, { term, plus, activation, times }: Mapped, rows: n
   const operands = after.flatMap(([, operand, beta], i): Operand[] =>
     beta === undefined ? [[postOperand(i), operand]] : [],
   );
-  const made = maker.product(whole, row, after);
-  return maker.bound(made, [[SRC, whole], [SRC_1, row], ...operands, [DST, whole]]);
+  if (narrow === 0)
+    return maker.bound(maker.product(whole, row, after), [[SRC, whole], [SRC_1, row], ...operands, [DST, result]]);
+  const made = maker.bound(maker.product(result, whole, after), [
+    [SRC_1, whole],
+    ...operands,
+    [DST, result],
+    [SRC, result],
+  ]);
+  const ones = maker.constant(new Uint16Array(rows * columns).fill(ONE));
+  return (...addresses) => made(...addresses, ones);
 };
 
 /**
