@@ -4,7 +4,7 @@
  *
  *     npm run build
  *     node dist/scripts/benchmarks/compare-speed.js --python PYTHON [--widths 16,32,64] [--images 32,96] [--batches 32,64,128]
- *       [--rounds 5] [--threads 2] [--modes authors,hoisted,bf16] [--targets cpu,cpu-pixels] [--reference advcl_torch.py]
+ *       [--stem cifar|imagenet] [--rounds 5] [--threads 2] [--modes authors,hoisted,bf16] [--targets cpu,cpu-pixels] [--reference advcl_torch.py]
  *
  * Without lists: width 64, 32×32 images, batch 32. `authors`: clean views anew in each attack step, NCHW; `hoisted`: clean views once,
  * channels last; `bf16`: that under autocast; `--modes none`: our targets alone. Wall seconds and the processor's seconds, which other programs on the machine disturb
@@ -13,7 +13,7 @@
 import { advcl } from "../../graphs/methods/advcl.ts";
 import { benchFeeds } from "../../src/bench/measure.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
-import { stemOf } from "../../src/runs/network.ts";
+import { RequestError } from "../../src/errors.ts";
 import { existingPath, numbersIn, readFlags } from "../flags.ts";
 import {
   comparisonFlags,
@@ -35,9 +35,13 @@ const { values } = readFlags(import.meta.url, {
     batches: { type: "string" },
     modes: { type: "string", default: "authors,hoisted" },
     targets: { type: "string", default: "cpu" },
+    stem: { type: "string", default: "cifar" },
   },
 });
 const threads = Number(values.threads);
+if (values.stem !== "cifar" && values.stem !== "imagenet")
+  throw new RequestError(`--stem ${values.stem} is neither cifar nor imagenet`);
+const { stem } = values;
 
 /** One cell of the table: filters of the first layer, side of the images, images in a batch. */
 interface Shape {
@@ -60,7 +64,7 @@ const serve = async ({ width, size, batch }: Shape): Promise<void> => {
     size,
     depth: 18,
     width,
-    stem: stemOf("cifar", size),
+    stem,
     clusters: [2, 10, 50, 100, 500],
     attackSteps: 5,
   });
@@ -75,8 +79,8 @@ const serve = async ({ width, size, batch }: Shape): Promise<void> => {
 /** Our step and PyTorch's in each of its modes; one sentence where a worker ended, as one that lacks memory does. */
 const measure = async ({ width, size, batch }: Shape): Promise<readonly Summary[] | string> => {
   const reference = existingPath("reference", values.reference);
-  const own = { widths: width, images: size, batches: batch, threads };
-  const torch = { width, size, batch, threads, reference };
+  const own = { widths: width, images: size, batches: batch, threads, stem };
+  const torch = { width, size, batch, threads, stem, reference };
   const modes = values.modes === "none" ? [] : values.modes.split(",");
   const targets = values.targets.split(",");
   const contenders = [

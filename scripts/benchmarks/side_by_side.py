@@ -23,8 +23,28 @@ from load_reference import add_reference, load_reference
 LAST = {"memory_format": torch.channels_last}
 
 
+def network(ref, width, stem):
+    """The reference's network, with ImageNet's stem (7x7 by 2, max pool 3x3 by 2; He et al. 2016) where that is asked for."""
+    if stem == "cifar":
+        return ref.AdvCLNet(width)
+
+    class Large(ref.AdvCLNet):
+        def __init__(self):
+            super().__init__(width)
+            self.conv1 = torch.nn.Conv2d(3, width, 7, 2, 3, bias=False)
+
+        def features(self, x, branch):
+            x = torch.nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x), branch)), 3, 2, 1)
+            for stage in range(1, 5):
+                for block in getattr(self, f"layer{stage}"):
+                    x = block(x, branch)
+            return x.mean((2, 3))
+
+    return Large()
+
+
 def pretrain(ref, a):
-    net, data = ref.AdvCLNet(a.width).train(), ref.random_batch(a.batch, a.size)
+    net, data = network(ref, a.width, a.stem).train(), ref.random_batch(a.batch, a.size)
     if a.mode != "authors":
         net = net.to(**LAST)
         data = {k: v if k == "labels" else v.contiguous(**LAST) for k, v in data.items()}
@@ -84,6 +104,7 @@ def main():
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--width", type=int, default=64)
     p.add_argument("--size", type=int, default=32)
+    p.add_argument("--stem", choices=["cifar", "imagenet"], default="cifar", help="of pretraining")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--attack-steps", type=int, default=5)
     p.add_argument("--device", default="cpu", help="of pgd, which takes TF32 on a GPU")

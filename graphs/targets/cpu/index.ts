@@ -19,6 +19,7 @@ import { elementwise } from "./elementwise.ts";
 import { hideShapes } from "./hidden-shapes.ts";
 import { pixelLayout } from "./pixel.ts";
 import { type Limits, placing } from "./placing.ts";
+import { pools } from "./pool.ts";
 import type { Choose } from "./ways.ts";
 
 export interface CpuOptions {
@@ -62,6 +63,7 @@ export const cpuTarget = ({
       ? convolutions(choose)
       : either(blockedConvolutions(block, placing(block, limits), onlyForward), convolutions(choose))),
     ...batchNorms,
+    ...pools,
     ...elementwise(block === undefined ? pixelLayout : placing(block, limits)),
   ]),
   loops: "keep",
@@ -76,7 +78,12 @@ export const cpuTarget = ({
  */
 export const cpuBfloat16Target = (images: ChunkImages = 16): Target => ({
   name: images === 16 ? "cpu-bfloat16" : `cpu-bfloat16-${images}`,
-  lowerings: new Map([...bfloat16Convolutions(volumes(images)), ...batchNorms, ...elementwise(volumes(images))]),
+  lowerings: new Map([
+    ...bfloat16Convolutions(volumes(images)),
+    ...batchNorms,
+    ...pools,
+    ...elementwise(volumes(images)),
+  ]),
   loops: "keep",
   optimization: "disabled",
   provider: "cpu",

@@ -13,6 +13,7 @@ import {
   type ConvAttributes,
   conv,
   globalAveragePool,
+  maxPool,
   reduceMean,
   relu,
   reshape,
@@ -24,7 +25,7 @@ import { limitChannels } from "../../../graphs/targets/cpu/placing.ts";
 import { directly, fastest, type Way, waysFor } from "../../../graphs/targets/cpu/ways.ts";
 import { lower, type Target } from "../../../graphs/targets/lower.ts";
 import { blockSize } from "../../../src/engine/block.ts";
-import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
+import { evaluate, filledWith, randomNumbers, randomTensor, relativeError } from "../run.ts";
 
 /** Results of a graph on the CPU target and on the portable one; random inputs by name. */
 const compare = async (
@@ -141,6 +142,15 @@ describe("convolutions", () => {
     { x: [48, 8, 8, 8], filters: 8, kernel: 3, stride: 1, padding: 1 },
     { x: [4, 16, 9, 10], filters: 32, kernel: 3, stride: 1, padding: 2, dilation: 2 },
     { x: [4, 16, 12, 12], filters: 16, kernel: 1, stride: 3, padding: 0 },
+    // Stems whose stride makes channels of pixels: ImageNet's, others that fit into a block and one that does not, and sizes that don't.
+    { x: [4, 3, 20, 16], filters: 16, kernel: 7, stride: 2, padding: 3 },
+    { x: [40, 3, 12, 12], filters: 32, kernel: 7, stride: 2, padding: 3 },
+    { x: [4, 3, 12, 12], filters: 16, kernel: 5, stride: 2, padding: 2 },
+    { x: [4, 3, 12, 12], filters: 16, kernel: 2, stride: 2, padding: 0 },
+    { x: [4, 3, 12, 12], filters: 16, kernel: 1, stride: 2, padding: 0 },
+    { x: [4, 1, 12, 12], filters: 16, kernel: 3, stride: 3, padding: 0 },
+    { x: [4, 3, 16, 16], filters: 16, kernel: 4, stride: 4, padding: 0 },
+    { x: [4, 3, 13, 12], filters: 16, kernel: 7, stride: 2, padding: 3 },
   ].map((each) => ({ dilation: 1, ...each }));
   test.each(block === undefined ? [] : blockedCases)(
     "in blocks, $x to $filters by $kernel with stride $stride, dilation $dilation",
@@ -294,6 +304,36 @@ test("a pass back in an attack's loop is one", () => {
   const attack = pgdStep(classifier, size, { threat: linf(8 / 255), steps: 2, stepSize: 2 / 255 });
   expect(cpuTargetFor(Object.values(attack), 16).name).toBe("cpu");
   expect(cpuTargetFor(Object.values(logitsStep(classifier, size)), 16).name).toBe("portable");
+});
+
+describe("max pooling's gradient", () => {
+  const windows: readonly [x: readonly number[], attributes: Parameters<typeof maxPool>[1]][] = [
+    [[4, 16, 12, 12], { kernel_shape: [3, 3], strides: [2, 2], pads: [1, 1, 1, 1] }],
+    [[3, 5, 9, 7], { kernel_shape: [2, 3], strides: [1, 2], pads: [0, 1, 1, 1] }],
+    [[2, 8, 11, 10], { kernel_shape: [3, 2], strides: [2, 3], dilations: [2, 1] }],
+  ];
+  test.each(windows.flatMap((each) => cpuTargets.map((target) => [target.name, ...each, target] as const)))(
+    "of %s, %j under %j: the first of equal pixels takes it",
+    async (_, shape, attributes, target) => {
+      const x = image("x", shape);
+      const y = maxPool(x, attributes);
+      const dy = image("dy", y.shape);
+      const outputs = { y, dx: vjp([y], [dy], [x])[0] as Value };
+      const random = randomNumbers(4);
+      const few = filledWith(
+        "float32",
+        shape,
+        Array.from({ length: x.size }, () => Math.floor(3 * random())),
+      );
+      const feeds = { x: few, dy: randomTensor(random, y.shape) };
+      const [ours, theirs] = [await evaluate(outputs, feeds, target), await evaluate(outputs, feeds)];
+      expect(ours.y.data).toEqual(theirs.y.data);
+      expect(relativeError(ours.dx.data as Float32Array, theirs.dx.data as Float32Array)).toBeLessThan(1e-6);
+      expect(nodesOf(Object.values(lower(outputs, target)), null).map(({ definition }) => definition.name)).toContain(
+        "ScatterElements",
+      );
+    },
+  );
 });
 
 describe("batch norm", () => {

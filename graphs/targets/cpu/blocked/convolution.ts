@@ -24,7 +24,8 @@ import { shapeOf } from "../convolution.ts";
 import type { Geometry } from "../im2col.ts";
 import { finer } from "../pixel.ts";
 import type { ConvShape } from "../ways.ts";
-import { blockedFilter, sharedFilter, stemFilter, turnedFilter, wholeFilter } from "./filters.ts";
+import { type Depth, depthOf } from "./depth.ts";
+import { blockedFilter, filledFilter, sharedFilter, stemFilter, turnedFilter, wholeFilter } from "./filters.ts";
 import { blockedLayout, isBlocked, sharing } from "./layout.ts";
 import { activated, type BlockedConv, blockedConv, fromBlocked } from "./nchwc.ts";
 import { placesGradWeight, stemGradWeight, upTo } from "./weight-gradient.ts";
@@ -211,6 +212,12 @@ const side = (parts: readonly (Value | undefined)[], width: number): Value => {
   );
 };
 
+/** A strided stem as a convolution of stride 1 whose channels don't fill more than a block. */
+const deepened = (block: number, shape: ConvShape): Depth | undefined => {
+  const deep = depthOf(shape);
+  return deep !== undefined && deep.shape.inputChannels <= block ? deep : undefined;
+};
+
 const gradInput =
   (block: number, place: Place): Lowering =>
   ({ inputs: [dy, w], attributes, types: [x] }) => {
@@ -219,7 +226,9 @@ const gradInput =
     const own = shapeOf(type, output, window as unknown as Window, filter.shape.slice(2));
     const served = servedAs(block, place, [type, output], own);
     if (served === undefined || !(served.stem || isBlocked(place(type)))) return undefined;
-    const { stem, together, shape } = served;
+    const { stem, together } = served;
+    const deep = stem ? deepened(block, served.shape) : undefined;
+    const { shape } = deep ?? served;
     const { geometry: g } = shape;
     const [down, across] = [phasesOf(g, 0), phasesOf(g, 1)];
     if (down === undefined || across === undefined || (stem && down.length * across.length > 1)) return undefined;
@@ -236,7 +245,8 @@ const gradInput =
           across.map((column, b) => {
             const plus = added(i, a, b);
             if (row.places.length * column.places.length === 0) return plus;
-            const filters = sharedFilter(turnedFilter(block, row.places, column.places), together);
+            const turned = turnedFilter(block, row.places, column.places);
+            const filters = sharedFilter(deep?.filter(turned) ?? turned, together);
             return blockedConv([part, (w as Lowered).one(filters), undefined, plus], {
               kernel_shape: [row.places.length, column.places.length],
               pads: [row.begin, column.begin, row.end, column.end],
@@ -264,7 +274,8 @@ const gradInput =
       return [{ layout, parts: seen(parts), known }];
     }
     const images = parts.map((part) => fromBlocked(part, shape.inputChannels));
-    return [shaped(images.length === 1 ? images[0]! : concat(images, { axis: 0 }), type.shape)];
+    const all = images.length === 1 ? images[0]! : concat(images, { axis: 0 });
+    return [shaped(deep?.flat(all) ?? all, type.shape)];
   };
 
 const gradWeight =
@@ -276,12 +287,17 @@ const gradWeight =
     if (served === undefined || !(served.stem || isBlocked(place(input)))) return undefined;
     const { stem, together, shape } = served;
     const { geometry: g } = shape;
-    const plain = g.strides.every((s) => s === 1);
-    if (stem && !plain) return undefined;
+    const deep = stem ? deepened(block, shape) : undefined;
+    if (stem && deep === undefined && g.strides.some((s) => s !== 1)) return undefined;
     const { chunks } = blockedLayout(block, stem ? output : input);
     const given = viewed(inChunks(dy as Lowered, block, chunks), shape.outputChannels);
     // Computed anew if that is cheap, rather than kept since the forward pass.
     const images = stem ? imageChunks(x as Lowered, chunks) : inChunks(x as Lowered, block, chunks, true);
+    if (deep !== undefined) {
+      const blocks = images.map((part) => deep.inBlock(part, block));
+      const whole = placesGradWeight(blocks, given, block, shape.outputChannels, deep.shape.geometry);
+      return [{ layout: sharedFilter(deep.filter(filledFilter(block)), together), parts: [whole] }];
+    }
     const seen = viewed(images, shape.inputChannels);
     if (stem) {
       const each = seen.map((part, i) => stemGradWeight(part, given[i]!, block, g));

@@ -75,6 +75,14 @@ export const wholeFilter: Layout = {
   unpack: ([w], { shape }) => shaped(w as Value, shape),
 };
 
+/** The same for filters of less channels than a block, [Co/b, b, 1, b, kh, kw]: of the first ones. */
+export const filledFilter = (block: number): Layout => ({
+  name: `whole-filter-of-${block}`,
+  pack: oneWay,
+  unpack: ([w], { shape: [co = 0, ci = 0, ...kernel] }) =>
+    slice(shaped(w as Value, [co, block, ...kernel]), [{ axis: 1, start: 0, end: ci }]),
+});
+
 /** [Co/b, k·Ci, b], as the gradient of a stem's filters is computed. */
 export const stemFilter: Layout = {
   name: "stem-filter",
