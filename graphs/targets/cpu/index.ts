@@ -98,6 +98,9 @@ export const cpuBfloat16Target = (images: ChunkImages = 16): Target => ({
  */
 const FORWARD_SHARE = 0.3;
 
+/** The portable target with what any CPU does better. */
+const portableOnCpu: Target = { ...portable, lowerings: new Map([...portable.lowerings, ...pools]) };
+
 /** The faster target for attacks on a network: this one where most of its work is Winograd's or in blocks, else the portable one. */
 export const cpuTargetFor = (outputs: readonly Value[], block?: number): Target => {
   const onlyForward = allNodesOf(outputs).every(({ definition }) => definition !== convGradInput.definition);
@@ -105,5 +108,5 @@ export const cpuTargetFor = (outputs: readonly Value[], block?: number): Target 
     block !== undefined && onlyForward
       ? winogradShare(outputs, placing(block)) >= FORWARD_SHARE
       : winogradShare(outputs) >= 0.5;
-  return fast ? cpuTarget({ block, onlyForward }) : portable;
+  return fast ? cpuTarget({ block, onlyForward }) : portableOnCpu;
 };

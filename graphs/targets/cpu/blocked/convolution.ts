@@ -58,7 +58,9 @@ const servedAs = (
 ): Served | undefined => {
   if (shape === undefined) return undefined;
   const stem = !isBlocked(place(x)) && shape.inputChannels < block;
-  if (!isBlocked(place(y)) && (stem || !isBlocked(place(x)))) return undefined;
+  // A strided stem is faster so even where its results are brought to pixels: there every place of its kernel is a copy.
+  const strided = shape.geometry.strides.some((s) => s !== 1);
+  if (!isBlocked(place(y)) && (stem ? !strided : !isBlocked(place(x)))) return undefined;
   const [own, its] = [stem ? 1 : sharing(block, x.shape), sharing(block, y.shape)];
   if (own * its === 0) return undefined;
   const together = Math.max(own, its);
