@@ -164,7 +164,7 @@ const openModel = async (
       batch,
     );
   const outputsOf = programsOf(programs);
-  const model = sharedModels((program) => engine.evaluationModel(outputsOf(program)), parallel);
+  const model = sharedModels((program) => engine.evaluationModel(outputsOf(program)));
   const session = engine.evaluationOptions(parallel);
   const replicas = Array.from({ length: parallel }, () => openReplica({ image, batch: share, session, model }));
   return parallelOracle(replicas, batch);

@@ -38,10 +38,10 @@ export type ReplicaQuestion =
     }
   | { readonly kind: "release" };
 
-/** A question, the bytes of a program that was asked for, or that the attack under way is to end. */
+/** A question, the bytes of a program that was asked for (none where it can't be built), or that the attack that was asked for is to end. */
 export type ReplicaRequest =
   | { readonly kind: "question"; readonly id: number; readonly question: ReplicaQuestion }
-  | { readonly kind: "program"; readonly program: number; readonly bytes?: Uint8Array; readonly failed?: true }
+  | { readonly kind: "program"; readonly program: number; readonly bytes?: Uint8Array }
   | { readonly kind: "stop" };
 
 /** What a question came to, a program that is needed, or what an attack has done since it was last told. */

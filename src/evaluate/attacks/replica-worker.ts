@@ -81,7 +81,6 @@ let stopped = false;
 const PERIOD = 50;
 
 const attack = async ({ attack, images, settings }: ReplicaQuestion & { kind: "attack" }) => {
-  stopped = false;
   const around = ball(settings.norm, settings.eps);
   const attacks = images.map((image) => attackOf(attack, image, around, settings));
   let [passes, answered, last] = [0, 0, performance.now()];

@@ -28,16 +28,20 @@ export interface Replica extends Oracle {
   readonly attack: NonNullable<Oracle["attack"]>;
 }
 
-/** Models by their programs, each built once for so many threads and then dropped. */
-export const sharedModels = (model: ReplicaOptions["model"], threads: number): ReplicaOptions["model"] => {
-  const held = new Map<string, { readonly made: Model; left: number }>();
+/** Models that are kept for the next thread that asks: threads ask for the same ones at about the same time. */
+const KEPT = 2;
+
+/** Models by their programs, the last few of which are built once for all threads. */
+export const sharedModels = (model: ReplicaOptions["model"]): ReplicaOptions["model"] => {
+  const kept = new Map<string, Model>();
   return (program) => {
     const key = JSON.stringify(program);
-    const one = held.get(key) ?? { made: model(program), left: threads };
-    one.left--;
-    if (one.left > 0) held.set(key, one);
-    else held.delete(key);
-    return one.made;
+    const made = kept.get(key) ?? model(program);
+    kept.delete(key);
+    kept.set(key, made);
+    const [oldest] = kept.keys();
+    if (kept.size > KEPT) kept.delete(oldest!);
+    return made;
   };
 };
 
@@ -122,7 +126,7 @@ class ReplicaThread {
       this.#post({ kind: "program", program, bytes: this.#model(wanted).bytes });
     } catch (error) {
       this.#unbuilt = error as Error;
-      this.#post({ kind: "program", program, failed: true });
+      this.#post({ kind: "program", program });
     }
   }
 

@@ -73,7 +73,7 @@ export const depthOf = (shape: ConvShape): Depth | undefined => {
       },
     },
     filter: (layout) => ({
-      name: `depth(${sy}×${sx}) of ${layout.name}`,
+      name: `depth(${[g.kernel, g.strides, g.pads].join()}) of ${layout.name}`,
       pack: (given) => layout.pack(widened(given)),
       unpack: (parts, { dtype, shape: [co = 0] }) => {
         const wide = [co, sy * sx * channels, down.places, across.places];
