@@ -16,6 +16,19 @@ const required = (): typeof FullKoffi => {
 /** koffi closes a library that nothing holds any more, its functions in use or not. */
 const open: FullKoffi.LibraryHandle[] = [];
 
+/** `RTLD_NOW | RTLD_NODELETE` of dlfcn.h. */
+const STAYS: Readonly<Partial<Record<NodeJS.Platform, number>>> = { linux: 0x1002, darwin: 0x82 };
+
+/**
+ * Keeps a library that is open until the process is gone. koffi closes it as Node ends, and a thread of its own (OpenMP's wait awake for
+ * some milliseconds) would then run code that is not there any more.
+ */
+const keep = (koffi: typeof FullKoffi, name: string): void => {
+  const flags = STAYS[process.platform];
+  // What Node itself is linked with has dlopen; it can't fail for a library that is open.
+  if (flags !== undefined) koffi.load(null).func("dlopen", "void *", ["str", "int"])(name, flags);
+};
+
 /** Opens the first of several libraries that is there; undefined where none is. */
 export const openFirst = (
   names: readonly string[],
@@ -25,6 +38,7 @@ export const openFirst = (
     try {
       const library = koffi.load(name);
       open.push(library);
+      keep(koffi, name);
       return { name, library };
     } catch {
       // The next one may be there.

@@ -47,6 +47,23 @@ here("--precision bfloat16", () => {
     expect(lastTensors(many)).toBe(lastTensors(whole));
   });
 
+  test("ends with a program whose last act it was, while its threads are still awake", () => {
+    const file = (name: string) => JSON.stringify(built(`src/engine/native/onednn/${name}.js`));
+    const program = `
+      import { openOnednn } from ${file("library")};
+      import { Maker } from ${file("maker")};
+      const maker = new Maker(openOnednn(2));
+      const [from, to] = [0, 1].map(() => maker.constant(new Float32Array(2 ** 20)));
+      const tensor = maker.tensor({ dims: [1024, 1024], strides: [1024, 1], type: "float32" });
+      const copy = maker.copy(tensor, tensor);
+      for (let i = 0; i < 300; i++) copy(from, to);`;
+    // Threads of its own that wait awake for long: what this process asked for holds for its children too.
+    const env = { ...process.env, OMP_NUM_THREADS: "2", GOMP_SPINCOUNT: "100000000" };
+    const run = () => spawnSync("node", ["--input-type=module", "-e", program], { encoding: "utf8", env });
+    for (const { status, signal, stderr } of [run(), run(), run()])
+      expect([status, signal, stderr]).toEqual([0, null, ""]);
+  });
+
   test("is refused in one sentence where oneDNN is not here, and leaves nothing", () => {
     const nowhere = join(folder, "nowhere");
     const { status, stderr } = advcl([...pretrain, "--out", nowhere], { ADVCL_ONEDNN: nowhere });
