@@ -119,6 +119,20 @@ describe("replicas", () => {
   });
 });
 
+test("a replica that is released ends its attack first", async () => {
+  const [replica] = opened(convolutional()).replicas;
+  const images = await labelled(replica, randomImages(4));
+  const long: AttackSettings = { ...settings, eps: 1e-6, queries: 1_000_000 };
+  const begun = new Promise<void>((passed) => {
+    const attack = replica.attack(attacks[3]!, images, long, { ...unwatched, passed: () => passed() });
+    attack.catch((error: unknown) => expect(error).toMatchObject({ name: "AbortError" }));
+  });
+  await begun;
+  await replica.release();
+  // It starts anew where it is asked again.
+  expect(await labelled(replica, images)).toEqual(images);
+});
+
 describe("what goes wrong in a thread", () => {
   test("a loss that no plugin has is a wrong request", async () => {
     const [replica] = opened(convolutional()).replicas;

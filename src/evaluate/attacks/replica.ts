@@ -84,7 +84,11 @@ class ReplicaThread {
     }
   }
 
+  /** Ends an attack that is under way, then the thread: one that is ended within onnxruntime takes the process with it. */
   async close(): Promise<void> {
+    if (this.#worker === undefined) return;
+    this.#post({ kind: "stop" });
+    await this.ask({ kind: "release" });
     const worker = this.#worker;
     this.#worker = undefined;
     await worker?.terminate();
@@ -104,7 +108,9 @@ class ReplicaThread {
     started.on("message", (reply: ReplicaReply) => this.#hear(reply));
     started.on("error", (error) => fail(error.message));
     started.on("exit", (code) => {
-      if (this.#worker === started) fail(`it ended with code ${code}`);
+      if (this.#worker !== started) return;
+      this.#worker = undefined;
+      fail(`it ended with code ${code}`);
     });
     return started;
   }
