@@ -151,6 +151,8 @@ describe("convolutions", () => {
     { x: [4, 1, 12, 12], filters: 16, kernel: 3, stride: 3, padding: 0 },
     { x: [4, 3, 16, 16], filters: 16, kernel: 4, stride: 4, padding: 0 },
     { x: [4, 3, 13, 12], filters: 16, kernel: 7, stride: 2, padding: 3 },
+    { x: [4, 3, 12, 12], filters: 8, kernel: 7, stride: 2, padding: 3 },
+    { x: [4, 1, 12, 12], filters: 8, kernel: 3, stride: 2, padding: 1 },
   ].map((each) => ({ dilation: 1, ...each }));
   test.each(block === undefined ? [] : blockedCases)(
     "in blocks, $x to $filters by $kernel with stride $stride, dilation $dilation",

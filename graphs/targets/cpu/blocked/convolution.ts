@@ -295,12 +295,12 @@ const gradWeight =
     const given = viewed(inChunks(dy as Lowered, block, chunks), shape.outputChannels);
     // Computed anew if that is cheap, rather than kept since the forward pass.
     const images = stem ? imageChunks(x as Lowered, chunks) : inChunks(x as Lowered, block, chunks, true);
+    const seen = viewed(images, shape.inputChannels);
     if (deep !== undefined) {
-      const blocks = images.map((part) => deep.inBlock(part, block));
+      const blocks = seen.map((part) => deep.inBlock(part, block));
       const whole = placesGradWeight(blocks, given, block, shape.outputChannels, deep.shape.geometry);
       return [{ layout: sharedFilter(deep.filter(filledFilter(block)), together), parts: [whole] }];
     }
-    const seen = viewed(images, shape.inputChannels);
     if (stem) {
       const each = seen.map((part, i) => stemGradWeight(part, given[i]!, block, g));
       return [{ layout: sharedFilter(stemFilter, together), parts: [each.reduce((a, b) => add(a, b))] }];
