@@ -308,6 +308,34 @@ test("a pass back in an attack's loop is one", () => {
   expect(cpuTargetFor(Object.values(logitsStep(classifier, size)), 16).name).toBe("portable");
 });
 
+/** Stems of any kernel, stride and padding, many of which lie in blocks by the pixels that their stride jumps over. */
+const stems = (count: number) => {
+  const random = randomNumbers(77);
+  const pick = <T>(values: readonly T[]): T => values[Math.floor(random() * values.length)] as T;
+  return Array.from({ length: count }, (_, i) => {
+    const kernel = [pick([1, 2, 3, 4, 5]), pick([1, 2, 3, 5])] as const;
+    const [top, left, bottom, right] = [0, 1, 0, 1].map((axis) => pick([0, 1, kernel[axis]! >> 1]));
+    return {
+      x: [pick([2, 4, 6, 16]), pick([1, 2, 3, 4, 5]), pick([6, 12, 13, 18]), pick([6, 12, 15, 18])],
+      filters: pick([4, 8, 16, 32]),
+      kernel,
+      attributes: { pads: [top!, left!, bottom!, right!], strides: [pick([1, 2, 2, 3]), pick([1, 2, 2, 3])] },
+      limit: i % 2 === 0 ? 0 : Number.POSITIVE_INFINITY,
+    };
+  });
+};
+test.each(block === undefined ? [] : stems(60))(
+  "a stem from $x to $filters by $kernel, $attributes, values in blocks up to $limit",
+  async ({ x, filters, kernel, attributes, limit }) => {
+    const [given, w] = [image("x", x), image("w", [filters, x[1]!, ...kernel])];
+    const y = conv(given, w, attributes);
+    const dy = image("dy", y.shape);
+    const [dx, dw] = vjp([y], [dy], [given, w]) as [Value, Value];
+    const target = cpuTarget({ block: block as number, limits: limitChannels.map(() => limit) });
+    await compare({ y, dx, dw }, [given, w, dy], target, 3e-5, filters);
+  },
+);
+
 describe("max pooling's gradient", () => {
   const windows: readonly [x: readonly number[], attributes: Parameters<typeof maxPool>[1]][] = [
     [[4, 16, 12, 12], { kernel_shape: [3, 3], strides: [2, 2], pads: [1, 1, 1, 1] }],
