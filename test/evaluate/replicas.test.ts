@@ -115,7 +115,11 @@ describe("replicas", () => {
     const watch = { passed: () => stopping.abort(), signal: stopping.signal };
     await expect(replicas[0].attack(square, images, long, watch)).rejects.toMatchObject({ name: "AbortError" });
     await expect(replicas[0].attack(square, images, long, watch)).rejects.toMatchObject({ name: "AbortError" });
-    expect(await replicas[0].attack(square, images, settings, unwatched)).toHaveLength(4);
+    // Long enough for it to look whether it is to end.
+    let words = 0;
+    const after = { ...unwatched, passed: () => words++ };
+    expect(await replicas[0].attack(square, images, { ...long, queries: 6000 }, after)).toHaveLength(4);
+    expect(words).toBeGreaterThan(1);
   });
 });
 

@@ -127,8 +127,10 @@ const replyTo = async (id: number, question: ReplicaQuestion): Promise<ReplicaRe
 let turn: Promise<void> = Promise.resolve();
 port.on("message", (request: ReplicaRequest) => {
   if (request.kind === "stop") stopped = true;
-  else if (request.kind === "question") turn = turn.then(async () => tell(await replyTo(request.id, request.question)));
-  else {
+  else if (request.kind === "question") {
+    if (request.question.kind === "attack") stopped = false;
+    turn = turn.then(async () => tell(await replyTo(request.id, request.question)));
+  } else {
     const { program, bytes } = request;
     if (bytes === undefined) waiting.get(program)?.failed(new Error("a program could not be built"));
     else waiting.get(program)?.made(bytes);
