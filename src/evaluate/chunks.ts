@@ -7,6 +7,7 @@ import type { SingleAttack } from "./attack-list.ts";
 import { type AttackedImage, type AttackResult, attackRandom, isZero, type Query } from "./attacks/attack.ts";
 import { attackOf } from "./attacks/attack-of.ts";
 import { type Ball, ball } from "./attacks/ball.ts";
+import { packed } from "./attacks/rows.ts";
 import { type AfterRun, dealOut, runQueue } from "./attacks/runner.ts";
 import type { ChunkResult } from "./stages.ts";
 import type { EvaluatedImages, EvaluationRequest, ImageOutcome } from "./types.ts";
@@ -122,15 +123,6 @@ const attackEach = (
   });
 };
 
-/** Images one after the other. */
-const pack = (rows: readonly Float32Array[], length: number): Float32Array => {
-  const packed = new Float32Array(rows.length * length);
-  rows.forEach((row, k) => {
-    packed.set(row, k * length);
-  });
-  return packed;
-};
-
 /** PGD and FGSM: all images in one run of a model that has the steps in it. */
 const attackByPgd = async (
   { settings, oracle }: EvaluationRequest,
@@ -142,10 +134,7 @@ const attackByPgd = async (
   const fast = attack.kind === "fgsm";
   const options = { norm, eps, ...(fast ? { steps: 1, stepSize: eps } : { steps: attack.steps, stepSize }) };
   const length = images[0]?.clean.length ?? 0;
-  const clean = pack(
-    images.map((image) => image.clean),
-    length,
-  );
+  const clean = packed(images.map((image) => image.clean));
   const labels = images.map(({ label }) => label);
   const best: AttackResult[] = images.map(({ clean: x, label }) => ({
     broken: false,
@@ -157,7 +146,7 @@ const attackByPgd = async (
     const starts = images.map((image) =>
       fast ? image.clean : around.startInside(image.clean, attackRandom(seed, image, "pgd", round)),
     );
-    const { x, logits } = await oracle.pgd(options, clean, pack(starts, length), labels);
+    const { x, logits } = await oracle.pgd(options, clean, packed(starts), labels);
     const classes = logits.length / images.length;
     for (const [k, held] of best.entries()) {
       if (held.broken) continue;

@@ -6,6 +6,7 @@
 import { tensor } from "../../../graphs/onnx/tensor.ts";
 import type { AsIsClassifier } from "../../models/as-is-classifier.ts";
 import type { Oracle, OracleOptions } from "./oracle.ts";
+import { packed } from "./rows.ts";
 
 export const asIsOracle = (
   shadow: Oracle,
@@ -29,13 +30,6 @@ export const asIsOracle = (
     }
     return rows;
   };
-  const packed = (rows: readonly Float32Array[]): Float32Array => {
-    const all = new Float32Array(rows.length * pixels);
-    rows.forEach((row, i) => {
-      all.set(row, i * pixels);
-    });
-    return all;
-  };
   const oracle: Oracle = {
     batch,
     get replicas() {
@@ -51,12 +45,7 @@ export const asIsOracle = (
     },
     pgd: async (options, clean, start, labels) => {
       const { x } = await shadow.pgd(options, clean, start, labels);
-      const rows = await logitsOf(x);
-      const logits = new Float32Array(rows.length * (rows[0]?.length ?? 0));
-      rows.forEach((row, i) => {
-        logits.set(row, i * row.length);
-      });
-      return { x, logits };
+      return { x, logits: packed(await logitsOf(x)) };
     },
     release: async () => {
       await shadow.release();

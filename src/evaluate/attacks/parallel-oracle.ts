@@ -1,5 +1,6 @@
 /** Oracles in threads of their own, side by side. */
 import type { Oracle } from "./oracle.ts";
+import { packed } from "./rows.ts";
 
 /** Cuts [0, n) into as many parts, equal but for one. */
 const partsOf = (n: number, parts: number): readonly (readonly [begin: number, end: number])[] =>
@@ -32,16 +33,7 @@ export const parallelOracle = (replicas: readonly Oracle[], batch: number): Orac
         const part = (rows: Float32Array) => rows.subarray(begin * pixels, end * pixels);
         return replica.pgd(options, part(clean), part(start), labels.slice(begin, end));
       });
-      const joined = (rows: readonly Float32Array[]): Float32Array => {
-        const out = new Float32Array(rows.reduce((sum, { length }) => sum + length, 0));
-        let at = 0;
-        for (const part of rows) {
-          out.set(part, at);
-          at += part.length;
-        }
-        return out;
-      };
-      return { x: joined(runs.map(({ x }) => x)), logits: joined(runs.map(({ logits }) => logits)) };
+      return { x: packed(runs.map(({ x }) => x)), logits: packed(runs.map(({ logits }) => logits)) };
     },
     release: async () => {
       await Promise.all(replicas.map((replica) => replica.release()));

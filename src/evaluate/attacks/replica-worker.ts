@@ -9,6 +9,7 @@ import { ball } from "./ball.ts";
 import { oracleOf } from "./oracle.ts";
 import type { OracleProgram } from "./programs.ts";
 import type { PackedAnswers, ReplicaData, ReplicaQuestion, ReplicaReply, ReplicaRequest } from "./replica-channel.ts";
+import { packed } from "./rows.ts";
 import { runQueue } from "./runner.ts";
 
 const port = parentPort!;
@@ -48,19 +49,14 @@ const load = async (program: OracleProgram): Promise<Session> => {
 const oracle = oracleOf({ ...data.oracle, load });
 const results = handover();
 
-const pack = (rows: readonly Float32Array[]) => {
-  const length = rows[0]?.length ?? 0;
-  const packed = new Float32Array(rows.length * length);
-  for (const [i, row] of rows.entries()) packed.set(row, i * length);
-  return float32([rows.length, length], packed);
-};
+const matrix = (rows: readonly Float32Array[]) => float32([rows.length, rows[0]?.length ?? 0], packed(rows));
 
-const packed = (answers: readonly Answer[]): PackedAnswers => {
+const told = (answers: readonly Answer[]): PackedAnswers => {
   const losses = Float32Array.from(answers, ({ loss }) => loss);
   const values = {
-    logits: pack(answers.map(({ logits }) => logits)),
+    logits: matrix(answers.map(({ logits }) => logits)),
     loss: float32([answers.length], losses),
-    gradient: pack(answers.map(({ gradient }) => gradient)),
+    gradient: matrix(answers.map(({ gradient }) => gradient)),
   };
   return { values: handedOver(results, values), infinite: answers.map(({ infinite }) => infinite === true) };
 };
@@ -73,7 +69,7 @@ const answer = async (question: ReplicaQuestion & { kind: "answer" }): Promise<P
     const x = all.subarray(i * pixels, (i + 1) * pixels);
     return kind === "logits" ? { kind, x } : { kind, x, label: labels[i]!, target: targets[i]! };
   });
-  return packed(await oracle.answer(queries, steady));
+  return told(await oracle.answer(queries, steady));
 };
 
 let stopped = false;

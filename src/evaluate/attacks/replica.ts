@@ -16,6 +16,7 @@ import type { Answer, AttackResult, Query } from "./attack.ts";
 import { type AttackWatch, type Oracle, type OracleOptions, type PgdRun, roomFor } from "./oracle.ts";
 import type { OracleProgram } from "./programs.ts";
 import type { PackedAnswers, ReplicaData, ReplicaQuestion, ReplicaReply, ReplicaRequest } from "./replica-channel.ts";
+import { packed } from "./rows.ts";
 
 export interface ReplicaOptions extends Omit<OracleOptions, "load"> {
   readonly session: SessionOptions;
@@ -146,18 +147,14 @@ class ReplicaThread {
 export const openReplica = (options: ReplicaOptions): Replica => {
   const thread = new ReplicaThread(options);
   const images = handover();
-  const packed = (queries: readonly Query[]) => {
-    const pixels = queries[0]!.x.length;
-    const data = new Float32Array(queries.length * pixels);
-    for (const [i, { x }] of queries.entries()) data.set(x, i * pixels);
-    return images("x", float32([queries.length, pixels], data));
-  };
+  const given = (queries: readonly Query[]) =>
+    images("x", float32([queries.length, queries[0]!.x.length], packed(queries.map(({ x }) => x))));
   const answer = async (queries: readonly Query[], steady?: boolean): Promise<Answer[]> => {
     if (queries.length === 0) return [];
     const aimed = queries as readonly Exclude<Query, { kind: "logits" }>[];
     const [labels, targets] = [aimed.map(({ label }) => label), aimed.map(({ target }) => target)];
     const { kind: asked } = queries[0]!;
-    const question = { kind: "answer", asked, images: packed(queries), labels, targets, steady } as const;
+    const question = { kind: "answer", asked, images: given(queries), labels, targets, steady } as const;
     return unpacked((await thread.ask(question)) as PackedAnswers);
   };
   const replica: Replica = {
