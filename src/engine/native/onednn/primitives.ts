@@ -117,7 +117,14 @@ export class Primitives {
 
   /** A map of rows (graphs/targets/cpu/bfloat16/ops.ts, `rowMap`) over [rows, columns]: operands, then the result. */
   rowMap(does: Mapped, rows: number, columns: number): Run {
-    return this.#once(["rows", does, rows, columns], () => rowMap(this.#maker, does, rows, columns));
+    return this.#once(["rows", does, rows, columns], () => {
+      if (does.narrow === 0) return rowMap(this.#maker, does, rows, columns);
+      const ones = this.#once(["ones", rows * columns], () =>
+        this.#maker.constant(new Uint16Array(rows * columns).fill(ONE)),
+      );
+      const run = rowMap(this.#maker, does, rows, columns);
+      return (...addresses: readonly bigint[]) => run(...addresses, ones);
+    });
   }
 
   /** `rowSums` over [rows, columns]: of x, dy and a factor; then factor·dy, sums of dy and of its products with x. */
@@ -151,7 +158,7 @@ const reorder = (maker: Maker, from: Strided, to: Strided): Run => {
 
 /**
  * A product with a row, and what follows it as operations behind the same pass. oneDNN has fast code for results of the first factor's
- * type alone: bfloat16 comes of ones in bfloat16, times x, and the row is the first of the operations.
+ * type alone: bfloat16 comes of ones in bfloat16, the last operand, times x, and the row is the first of the operations.
  */
 const rowMap = (maker: Maker, does: Mapped, rows: number, columns: number): Run => {
   const { term, plus, activation, times, narrow } = does;
@@ -170,14 +177,7 @@ const rowMap = (maker: Maker, does: Mapped, rows: number, columns: number): Run 
   );
   if (narrow === 0)
     return maker.bound(maker.product(whole, row, after), [[SRC, whole], [SRC_1, row], ...operands, [DST, result]]);
-  const made = maker.bound(maker.product(result, whole, after), [
-    [SRC_1, whole],
-    ...operands,
-    [DST, result],
-    [SRC, result],
-  ]);
-  const ones = maker.constant(new Uint16Array(rows * columns).fill(ONE));
-  return (...addresses) => made(...addresses, ones);
+  return maker.bound(maker.product(result, whole, after), [[SRC_1, whole], ...operands, [DST, result], [SRC, result]]);
 };
 
 /**
