@@ -8,8 +8,8 @@
  * `--bandwidth` in GB/s and `--flops` in TFLOP/s are those of an H100's data sheet (SXM; dense TF32). Beside that a step's time
  * is predicted from rates that were reached on an H200 (docs/gpu.md): a product takes its operations or its bytes, whichever is
  * longer, everything else its bytes, at the rate of a copy and at that of onnxruntime's elementwise ops in float16. What a launch
- * costs by itself, and what the cache keeps, is in neither. `--target cuda-fused-cudnn` counts gradients of convolutions by
- * cuDNN's own functions, which no engine calls yet. The last line is one JSON object.
+ * costs by itself, and what the cache keeps, is in neither. `--target cuda-fused-stock` counts convolutions by
+ * onnxruntime's own op instead of cuDNN's functions. The last line is one JSON object.
  */
 
 import { advcl } from "../../graphs/methods/advcl.ts";
@@ -63,6 +63,7 @@ const bytesOf = ({ size, dtype }: Value): number => size * dtypes[dtype].array.B
 
 const flopsOf = ({ definition: { name }, inputs, outputs, attributes }: Node): number => {
   const [a, b, y] = [inputs[0], inputs[1], outputs[0]] as [Value, Value, Value];
+  if (name === "nhwcConvForward") return 2 * y.size * b.dim(1) * b.dim(2) * b.dim(3);
   if (name === "nhwcConvGradInput") return 2 * a.size * b.dim(1) * b.dim(2) * b.dim(3);
   if (name === "nhwcConvGradWeight") return 2 * b.size * y.dim(1) * y.dim(2) * y.dim(3);
   if (name === "Conv") return 2 * y.size * b.dim(1) * b.dim(2) * b.dim(3);
@@ -128,8 +129,10 @@ const count = (nodes: readonly Node[], times: number): void => {
   }
 };
 const targetOf = (name: string): Target => {
-  const own = /^cuda-fused(-float32)?-cudnn$/.exec(name);
-  return own ? cudaFusedTarget({ precision: own[1] ? "float32" : "float16", gradients: "cudnn" }) : targetNamed(name);
+  const own = /^cuda-fused(-float32)?-stock$/.exec(name);
+  return own
+    ? cudaFusedTarget({ precision: own[1] ? "float32" : "float16", convolutions: "stock" })
+    : targetNamed(name);
 };
 const step = advcl.build({ ...goldenOptions, trace: false, batch: Number(flags.batch), width: Number(flags.width) });
 const target = targetOf(flags.target);

@@ -194,7 +194,7 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   const own = chosen === "cpu" && named === undefined ? await cpuTargetName(request, precision, block) : undefined;
   const wanted = named === undefined && own === undefined ? stock() : targetNamed((named ?? own) as string, block);
   // Where there are no kernels, onnxruntime's own ops compute the same.
-  const lacking = wanted.kernels !== undefined && chosen === "cuda" ? missingKernels(name) : undefined;
+  const lacking = wanted.kernels !== undefined && chosen === "cuda" ? missingKernels(name, request.device) : undefined;
   const asked = lacking === undefined ? wanted : stock();
   // A CUDA graph holds no Loop.
   const graphs = name === "native" && chosen === "cuda";
@@ -244,9 +244,9 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
 };
 
 /** What computes a model's own ops. On the CPU that is oneDNN: threads of onnxruntime, which wait awake, would keep cores from its. */
-const kernelsOf = async (model: Model, { provider, threads = 1 }: SessionOptions): Promise<SessionOptions> =>
+const kernelsOf = async (model: Model, { provider, threads = 1, cuda }: SessionOptions): Promise<SessionOptions> =>
   provider === "cuda"
-    ? { kernels: await launchedKernels(model) }
+    ? { kernels: await launchedKernels(model, cuda) }
     : { kernels: onednnKernels(model, threads), threads: 1 };
 
 /**

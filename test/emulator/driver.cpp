@@ -2,14 +2,16 @@
 // library. What a launch is told goes into counters, so that a test sees that it arrived.
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <string>
 
-static int depth = 0, launches = 0;
+static int depth = 0, launches = 0, held = 0;
 static const char* refusal = nullptr;
 
 extern "C" {
 int emulatedLaunches() { return launches; }
+int emulatedHeld() { return held; }
 const char* emulatedRefusal() { return refusal; }
 
 int cuInit(unsigned) { return 0; }
@@ -44,6 +46,18 @@ int cuModuleUnload(void* module) { return dlclose(module); }
 int cuModuleGetFunction(void** function, void* module, const char* name) {
   *function = dlsym(module, (std::string("emulated_") + name).c_str());
   return *function == nullptr ? 500 : 0;
+}
+int cuMemAlloc_v2(unsigned long long* address, size_t bytes) {
+  if (depth == 0) return 201;
+  held++;
+  *address = (unsigned long long)malloc(bytes);
+  return 0;
+}
+int cuMemFree_v2(unsigned long long address) {
+  if (depth == 0) return 201;
+  held--;
+  free((void*)address);
+  return 0;
 }
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream,
                    void** parameters, void** extra) {

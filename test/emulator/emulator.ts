@@ -31,9 +31,13 @@ export const emulates =
 const header = fileURLToPath(new URL("cuda.hpp", import.meta.url));
 const folder = join(tmpdir(), `advcl-emulator-${process.getuid?.() ?? 0}`);
 
+const textOf = (name: string): string => readFileSync(fileURLToPath(new URL(name, import.meta.url)), "utf8");
+
 /** The library of driver.cpp, for launch.ts to open instead of NVIDIA's. */
-export const emulatedDriver = (): string =>
-  library(readFileSync(fileURLToPath(new URL("driver.cpp", import.meta.url)), "utf8"), []);
+export const emulatedDriver = (): string => library(textOf("driver.cpp"), []);
+
+/** The library of cudnn.cpp, for cudnn/library.ts. */
+export const emulatedCudnn = (): string => library(textOf("cudnn.cpp"), []);
 
 /** A shared library of C++ text; compiled once, for as long as the temporary folder lasts. */
 export const library = (text: string, included: readonly string[] = ["-include", header]): string => {

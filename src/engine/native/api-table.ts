@@ -101,6 +101,7 @@ export const apiTable = {
   ClearBoundOutputs: { at: 142, gives: "nothing", takes: [p] },
   // session, run options, binding
   RunWithBinding: status(133, p, p, p),
+  SynchronizeBoundOutputs: status(203, p),
 
   CreateCUDAProviderOptions: status(205, p),
   // options, keys, values, count

@@ -16,8 +16,11 @@ export type SetIndex = 0 | 1;
 export interface BoundProgram {
   /** Brings `input.*` to where the set reads them; they may be under way until `run`. */
   feed(set: SetIndex, inputs: Readonly<Record<string, Tensor>>): void;
-  /** Runs, in the caller's turn, from a set into the other and returns copies of the outputs that are not fed back. */
-  run(set: SetIndex): Promise<Record<string, Tensor>>;
+  /**
+   * Runs, in the caller's turn, from a set into the other and returns copies of the outputs that are not fed back.
+   * @param meanwhile what the host may do while a GPU computes; it must not throw
+   */
+  run(set: SetIndex, meanwhile?: () => void): Promise<Record<string, Tensor>>;
   release(): void;
 }
 
@@ -32,10 +35,10 @@ interface Side {
 }
 
 /** Places for the outputs of a program that are not fed back; the sets share them, since they are read after each run. */
-const outputPlaces = (session: NativeSession, memory: Memory): Map<string, Place> =>
+const outputPlaces = (session: NativeSession, memory: Memory, [first]: Held): Map<string, Place> =>
   new Map(
     [...session.outputs].flatMap(([name, { dtype, shape }]) => {
-      if (name.startsWith(FED_BACK)) return [];
+      if (name.startsWith(FED_BACK) && first.has(name.slice(FED_BACK.length))) return [];
       if (dtype === undefined || shape.some((d) => d < 0))
         throw new Error(`internal: the output ${name} of a bound program has no fixed type`);
       return [[name, memory.place({ dtype, shape })] as const];
@@ -45,7 +48,7 @@ const outputPlaces = (session: NativeSession, memory: Memory): Map<string, Place
 /** Binds a program. Each set has a CUDA graph of its own, told apart by `gpu_graph_id`. */
 export const bindProgram = (session: NativeSession, memory: Memory, held: Held): BoundProgram => {
   const { api } = session;
-  const outputs = outputPlaces(session, memory);
+  const outputs = outputPlaces(session, memory, held);
   const side = (set: SetIndex): Side => {
     const binding = handleOf(api, "ReleaseIoBinding", "CreateIoBinding", session.address);
     const inputs = new Map<string, Place>();
@@ -68,7 +71,11 @@ export const bindProgram = (session: NativeSession, memory: Memory, held: Held):
       api.call("BindOutput", binding.address, name, place.value.address);
     }
     const runOptions = session.graph ? handleOf(api, "ReleaseRunOptions", "CreateRunOptions") : undefined;
-    if (runOptions !== undefined) api.call("AddRunConfigEntry", runOptions.address, "gpu_graph_id", String(set + 1));
+    if (runOptions !== undefined) {
+      api.call("AddRunConfigEntry", runOptions.address, "gpu_graph_id", String(set + 1));
+      // A run returns when its graph is launched.
+      api.call("AddRunConfigEntry", runOptions.address, "disable_synchronize_execution_providers", "1");
+    }
     return { binding, inputs, outputs, runOptions, fed: new Map() };
   };
   const sides = [side(0), side(1)] as const;
@@ -89,11 +96,13 @@ export const bindProgram = (session: NativeSession, memory: Memory, held: Held):
         fed.set(name, value);
       }
     },
-    run: async (set) => {
+    run: async (set, meanwhile) => {
       const { binding, runOptions } = sides[set];
       memory.settle();
       try {
         await session.invoke("RunWithBinding", session.address, runOptions?.address ?? null, binding.address);
+        meanwhile?.();
+        if (runOptions !== undefined) api.call("SynchronizeBoundOutputs", binding.address);
       } catch (error) {
         throw session.explain(error);
       }

@@ -30,6 +30,8 @@ export interface Kernels {
   readonly ops: readonly CustomOp[];
   /** Called before each run: what was derived from a run's inputs is stale. */
   began?(): void;
+  /** Called when the session is released, or could not be made. */
+  ended?(): void;
 }
 
 export interface CustomOpDomain {

@@ -1,8 +1,11 @@
-/** What the fused kernels need beside onnxruntime, an NVIDIA driver and NVRTC: whether it is here, and a model's kernels readied by it. */
+/** What the fused kernels need beside onnxruntime (an NVIDIA driver, NVRTC, cuDNN): whether it is here, and a model's kernels readied by it. */
 import type { Model } from "../../../graphs/onnx/write.ts";
 import { RunError } from "../../errors.ts";
 import type { EngineName } from "../session-contract.ts";
 import { missingApi } from "./api.ts";
+import type { CudaOptions } from "./cuda-options.ts";
+import { cudnnConvolutions } from "./cudnn/convolutions.ts";
+import { type Cudnn, openCudnn } from "./cudnn/library.ts";
 import type { Kernels } from "./custom-op.ts";
 import { kernelOps, kernelSources } from "./kernel-ops.ts";
 import { type Driver, openDriver } from "./launch.ts";
@@ -15,12 +18,13 @@ export interface KernelTools {
   readonly missingApi: () => string | undefined;
   readonly openDriver: () => Driver | undefined;
   readonly openNvrtc: () => Nvrtc | undefined;
+  readonly openCudnn: () => Cudnn | undefined;
 }
-const usual: KernelTools = { missingApi, openDriver, openNvrtc };
+const usual: KernelTools = { missingApi, openDriver, openNvrtc, openCudnn };
 
 const version = (architecture: number): string => (architecture / 10).toFixed(1);
 
-type Found = { readonly driver: Driver; readonly nvrtc: Nvrtc };
+type Found = { readonly driver: Driver; readonly nvrtc: Nvrtc; readonly cudnn: Cudnn };
 
 const find = (tools: KernelTools): Found | string => {
   const api = tools.missingApi();
@@ -45,27 +49,40 @@ const find = (tools: KernelTools): Found | string => {
     return stop(
       `NVRTC ${nvrtc.version} has no code for compute capability ${version(architecture)}: run scripts/install-nvrtc.sh`,
     );
-  return { driver, nvrtc };
+  const cudnn = tools.openCudnn();
+  if (cudnn === undefined)
+    return stop(
+      "cuDNN 9 is not here: docs/gpu.md says how it is found, python -m pip install nvidia-cudnn-cu13 brings it",
+    );
+  return { driver, nvrtc, cudnn };
 };
 
-let found: Found | string | undefined;
-const usualTools = (): Found | string => {
-  found ??= find(usual);
+const known = new Map<number, Found | string>();
+/** What is here for a GPU, by its number. */
+const usualTools = (device = 0): Found | string => {
+  const found = known.get(device) ?? find({ ...usual, openDriver: () => openDriver(device) });
+  known.set(device, found);
   return found;
 };
 
 /** Why kernels of this project's own cannot run here and stock ops do instead, in one sentence; undefined where they can. */
-export const missingKernels = (engine: EngineName, tools?: KernelTools): string | undefined => {
-  const search = () => (tools === undefined ? usualTools() : find(tools));
+export const missingKernels = (engine: EngineName, device?: number, tools?: KernelTools): string | undefined => {
+  const search = () => (tools === undefined ? usualTools(device) : find(tools));
   const tried = engine === "native" ? search() : "they need --engine native";
   return typeof tried === "string" ? `onnxruntime's own ops stand for the fused kernels (${tried})` : undefined;
 };
 
-/** Compiles a model's kernels, or takes them from the cache, and gives what launches them. Throws a RunError where it cannot. */
-export const launchedKernels = async (model: Model): Promise<Kernels> => {
-  const tools = usualTools();
+/**
+ * Compiles a model's kernels, or takes them from the cache, and gives what launches them. Throws a RunError where it cannot.
+ * @param options number of the GPU, and whether convolutions in float32 may round their operands to TF32
+ */
+export const launchedKernels = async (
+  model: Model,
+  { device, tf32 = true }: Pick<CudaOptions, "device" | "tf32"> = {},
+): Promise<Kernels> => {
+  const tools = usualTools(device);
   if (typeof tools === "string") throw new RunError(`fused kernels cannot run here: ${tools}`);
-  const { driver, nvrtc } = tools;
+  const { driver, nvrtc, cudnn } = tools;
   const code = new Map<string, Uint8Array>();
   for (const source of kernelSources(model)) code.set(source, await compileCached(nvrtc, source, driver.architecture));
   const prepare = driver.prepare((source) => {
@@ -73,5 +90,9 @@ export const launchedKernels = async (model: Model): Promise<Kernels> => {
     if (compiled === undefined) throw new RunError("internal: a kernel was not compiled with its model");
     return compiled;
   });
-  return { ops: kernelOps(model, "CUDAExecutionProvider", prepare) };
+  const convolutions = cudnnConvolutions(cudnn, driver, tf32);
+  return {
+    ops: kernelOps(model, "CUDAExecutionProvider", prepare, convolutions.prepare),
+    ended: convolutions.release,
+  };
 };

@@ -12,6 +12,11 @@ export interface Driver {
   readonly architecture: number;
   /** Readies kernels whose sources have been compiled to machine code. */
   prepare(codeOf: (source: string) => Uint8Array): Prepare;
+  /** Does what needs the device's context. */
+  within<T>(work: () => T): T;
+  /** Memory of the device, in bytes; the caller's to free. */
+  allocate(bytes: number): bigint;
+  free(address: bigint): void;
   release(): void;
 }
 
@@ -40,6 +45,8 @@ const functionsOf = (library: Library) => {
     load: library.func("int cuModuleLoadData(_Out_ void** module, const void* image)"),
     unload: library.func("int cuModuleUnload(void* module)"),
     entry: library.func("int cuModuleGetFunction(_Out_ void** function, void* module, const char* name)"),
+    allocate: library.func("int cuMemAlloc_v2(_Out_ uint64_t* address, size_t bytes)"),
+    free: library.func("int cuMemFree_v2(uint64_t address)"),
     launch: library.func(
       "int cuLaunchKernel(void* function, uint gx, uint gy, uint gz, uint bx, uint by, uint bz, uint shared, void* stream, void** parameters, void** extra)",
     ),
@@ -94,6 +101,16 @@ class Context {
       });
   }
 
+  allocate(bytes: number): bigint {
+    const place = [0n];
+    this.within(() => this.driver.attempt(`taking ${bytes} bytes of its memory`, this.driver.allocate(place, bytes)));
+    return BigInt(place[0]!);
+  }
+
+  free(address: bigint): void {
+    this.within(() => this.driver.free(address));
+  }
+
   release(): void {
     this.within(() => {
       for (const program of this.modules.values()) this.driver.unload(program);
@@ -119,6 +136,9 @@ export const openDriver = (device = 0, names: readonly string[] = libraries): Dr
   return {
     architecture,
     prepare: (codeOf) => (kernel, call) => context.ready(kernel, call, codeOf),
+    within: (work) => context.within(work),
+    allocate: (bytes) => context.allocate(bytes),
+    free: (address) => context.free(address),
     release: () => context.release(),
   };
 };

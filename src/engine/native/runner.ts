@@ -16,7 +16,7 @@ export interface Loaded {
 export interface BoundState {
   /** Runs a program on inputs; what it gives that is not fed back. */
   run(loaded: Loaded, inputs: Inputs): Promise<Record<string, Tensor>>;
-  /** Brings inputs on their way to the device while another run computes, for the run after it. */
+  /** Has inputs brought to the device while the next run computes, for the run after it. */
   stage(loaded: Loaded, inputs: Inputs): void;
   accept(): void;
   tensors(): Map<string, Tensor>;
@@ -46,6 +46,7 @@ export const boundState = (
   const programs = new Map<NativeSession, BoundProgram>();
   let [current, ran]: [SetIndex, boolean] = [0, false];
   let staged: { readonly inputs: Inputs; readonly session: NativeSession; readonly set: SetIndex } | undefined;
+  let wanted: { readonly loaded: Loaded; readonly inputs: Inputs } | undefined;
   let last: Promise<unknown> = Promise.resolve();
   const programOf = ({ session, model }: Loaded): BoundProgram => {
     const known = programs.get(session);
@@ -58,6 +59,18 @@ export const boundState = (
     return made;
   };
   const other = (): SetIndex => (current === 0 ? 1 : 0);
+  /** While a run computes: what the run after it wants, which will be read from the other set if this one is accepted. */
+  const bringNext = (): void => {
+    if (wanted === undefined) return;
+    const { loaded, inputs } = wanted;
+    wanted = undefined;
+    try {
+      programOf(loaded).feed(other(), inputs);
+      staged = { inputs, session: loaded.session, set: other() };
+    } catch {
+      // Their own run says what is wrong with them.
+    }
+  };
   return {
     run: (loaded, inputs) => {
       const running = loaded.session.turn(async () => {
@@ -66,8 +79,9 @@ export const boundState = (
         const isThere = staged?.inputs === inputs && staged.session === loaded.session && staged.set === set;
         if (!isThere) program.feed(set, inputs);
         if (staged?.set === set) staged = undefined;
+        if (wanted?.inputs === inputs) wanted = undefined;
         ran = false;
-        const results = await program.run(set);
+        const results = await program.run(set, bringNext);
         ran = true;
         return results;
       });
@@ -75,8 +89,7 @@ export const boundState = (
       return running;
     },
     stage: (loaded, inputs) => {
-      programOf(loaded).feed(other(), inputs);
-      staged = { inputs, session: loaded.session, set: other() };
+      wanted = { loaded, inputs };
     },
     accept: () => {
       if (ran) current = other();

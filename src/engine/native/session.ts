@@ -91,11 +91,16 @@ const openSession = async (
   const { provider = "cpu" } = options;
   let made: Handle;
   let kernels: CustomOpDomain | undefined;
+  const ended = () => {
+    kernels?.release();
+    options.kernels?.ended?.();
+  };
   try {
     made = sessionOptions(api, options);
     kernels = built && kernelDomain(api, built, options);
     if (kernels !== undefined) api.call("AddCustomOpDomain", made.address, kernels.address);
   } catch (error) {
+    ended();
     throw provider === "cpu" ? explain(error) : unavailable(provider, error);
   }
   try {
@@ -103,10 +108,10 @@ const openSession = async (
     await api.callAsync("CreateSessionFromArray", api.env, bytes, bytes.byteLength, made.address, place);
     return new Handle(place[0]!, "a session", (pointer) => {
       api.call("ReleaseSession", pointer);
-      kernels?.release();
+      ended();
     });
   } catch (error) {
-    kernels?.release();
+    ended();
     throw explain(error);
   } finally {
     made.release();

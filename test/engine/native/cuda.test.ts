@@ -72,6 +72,7 @@ describe("a training on a GPU", () => {
       "BindOutput(binding0, metric.first, value3)",
       "options0 = CreateRunOptions()",
       "AddRunConfigEntry(options0, gpu_graph_id, 1)",
+      "AddRunConfigEntry(options0, disable_synchronize_execution_providers, 1)",
       "binding1 = CreateIoBinding(session0)",
       "BindInput(binding1, input.x, value5)",
       "BindInput(binding1, param.w, value1)",
@@ -80,6 +81,7 @@ describe("a training on a GPU", () => {
       "BindOutput(binding1, metric.first, value3)",
       "options1 = CreateRunOptions()",
       "AddRunConfigEntry(options1, gpu_graph_id, 2)",
+      "AddRunConfigEntry(options1, disable_synchronize_execution_providers, 1)",
       "RunWithBinding(session0, options0, binding0)",
     ]);
     state.accept();
@@ -91,6 +93,7 @@ describe("a training on a GPU", () => {
       "copy(toDevice, gpu5, pinned4, 8, stream0)",
       "synchronize(stream0)",
       "RunWithBinding(session0, options1, binding1)",
+      "SynchronizeBoundOutputs(binding1)",
       "copy(toHost, pinned3, gpu3, 4, stream0)",
       "synchronize(stream0)",
     ]);
@@ -101,6 +104,7 @@ describe("a training on a GPU", () => {
       "copy(toDevice, gpu4, pinned2, 8, stream0)",
       "synchronize(stream0)",
       "RunWithBinding(session0, options0, binding0)",
+      "SynchronizeBoundOutputs(binding0)",
       "copy(toHost, pinned3, gpu3, 4, stream0)",
       "synchronize(stream0)",
     ]);
@@ -120,7 +124,7 @@ describe("a training on a GPU", () => {
     expect(state.tensors().get("state.s")?.data[0]).toBe(2);
   });
 
-  test("a batch that was staged is copied once, before the run in front of it", async () => {
+  test("a batch that was staged is copied once, while the run in front of it computes", async () => {
     const { gpu, state, loaded } = training();
     const [first, second] = [x(1, 1), x(5, 5)];
     await state.run(loaded, first);
@@ -133,19 +137,31 @@ describe("a training on a GPU", () => {
     await state.run(loaded, third);
     state.accept();
     const order = gpu.calls
-      .filter((call) => /toDevice|RunWith|synchronize/.test(call))
+      .filter((call) => /toDevice|RunWith|ynchronize/.test(call))
       .map((call) => call.split("(")[0]);
-    // Both copies are under way when the first run starts, and the second run has nothing left to copy.
+    // The second copy starts when the first run is launched, and the second run has nothing left to copy.
     expect(order).toEqual([
       "copy",
+      "synchronize",
+      "RunWithBinding",
       "copy",
+      "SynchronizeBoundOutputs",
       "synchronize",
       "RunWithBinding",
-      "synchronize",
-      "RunWithBinding",
+      "SynchronizeBoundOutputs",
       "synchronize",
     ]);
     expect([...(state.tensors().get("param.w") as Tensor).data]).toEqual([1 + 2 * 13, 10 + 2 * 13]);
+  });
+
+  test("a batch that was staged and does not fit fails its own run, not the one in front of it", async () => {
+    const { state, loaded } = training();
+    const wrong = {};
+    state.stage(loaded, wrong);
+    expect((await state.run(loaded, x(1, 1)))["metric.first"]?.data[0]).toBe(1);
+    state.accept();
+    await expect(state.run(loaded, wrong)).rejects.toThrow(/input.x is not fed/);
+    expect((await state.run(loaded, x(0, 0)))["metric.first"]?.data[0]).toBe(3);
   });
 
   test("a run that fails gives everything back all the same", async () => {
@@ -178,6 +194,17 @@ test("a program without state, as evaluation has: one set of fixed addresses", a
   memory.release();
   await session.release();
   expect(gpu.alive()).toEqual([]);
+});
+
+test("a step that is run as any model gives what it would feed back as outputs", async () => {
+  const gpu = fakeGpu();
+  const session = gpu.session({ "param.w": pair }, { "next.param.w": pair }, (inputs, outputs) => {
+    (outputs.get("next.param.w") as Float32Array).set((inputs.get("param.w") as Float32Array).map((v) => v + 1));
+  });
+  const memory = cudaPlaces(gpu.api, gpu.runtime, session.address, 0);
+  const program = bindProgram(session, memory, [new Map(), new Map()]);
+  program.feed(0, { "param.w": float32([2], [1, 2]) });
+  expect([...((await program.run(0))["next.param.w"] as Tensor).data]).toEqual([2, 3]);
 });
 
 test("options of the provider", () => {

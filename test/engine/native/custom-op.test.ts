@@ -7,15 +7,19 @@ import type { OpDefinition } from "../../../graphs/ops/index.ts";
 import { compile } from "../../../graphs/steps/step.ts";
 import { cudaFusedTarget } from "../../../graphs/targets/cuda/fused/index.ts";
 import { fileName, kernelOf } from "../../../graphs/targets/cuda/kernels/kernel.ts";
+import { cudnnFunctions } from "../../../graphs/targets/cuda/kernels/nhwc-conv.ts";
 import { pgdStepKernel } from "../../../graphs/targets/cuda/kernels/pgd-step.ts";
 import { type Lowering, lower, type Target } from "../../../graphs/targets/lower.ts";
 import { portable } from "../../../graphs/targets/portable.ts";
 import { goldenOptions } from "../../../scripts/parity/golden.ts";
 import { missingApi, ortApi } from "../../../src/engine/native/api.ts";
+import { cudnnConvolutions } from "../../../src/engine/native/cudnn/convolutions.ts";
+import { type Cudnn, openCudnn } from "../../../src/engine/native/cudnn/library.ts";
 import { kernelNodes, kernelOps, kernelSources, type Prepare } from "../../../src/engine/native/kernel-ops.ts";
 import { openDriver } from "../../../src/engine/native/launch.ts";
+import { loadKoffi } from "../../../src/engine/native/library.ts";
 import { createSession } from "../../../src/engine/session.ts";
-import { emulatedDriver, emulatedLibrary, emulates } from "../../emulator/emulator.ts";
+import { emulatedCudnn, emulatedDriver, emulatedLibrary, emulates } from "../../emulator/emulator.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../../graphs/run.ts";
 import { available } from "../../needs.ts";
 import { runCustom } from "./run-custom.ts";
@@ -29,11 +33,11 @@ const values = Object.fromEntries(
 ) as Record<keyof typeof types, Value>;
 const attributes = { stepSize: 0.1, eps: 0.3, channelsLast: 1 };
 const next = pgdStepKernel(values.x, values.gradient, values.clean, attributes);
-/** Kernels stay what they are, everything else becomes standard ops: the CPU has no convolution that takes channels last. */
+/** Kernels and cuDNN's ops stay what they are, everything else becomes standard ops. */
 const keepingKernels = (outputs: Readonly<Record<string, Value>>): Target => {
   const lowerings = new Map<OpDefinition, Lowering>();
   for (const { definition } of allNodesOf(Object.values(outputs)))
-    if (kernelOf(definition) !== undefined)
+    if (kernelOf(definition) !== undefined || cudnnFunctions.has(definition))
       lowerings.set(definition as OpDefinition, ({ inputs, attributes }) =>
         apply(
           definition,
@@ -152,7 +156,19 @@ emulated("kernels by launch.ts, their sources on an emulated driver", () => {
       ]),
     );
     const { driver, prepare } = prepareFor(model);
-    const actual = await runCustom(model, kernelOps(model, "CPUExecutionProvider", prepare), given);
+    const cudnn = openCudnn([emulatedCudnn()]) as Cudnn;
+    expect(cudnn.version).toBe("9.19.0");
+    const convolutions = cudnnConvolutions(cudnn, driver, true);
+    const ops = kernelOps(model, "CPUExecutionProvider", prepare, convolutions.prepare);
+    const actual = await runCustom(model, ops, given);
+    const loaded = loadKoffi();
+    const told = (path: string, name: string) => loaded.load(path).func(name, "int", [])();
+    const counted = [...kernelNodes(model).values()].filter(({ definition }) => cudnnFunctions.has(definition));
+    expect(counted.length).toBeGreaterThan(60);
+    expect(told(emulatedCudnn(), "emulatedConvolutions")).toBe(counted.length);
+    expect(told(emulatedDriver(), "emulatedHeld")).toBe(1);
+    convolutions.release();
+    expect(told(emulatedDriver(), "emulatedHeld")).toBe(0);
     driver.release();
     const expected = await evaluate(step.outputs, given);
     const wrong: Record<string, number> = {};

@@ -89,6 +89,7 @@ export const fakeGpu = (): FakeGpu => {
     BindInput: bind("inputs"),
     BindOutput: bind("outputs"),
     AddRunConfigEntry: () => undefined,
+    SynchronizeBoundOutputs: () => undefined,
     AllocatorFree: (_: bigint, address: bigint) => back(address),
     RunWithBinding: (session: bigint, _: bigint, binding: bigint) => programs.get(session)?.(binding),
   };

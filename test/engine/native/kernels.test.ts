@@ -1,5 +1,6 @@
 /** What is said where fused kernels cannot run: one sentence, and stock ops. */
 import { expect, test } from "@jest/globals";
+import type { Cudnn } from "../../../src/engine/native/cudnn/library.ts";
 import { type KernelTools, missingKernels } from "../../../src/engine/native/kernels.ts";
 import type { Driver } from "../../../src/engine/native/launch.ts";
 import type { Nvrtc } from "../../../src/engine/native/nvrtc.ts";
@@ -7,6 +8,9 @@ import type { Nvrtc } from "../../../src/engine/native/nvrtc.ts";
 const driver = (architecture: number): Driver => ({
   architecture,
   prepare: () => () => () => undefined,
+  within: (work) => work(),
+  allocate: () => 0n,
+  free: () => undefined,
   release: () => undefined,
 });
 const nvrtc: Nvrtc = {
@@ -15,10 +19,12 @@ const nvrtc: Nvrtc = {
   architectures: [75, 80, 86, 90, 100],
   compile: () => new Uint8Array(),
 };
+const cudnn: Cudnn = { version: "9.19.0", prepare: () => ({ workspace: 0, run: () => undefined }) };
 const tools = (some: Partial<KernelTools>): KernelTools => ({
   missingApi: () => undefined,
   openDriver: () => driver(90),
   openNvrtc: () => nvrtc,
+  openCudnn: () => cudnn,
   ...some,
 });
 
@@ -37,9 +43,10 @@ test.each<[string, Partial<KernelTools>, RegExp | undefined]>([
   ],
   ["an older GPU", { openDriver: () => driver(70) }, /compute capability 7\.0, and they need 7\.5/],
   ["no NVRTC", { openNvrtc: () => undefined }, /NVRTC is not here.*install-nvrtc\.sh/],
+  ["no cuDNN", { openCudnn: () => undefined }, /cuDNN 9 is not here.*docs\/gpu\.md/],
   ["a GPU newer than NVRTC", { openDriver: () => driver(120) }, /NVRTC 13\.0 has no code for compute capability 12\.0/],
 ])("%s", (_, some, expected) => {
-  const said = missingKernels("native", tools(some));
+  const said = missingKernels("native", 0, tools(some));
   if (expected === undefined) expect(said).toBeUndefined();
   else {
     expect(said).toMatch(expected);
@@ -49,5 +56,5 @@ test.each<[string, Partial<KernelTools>, RegExp | undefined]>([
 });
 
 test("through the binding there are none", () => {
-  expect(missingKernels("binding", tools({}))).toMatch(/they need --engine native/);
+  expect(missingKernels("binding", 0, tools({}))).toMatch(/they need --engine native/);
 });

@@ -1,4 +1,7 @@
-/** Convolutions and their gradients channels last, the gradients by cuDNN's functions or by stock convolutions. */
+/**
+ * Convolutions and their gradients channels last: by cuDNN's own functions, or by convolutions that ONNX Runtime has. On an H200 the
+ * former take a fifth of the time for gradients to weights in float16 (docs/benchmarks-gpu.md).
+ */
 import { absent, isAbsent, type Type, type Value } from "../../../onnx/graph.ts";
 import {
   type ConvAttributes,
@@ -18,13 +21,17 @@ import {
 import type { Lowered } from "../../layout.ts";
 import type { Lowering } from "../../lower.ts";
 import { dilate } from "../kernels/dilate.ts";
-import { nhwcConv, nhwcConvGradInput, nhwcConvGradWeight } from "../kernels/nhwc-conv.ts";
+import { nhwcConv, nhwcConvForward, nhwcConvGradInput, nhwcConvGradWeight } from "../kernels/nhwc-conv.ts";
 import { type Layouts, Sparse } from "./layouts.ts";
 
 const isSingle = (types: readonly Type[]): boolean => types.every(({ dtype }) => dtype === "float32");
 
-/** Both gradients through cuDNN's own functions, or through convolutions that ONNX Runtime has: where no cuDNN is to be called. */
-export type ConvGradients = "stock" | "cudnn";
+/** By cuDNN's own functions, or by ONNX Runtime's convolutions: for what cuDNN is not asked for (groups, uneven padding), and to compare. */
+export type Convolutions = "cudnn" | "stock";
+
+/** Whether cuDNN is asked for it: it knows padding that is alike on both sides alone. */
+const isEven = ({ pads: [top, left, bottom, right], group }: Pick<GradInput, "pads" | "group">): boolean =>
+  group === 1 && top === bottom && left === right;
 
 /**
  * dx = dy * turned w, with zeros between the pixels of dy where the convolution had a stride. Undefined where padding would
@@ -39,24 +46,15 @@ const byTurned = (dy: Value, turned: Value, { pads, strides, dilations, size }: 
   return nhwcConv(spread, turned, absent, { pads: [...before, ...after], strides: [1, 1], dilations, group: 1 });
 };
 
-/** Of a 1×1 convolution with stride: a 1×1 convolution of dy, whose result lies at the pixels that were seen. */
-const byPixels = (
-  layouts: Layouts,
-  dy: Lowered,
-  w: Lowered,
-  { pads, strides, group, size }: GradInput,
-): Sparse | undefined => {
-  const [stride = 1, other] = strides;
-  const single = w.type.shape.slice(2).every((k) => k === 1);
-  if (!single || group !== 1 || stride === 1 || stride !== other || pads.some((p) => p !== 0)) return undefined;
-  const value = nhwcConv(layouts.descend(dy), w.one(layouts.turned), absent, {
-    pads,
-    strides: [1, 1],
-    dilations: [1, 1],
-    group,
-  });
-  return new Sparse({ value, stride }, size as [number, number], layouts.gradient);
-};
+/** Whether it sees single pixels alone, at a stride and no others. */
+const seesPixels = (w: Lowered, { pads, strides: [stride = 1, other], group }: GradInput): boolean =>
+  group === 1 &&
+  stride > 1 &&
+  stride === other &&
+  w.type.shape.slice(2).every((k) => k === 1) &&
+  pads.every((p) => p === 0);
+
+const pointwise = { pads: [0, 0, 0, 0], strides: [1, 1], dilations: [1, 1], group: 1 } as const;
 
 /** dw as a convolution in which batch and channels change places: the one form of it that ONNX Runtime has a kernel for. */
 const bySwapped = (x: Value, dy: Value, { pads, strides, dilations, kernel }: GradWeight): Value => {
@@ -71,43 +69,54 @@ const bySwapped = (x: Value, dy: Value, { pads, strides, dilations, kernel }: Gr
 
 export const convolutionLowerings = (
   layouts: Layouts,
-  gradients: ConvGradients,
+  convolutions: Convolutions,
 ): readonly (readonly [OpDefinition, Lowering])[] => {
+  const byCudnn = (window: Pick<GradInput, "pads" | "group">): boolean => convolutions === "cudnn" && isEven(window);
+
   const forward: Lowering = ({ inputs, attributes, types }) => {
     const [x, w, bias] = inputs as [Lowered, Lowered, Lowered | undefined];
     if (!isSingle(types)) return undefined;
     const window: Window = windowOf(attributes as ConvAttributes, x.type.shape.slice(2), w.type.shape.slice(2));
     const shift = bias === undefined || isAbsent(bias.plain) ? absent : cast(bias.plain, { to: layouts.precision });
-    return [
-      { layout: layouts.activation, parts: [nhwcConv(layouts.activate(x), w.one(layouts.weights), shift, window)] },
-    ];
+    const image = layouts.activate(x);
+    const y =
+      byCudnn(window) && isAbsent(shift)
+        ? nhwcConvForward(image, w.one(layouts.weightsLast), window)
+        : nhwcConv(image, w.one(layouts.weights), shift, window);
+    return [{ layout: layouts.activation, parts: [y] }];
+  };
+
+  /** Gradient to the input, at the pixels that a 1×1 convolution with stride saw or at all; undefined where neither way is to be had. */
+  const gradInput = (dy: Value, w: Lowered, window: GradInput): Value | undefined => {
+    if (byCudnn(window)) return nhwcConvGradInput(dy, w.one(layouts.weightsLast), window);
+    return window.group === 1 ? byTurned(dy, w.one(layouts.turned), window) : undefined;
   };
 
   const toInput: Lowering = ({ inputs, attributes, types }) => {
     const [dy, w] = inputs as [Lowered, Lowered];
     if (!isSingle(types)) return undefined;
     const window = attributes as GradInput;
-    const sparse = byPixels(layouts, dy, w, window);
-    if (sparse !== undefined) return [{ layout: sparse, parts: [sparse.term.value] }];
-    const whole = window.strides.every((s) => s === 1);
-    const turned =
-      window.group === 1 && (whole || gradients === "stock")
-        ? byTurned(layouts.descend(dy), w.one(layouts.turned), window)
-        : undefined;
-    if (turned === undefined && gradients === "stock") return undefined;
-    const dx = turned ?? nhwcConvGradInput(layouts.descend(dy), w.one(layouts.weightsLast), window);
-    return [{ layout: layouts.gradient, parts: [dx] }];
+    const { size } = window;
+    const descending = layouts.descend(dy);
+    if (seesPixels(w, window)) {
+      const value = gradInput(descending, w, { ...pointwise, size: dy.type.shape.slice(2) });
+      const stride = window.strides[0]!;
+      if (value === undefined) return undefined;
+      const sparse = new Sparse({ value, stride }, size as [number, number], layouts.gradient);
+      return [{ layout: sparse, parts: [value] }];
+    }
+    const dx = gradInput(descending, w, window);
+    return dx && [{ layout: layouts.gradient, parts: [dx] }];
   };
 
   const toWeight: Lowering = ({ inputs, attributes, types }) => {
     const [x, dy] = inputs as [Lowered, Lowered];
     const window = attributes as GradWeight;
-    if (!isSingle(types) || (gradients === "stock" && window.group !== 1)) return undefined;
+    if (!isSingle(types) || window.group !== 1) return undefined;
     const operands = [layouts.activate(x), layouts.descend(dy)] as const;
-    const dw =
-      gradients === "stock"
-        ? bySwapped(...operands, window)
-        : transpose(nhwcConvGradWeight(...operands, window), { perm: [0, 3, 1, 2] });
+    const dw = byCudnn(window)
+      ? transpose(nhwcConvGradWeight(...operands, window), { perm: [0, 3, 1, 2] })
+      : bySwapped(...operands, window);
     const single = cast(dw, { to: "float32" });
     return [layouts.lift === 1 ? single : div(single, layouts.lift)];
   };

@@ -8,22 +8,23 @@ import { gpuLowerings } from "../../gpu.ts";
 import type { Lowering, Target } from "../../lower.ts";
 import { fileName } from "../kernels/kernel.ts";
 import { normLowerings } from "./batch-norm.ts";
-import { type ConvGradients, convolutionLowerings } from "./convolution.ts";
+import { type Convolutions, convolutionLowerings } from "./convolution.ts";
 import { elementwiseLowerings } from "./elementwise.ts";
 import { finish } from "./finish.ts";
 import { Layouts, type Precision } from "./layouts.ts";
 
 export interface FusedOptions {
   readonly precision?: Precision;
-  readonly gradients?: ConvGradients;
+  /** What computes convolutions and their gradients. */
+  readonly convolutions?: Convolutions;
 }
 
-export const cudaFusedTarget = ({ precision = "float16", gradients = "stock" }: FusedOptions = {}): Target => {
+export const cudaFusedTarget = ({ precision = "float16", convolutions = "cudnn" }: FusedOptions = {}): Target => {
   const layouts = new Layouts(precision);
   const lowerings = new Map<OpDefinition, Lowering>(gpuLowerings);
   const fused = [
     ...normLowerings(layouts),
-    ...convolutionLowerings(layouts, gradients),
+    ...convolutionLowerings(layouts, convolutions),
     ...elementwiseLowerings(layouts),
   ];
   for (const [definition, lowering] of fused) {

@@ -18,6 +18,7 @@ import {
 } from "../../../onnx/graph.ts";
 import { defineOp, notDifferentiable, type Op } from "../../../ops/index.ts";
 import { typedName } from "../../kernel-name.ts";
+import { cudnnFunctions } from "./nhwc-conv.ts";
 import { prelude } from "./prelude.ts";
 
 /** What the source and the launches of a node depend on. */
@@ -142,9 +143,9 @@ const argumentsOf = (all: readonly Argument[], { inputs, outputs }: KernelCall):
   return `struct Arguments {\n${fields.join("\n")}\n};`;
 };
 
-/** A kernel's name in a file, undefined for other ops. */
+/** The name in a file of an op that is a kernel or cuDNN's, undefined for other ops. */
 export const fileName = (node: Node): string | undefined => {
-  if (kernelOf(node.definition) === undefined) return undefined;
+  if (kernelOf(node.definition) === undefined && !cudnnFunctions.has(node.definition)) return undefined;
   const { inputs, outputs } = callOf(node);
   return typedName(node.definition.name, inputs, outputs);
 };

@@ -1,6 +1,6 @@
 /**
- * Convolutions channels last. Forward by onnxruntime's own op, which takes channels last on CUDA alone; the gradients by cuDNN's
- * two functions for them, which onnxruntime has no op for. Each has a portable meaning, so all can be tried on a CPU.
+ * Convolutions channels last: forward by onnxruntime's own op, which takes channels last on CUDA alone, or, with both gradients, by
+ * cuDNN's three functions (src/engine/native/cudnn). Each has a portable meaning, so all can be tried on a CPU.
  */
 import { check } from "../../../onnx/error.ts";
 import { absent, isAbsent, type Type, type Value } from "../../../onnx/graph.ts";
@@ -54,6 +54,23 @@ export const nhwcConv: Op<[x: Value, w: Value, bias: Value], Window> = defineOp<
   NHWC_DOMAIN,
 );
 
+/** The same by cudnnConvolutionForward: w channels last [Co,kh,kw,Ci], padding alike on both sides, no bias. */
+export const nhwcConvForward: Op<[x: Value, w: Value], Window> = defineOp<[x: Value, w: Value], Window>(
+  "nhwcConvForward",
+  {
+    attributes: { pads: "ints", strides: "ints", dilations: "ints", group: "int" },
+    infer: ([x, w], { pads, strides, dilations, group }): Type => {
+      check(w.dim(3) * group === x.dim(3), "shape", `x has ${x.dim(3)} channels but w expects ${w.dim(3) * group}`);
+      const size = [0, 1].map((i) =>
+        convSize(x.dim(1 + i), w.dim(1 + i), strides[i]!, dilations[i]!, pads[i]!, pads[i + 2]!),
+      );
+      return { dtype: sameDtype([x, w]), shape: [x.dim(0), ...size, w.dim(0)] };
+    },
+    vjp: runsOnly,
+    lower: ([x, w], window) => toLast(conv(toFirst(x), toFirst(w), absent, window)),
+  },
+);
+
 /** Gradient of nhwcConv to its input, by cudnnConvolutionBackwardData. dy [N,H',W',Co], w channels last [Co,kh,kw,Ci/group]. */
 export const nhwcConvGradInput: Op<[dy: Value, w: Value], GradInput> = defineOp<[dy: Value, w: Value], GradInput>(
   "nhwcConvGradInput",
@@ -79,5 +96,10 @@ export const nhwcConvGradWeight: Op<[x: Value, dy: Value], GradWeight> = defineO
   },
 );
 
-/** Ops that cuDNN computes rather than a source of ours. */
-export const cudnnOps: ReadonlySet<object> = new Set([nhwcConvGradInput.definition, nhwcConvGradWeight.definition]);
+/** What cuDNN computes rather than a source of ours, by the op's definition. */
+export type CudnnFunction = "forward" | "gradInput" | "gradWeight";
+export const cudnnFunctions: ReadonlyMap<object, CudnnFunction> = new Map<object, CudnnFunction>([
+  [nhwcConvForward.definition, "forward"],
+  [nhwcConvGradInput.definition, "gradInput"],
+  [nhwcConvGradWeight.definition, "gradWeight"],
+]);
