@@ -10,6 +10,7 @@ import {
   add,
   batchNormalization,
   batchNormTraining,
+  type ConvAttributes,
   conv,
   mul,
   reduceMean,
@@ -52,7 +53,7 @@ const compare = async (
 };
 
 /** Two residual blocks after a stem, the second with a stride and a shortcut of its own; gradients to images and weights. */
-const network = (mode: "training" | "evaluation") => {
+const network = (mode: "training" | "evaluation" | "biases") => {
   const types = {
     x: [6, 3, 8, 8],
     w0: [8, 3, 3, 3],
@@ -73,17 +74,24 @@ const network = (mode: "training" | "evaluation") => {
   const { x, scale, bias, wide, shift, weights } = given;
   const window = { pads: [1, 1, 1, 1] };
   const norm = (v: Value): Value => {
+    if (mode === "biases") return v;
     const [a, b] = v.dim(1) === 8 ? [scale, bias] : [wide, shift];
     if (mode === "training") return batchNormTraining(v, a, b, { branches: 2, epsilon: 1e-5 });
     const rows = [a, b].map((p) => reshape(reduceMean(p, { axes: [0] }), [-1])) as [Value, Value];
     return batchNormalization(v, rows[0], rows[1], rows[1], mul(rows[0], 0.3), {});
   };
-  const stem = relu(norm(conv(x, given.w0, window)));
-  const inner = relu(norm(conv(stem, given.w1, window)));
-  const first = relu(add(norm(conv(inner, given.w2, window)), stem));
-  const second = relu(norm(conv(first, given.w3, { ...window, strides: [2, 2] })));
-  const short = norm(conv(first, given.w5, { strides: [2, 2] }));
-  const y = relu(add(norm(conv(second, given.w4, window)), short));
+  /** As networks have it whose batch norms were folded into their convolutions: a bias each. */
+  const shifts = [scale, bias, wide, shift].map((p) => reshape(reduceMean(p, { axes: [0] }), [-1])) as Value[];
+  const convolve = (v: Value, w: Value, window: ConvAttributes): Value =>
+    mode === "biases"
+      ? conv(v, w, shifts[(w.dim(0) === 8 ? 0 : 2) + (w === given.w0 || w === given.w5 ? 0 : 1)] as Value, window)
+      : conv(v, w, window);
+  const stem = relu(norm(convolve(x, given.w0, window)));
+  const inner = relu(norm(convolve(stem, given.w1, window)));
+  const first = relu(add(norm(convolve(inner, given.w2, window)), stem));
+  const second = relu(norm(convolve(first, given.w3, { ...window, strides: [2, 2] })));
+  const short = norm(convolve(first, given.w5, { strides: [2, 2] }));
+  const y = relu(add(norm(convolve(second, given.w4, window)), short));
   const loss = reduceSum(mul(reduceMean(y, { axes: [2, 3], keepdims: 0 }), weights), { keepdims: 0 });
   const { weights: _, ...to } = given;
   const found = grad(loss, Object.values(to));
@@ -91,7 +99,7 @@ const network = (mode: "training" | "evaluation") => {
   return { outputs: { y, ...gradients } as Record<string, Value>, types };
 };
 
-describe.each(["training", "evaluation"] as const)("residual blocks in %s", (mode) => {
+describe.each(["training", "evaluation", "biases"] as const)("residual blocks in %s", (mode) => {
   const { outputs, types } = network(mode);
   test.each(names)("%s", async (_, option) => {
     const random = randomNumbers(11);

@@ -2,7 +2,7 @@
  * Convolutions and their gradients channels last: by cuDNN's own functions, or by convolutions that ONNX Runtime has. On an H200 the
  * former take a fifth of the time for gradients to weights in float16 (docs/benchmarks-gpu.md).
  */
-import { absent, isAbsent, type Type, type Value } from "../../../onnx/graph.ts";
+import { absent, constant, filled, isAbsent, type Type, type Value } from "../../../onnx/graph.ts";
 import {
   type ConvAttributes,
   cast,
@@ -13,6 +13,7 @@ import {
   type GradInput,
   type GradWeight,
   type OpDefinition,
+  reshape,
   slice,
   transpose,
   type Window,
@@ -22,7 +23,7 @@ import type { Lowered } from "../../layout.ts";
 import type { Lowering } from "../../lower.ts";
 import { dilate } from "../kernels/dilate.ts";
 import { nhwcConv, nhwcConvForward, nhwcConvGradInput, nhwcConvGradWeight } from "../kernels/nhwc-conv.ts";
-import { type Layouts, Sparse } from "./layouts.ts";
+import { type Layouts, Normalised, Sparse } from "./layouts.ts";
 
 const isSingle = (types: readonly Type[]): boolean => types.every(({ dtype }) => dtype === "float32");
 
@@ -77,13 +78,19 @@ export const convolutionLowerings = (
     const [x, w, bias] = inputs as [Lowered, Lowered, Lowered | undefined];
     if (!isSingle(types)) return undefined;
     const window: Window = windowOf(attributes as ConvAttributes, x.type.shape.slice(2), w.type.shape.slice(2));
-    const shift = bias === undefined || isAbsent(bias.plain) ? absent : cast(bias.plain, { to: layouts.precision });
+    const given = bias === undefined || isAbsent(bias.plain) ? absent : bias.plain;
     const image = layouts.activate(x);
-    const y =
-      byCudnn(window) && isAbsent(shift)
-        ? nhwcConvForward(image, w.one(layouts.weightsLast), window)
-        : nhwcConv(image, w.one(layouts.weights), shift, window);
-    return [{ layout: layouts.activation, parts: [y] }];
+    if (!byCudnn(window)) {
+      const shift = isAbsent(given) ? absent : cast(given, { to: layouts.precision });
+      return [{ layout: layouts.activation, parts: [nhwcConv(image, w.one(layouts.weights), shift, window)] }];
+    }
+    const y = nhwcConvForward(image, w.one(layouts.weightsLast), window);
+    if (isAbsent(given)) return [{ layout: layouts.activation, parts: [y] }];
+    // A bias is a batch norm that only shifts: added where y is read, with the ReLU and the sum that follow.
+    const [zero, one] = [0, 1].map((v) => constant(filled("float32", [1, given.dim(0)], v))) as [Value, Value];
+    const four = [zero, one, one, reshape(given, [1, -1])] as const;
+    const later = new Normalised(y, four, { branches: 1, epsilon: 0 }, layouts.activation);
+    return [{ layout: later, parts: [y] }];
   };
 
   /** Gradient to the input, at the pixels that a 1×1 convolution with stride saw or at all; undefined where neither way is to be had. */

@@ -7,6 +7,7 @@ import { add, cast, div, greater, mul, slice, transpose, where } from "../../../
 import { type Layout, type Lowered, rowMajor } from "../../layout.ts";
 import { batchNormApply } from "../kernels/batch-norm.ts";
 import { dilatedTo } from "../kernels/dilate.ts";
+import { gatherKernel } from "../kernels/gather.ts";
 
 export type Precision = "float16" | "float32";
 
@@ -117,14 +118,21 @@ export class Gathered implements Layout {
     this.written = value;
   }
   get tensor(): Value {
-    if (this.written === undefined) {
-      const [, , height = 1, width = 1] = this.type.shape;
-      const sum = this.terms
-        .map(({ value, stride }) => (stride === 1 ? value : dilatedTo(value, stride, height, width)))
-        .reduce((a, b) => add(a, b));
-      this.written = this.output === undefined ? sum : where(greater(this.output, 0), sum, 0);
-    }
+    this.written ??= this.type.shape.length === 4 ? this.gathered() : this.composed();
     return this.written;
+  }
+  /** Of images, by the kernel that does it in one pass. */
+  gathered(): Value {
+    const [, , height = 1, width = 1] = this.type.shape;
+    const strides = this.terms.map(({ stride }) => stride);
+    const operands = [...this.terms.map(({ value }) => value), ...(this.output === undefined ? [] : [this.output])];
+    const masked = this.output === undefined ? 0 : 1;
+    return gatherKernel(...([...operands, { strides, masked, height, width }] as never));
+  }
+  /** Of rows of features, which are small. */
+  composed(): Value {
+    const sum = this.terms.map(({ value }) => value).reduce((a, b) => add(a, b));
+    return this.output === undefined ? sum : where(greater(this.output, 0), sum, 0);
   }
   pack(): never {
     throw new Error("internal: nothing is packed to be gathered later");

@@ -6,6 +6,7 @@ import { batchNormApply, batchNormStatistics } from "../../../../graphs/targets/
 import { batchNormGradKernel } from "../../../../graphs/targets/cuda/kernels/batch-norm-grad.ts";
 import { combineKernel } from "../../../../graphs/targets/cuda/kernels/combine.ts";
 import { dilate } from "../../../../graphs/targets/cuda/kernels/dilate.ts";
+import { gatherKernel } from "../../../../graphs/targets/cuda/kernels/gather.ts";
 import { pgdStepKernel } from "../../../../graphs/targets/cuda/kernels/pgd-step.ts";
 import { pixelMean, pixelSpread } from "../../../../graphs/targets/cuda/kernels/pixels.ts";
 import { sgdKernel } from "../../../../graphs/targets/cuda/kernels/sgd.ts";
@@ -126,6 +127,26 @@ const gradient = batchNorm(({ dtype, shape, branches }) => {
   );
 }, 2);
 
+/** Gradients of images, one or two, some at every second or third pixel, with and without a mask. */
+const gathered = types.flatMap((dtype) =>
+  [
+    { shape: [2, 6, 5, 8], strides: [1], masked: 1 },
+    { shape: [3, 5, 7, 3], strides: [2, 1], masked: 1 },
+    { shape: [1, 4, 4, 20], strides: [1, 3], masked: 0 },
+    { shape: [2, 9, 9, 16], strides: [2], masked: 0 },
+  ].map(({ shape, strides, masked }): KernelCase => {
+    const [n, height, width, c] = shape as [number, number, number, number];
+    const terms = strides.map((s) => ({ dtype, shape: [n, Math.ceil(height / s), Math.ceil(width / s), c] }));
+    return {
+      title: `${shape.join("×")} ${dtype}, strides ${strides.join()}${masked ? ", masked" : ""}`,
+      op: gatherKernel,
+      inputs: [...terms, ...(masked ? [{ dtype, shape }] : [])],
+      attributes: { strides, masked, height, width },
+      tolerance: sized(dtype),
+    };
+  }),
+);
+
 const pooled = types.flatMap((dtype) =>
   [
     [3, 4, 4, 10],
@@ -186,6 +207,7 @@ export const kernelCases: Readonly<Record<string, readonly KernelCase[]>> = {
   "batch norm, statistics": statistics,
   "batch norm": apply,
   "batch norm, gradient": gradient,
+  "gradients gathered": gathered,
   pixels: pooled,
   SGD: optimizer,
   "linear combinations": [combined],
