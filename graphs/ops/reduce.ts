@@ -5,7 +5,7 @@ import { sizeOf } from "../onnx/tensor.ts";
 import { equal } from "./compare.ts";
 import { axisOf, defineOp, notDifferentiable, type Op, type OpSpec, type Writer } from "./define.ts";
 // biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
-import { cast, div, exp, mul, sub } from "./elementwise.ts";
+import { cast, div, exp, mul, neg, sub } from "./elementwise.ts";
 // biome-ignore lint/suspicious/noImportCycles: a rule of one family uses ops of another, and rules run only later
 import { expandAs, reshape } from "./movement.ts";
 
@@ -94,9 +94,27 @@ export const reduceMin: Reduce = defineReduce("ReduceMin", {
 /** log Σ exp x, computed without overflow. */
 export const reduceLogSumExp: Reduce = defineReduce("ReduceLogSumExp", {
   vjp: ({ inputs: [x], output: y, cotangent: dy, attributes: { axes } }) => [
-    mul(kept(x, dy, axes), exp(sub(x, kept(x, y, axes)))),
+    reduceLogSumExpGrad(x, y, dy, { axes: reduced(x, axes) }),
   ],
   gradcheck: cases(-1, 1),
+});
+/** dy · exp(x - y) where y = log Σ exp x over the axes. Inputs: x; y and dy of one shape, the reduced axes there or gone. */
+export const reduceLogSumExpGrad: Op<[x: Value, y: Value, dy: Value], Pick<Required<Reduction>, "axes">> = defineOp<
+  [x: Value, y: Value, dy: Value],
+  Pick<Required<Reduction>, "axes">
+>("reduceLogSumExpGrad", {
+  attributes: { axes: "ints" },
+  infer: ([x]) => ({ dtype: x.dtype, shape: x.shape }),
+  lower: ([x, y, dy], { axes }) => mul(kept(x, dy, axes), exp(sub(x, kept(x, y, axes)))),
+  vjp: ({ inputs: [x, y, dy], output: dx, cotangent: d, attributes: { axes } }) => {
+    const each = mul(d, dx);
+    const summed = (v: Value, like: Value) => reshape(reduceSum(v, { axes, keepdims: 1 }), like.shape);
+    return [each, summed(neg(each), y), summed(mul(d, exp(sub(x, kept(x, y, axes)))), dy)];
+  },
+  gradcheck: [[2, 1], [2]].map((row) => ({
+    inputs: [{ shape: [2, 3] }, { shape: row, low: 0.5, high: 1.5 }, { shape: row }],
+    attributes: { axes: [1] },
+  })),
 });
 /** √Σx²; not differentiable at 0. */
 export const reduceL2: Reduce = defineReduce("ReduceL2", {

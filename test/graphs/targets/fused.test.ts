@@ -11,8 +11,10 @@ import {
   batchNormalization,
   batchNormTraining,
   type ConvAttributes,
+  concat,
   conv,
   mul,
+  reduceLogSumExp,
   reduceMean,
   reduceSum,
   relu,
@@ -149,6 +151,8 @@ test("a step's attack, batch norms and pooling are kernels, and nothing of domai
     "batchNormGrad",
     "batchNormStatistics",
     "combine",
+    "logSumExp",
+    "logSumExpGrad",
     "nhwcConvForward",
     "nhwcConvGradInput",
     "nhwcConvGradWeight",
@@ -157,6 +161,50 @@ test("a step's attack, batch norms and pooling are kernels, and nothing of domai
     "sgdStep",
   ]);
   expect(() => compile({ outputs }, { ...target, kernels: () => undefined })).toThrow(/was not lowered before writing/);
+});
+
+test("log Σ exp of rows and its gradient are a kernel each; over other axes it stays a standard op", async () => {
+  const x = input("x", { dtype: "float32", shape: [3, 4, 7] });
+  const outputs = (axes: readonly number[]) => {
+    const each = [0, 1].map((keepdims) => reduceLogSumExp(mul(x, 5), { axes, keepdims }));
+    const loss = each.map((y) => reduceSum(mul(y, y), { keepdims: 0 })).reduce((a, b) => add(a, b));
+    return { y: each[0]!, dx: grad(loss, [x])[0]! };
+  };
+  const kernels = (axes: readonly number[]) =>
+    allNodesOf(Object.values(lower(outputs(axes), cudaFusedTarget())))
+      .map(({ definition }) => definition.name)
+      .filter((name) => /LogSumExp/i.test(name))
+      .sort();
+  const both = ["logSumExp", "logSumExp", "logSumExpGrad", "logSumExpGrad"];
+  expect(kernels([-1])).toEqual(both);
+  expect(kernels([2])).toEqual(both);
+  for (const axes of [[1], [0, 2]]) expect(kernels(axes)).toEqual(["ReduceLogSumExp", "ReduceLogSumExp"]);
+  for (const axes of [[2], [0, 1]])
+    await compare(outputs(axes), { x: randomTensor(randomNumbers(3), [3, 4, 7], -1, 1) }, { precision: "float32" });
+});
+
+test("parts of different sizes are joined and cut as equal pieces, and what several join is cut once", async () => {
+  const [a, b, w] = [1, 3, 4].map((n) => input(`x${n}`, { dtype: "float32", shape: [5, n, 2] })) as [
+    Value,
+    Value,
+    Value,
+  ];
+  const loss = [1, 2]
+    .map((times) => reduceSum(mul(mul(concat([mul(a, times), b], { axis: -2 }), w), w), { keepdims: 0 }))
+    .reduce((x, y) => add(x, y));
+  const [da, db] = grad(loss, [a, b]) as [Value, Value];
+  const joined = concat([da, db, w], { axis: 1 });
+  const nodes = allNodesOf(Object.values(lower({ loss, joined }, cudaFusedTarget())));
+  const parts = (name: string) =>
+    nodes
+      .filter(({ definition }) => definition.name === name)
+      .map(({ inputs, outputs }) => (name === "Split" ? outputs : inputs).map(({ shape }) => shape[1]));
+  for (const sizes of [...parts("Concat"), ...parts("Split")]) expect(new Set(sizes).size).toBe(1);
+  // b, w, and the gradients to what each Concat made; db is added up whole and cut once more.
+  expect(parts("Split")).toHaveLength(5);
+  const random = randomNumbers(4);
+  const feeds = Object.fromEntries([1, 3, 4].map((n) => [`x${n}`, randomTensor(random, [5, n, 2], -1, 1)]));
+  await compare({ loss, joined }, feeds, { precision: "float32" });
 });
 
 test("an attack under other bounds than a number stays standard ops", () => {

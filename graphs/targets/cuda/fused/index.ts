@@ -12,6 +12,7 @@ import { type Convolutions, convolutionLowerings } from "./convolution.ts";
 import { elementwiseLowerings } from "./elementwise.ts";
 import { finish } from "./finish.ts";
 import { Layouts, type Precision } from "./layouts.ts";
+import { lossLowerings } from "./losses.ts";
 
 export interface FusedOptions {
   readonly precision?: Precision;
@@ -26,6 +27,7 @@ export const cudaFusedTarget = ({ precision = "float16", convolutions = "cudnn" 
     ...normLowerings(layouts),
     ...convolutionLowerings(layouts, convolutions),
     ...elementwiseLowerings(layouts),
+    ...lossLowerings,
   ];
   for (const [definition, lowering] of fused) {
     const otherwise = lowerings.get(definition);

@@ -7,6 +7,7 @@ import { batchNormGradKernel } from "../../../../graphs/targets/cuda/kernels/bat
 import { combineKernel } from "../../../../graphs/targets/cuda/kernels/combine.ts";
 import { dilate } from "../../../../graphs/targets/cuda/kernels/dilate.ts";
 import { gatherKernel } from "../../../../graphs/targets/cuda/kernels/gather.ts";
+import { logSumExp, logSumExpGrad } from "../../../../graphs/targets/cuda/kernels/log-sum-exp.ts";
 import { pgdStepKernel } from "../../../../graphs/targets/cuda/kernels/pgd-step.ts";
 import { pixelMean, pixelSpread } from "../../../../graphs/targets/cuda/kernels/pixels.ts";
 import { sgdKernel } from "../../../../graphs/targets/cuda/kernels/sgd.ts";
@@ -14,7 +15,8 @@ import { sgdKernel } from "../../../../graphs/targets/cuda/kernels/sgd.ts";
 export interface KernelCase {
   readonly title: string;
   readonly op: { readonly definition: OpDefinition };
-  readonly inputs: readonly { dtype: DType; shape: readonly number[]; low?: number; high?: number }[];
+  /** Random numbers between `low` and `high`, `masked` at every second and third place. */
+  readonly inputs: readonly { dtype: DType; shape: readonly number[]; low?: number; high?: number; masked?: number }[];
   readonly attributes?: { readonly [name: string]: Attribute };
   /** Largest relative L2 error of an output. */
   readonly tolerance: number;
@@ -202,6 +204,34 @@ const combined: KernelCase = {
   tolerance: 1e-6,
 };
 
+/** Columns that a vector divides or not, fewer and more than a block's threads; more rows than blocks take at once, or fewer. */
+const rows = [
+  { shape: [512, 2] },
+  { shape: [259, 1] },
+  { shape: [1, 10], low: 60, high: 90 },
+  { shape: [5, 500] },
+  { shape: [9, 512], low: -700, high: -600 },
+  { shape: [3, 2049] },
+  { shape: [7, 100], masked: -1e9 },
+  { shape: [4, 3, 33], masked: Number.NEGATIVE_INFINITY },
+  { shape: [37], low: 100, high: 100.5 },
+];
+const logSumExps = rows.flatMap(({ shape, ...numbers }, i): KernelCase[] => {
+  const title = `${shape.join("×")}${Object.entries(numbers).map(([name, value]) => `, ${name} ${value}`)}`;
+  const x = { dtype: "float32", shape, ...numbers } as const;
+  const row = { dtype: "float32", shape: shape.slice(0, -1) } as const;
+  const { high = 1 } = numbers;
+  return [
+    { title, op: logSumExp, inputs: [x], attributes: { keepdims: i % 2 }, tolerance: 1e-6 },
+    {
+      title: `${title}, gradient`,
+      op: logSumExpGrad,
+      inputs: [x, { ...row, low: high, high: high + 3 }, { ...row, ...(i % 2 && { shape: [...row.shape, 1] }) }],
+      tolerance: 1e-6,
+    },
+  ];
+});
+
 export const kernelCases: Readonly<Record<string, readonly KernelCase[]>> = {
   "PGD step": pgd,
   "batch norm, statistics": statistics,
@@ -211,4 +241,5 @@ export const kernelCases: Readonly<Record<string, readonly KernelCase[]>> = {
   pixels: pooled,
   SGD: optimizer,
   "linear combinations": [combined],
+  "log Σ exp": logSumExps,
 };

@@ -1,15 +1,18 @@
 /** Every kernel's source, run on the CPU, against its portable meaning: ragged shapes, all dtypes, blocks in either order. */
 import { describe, expect, test } from "@jest/globals";
 import { fromFloat16, toFloat16 } from "../../../../graphs/onnx/float16.ts";
-import { type Attributes, apply, input, type Type, type Value } from "../../../../graphs/onnx/graph.ts";
+import { type Attributes, apply, input, type Value } from "../../../../graphs/onnx/graph.ts";
 import { sizeOf, type Tensor } from "../../../../graphs/onnx/tensor.ts";
-import { callOf, kernelOf } from "../../../../graphs/targets/cuda/kernels/kernel.ts";
+import { callOf, type Kernel, kernelOf } from "../../../../graphs/targets/cuda/kernels/kernel.ts";
+import { logSumExp } from "../../../../graphs/targets/cuda/kernels/log-sum-exp.ts";
 import { emulate, emulates } from "../../../emulator/emulator.ts";
 import { evaluate, randomNumbers, relativeError } from "../../run.ts";
 import { type KernelCase, kernelCases } from "./cases.ts";
 
-const drawn = (random: () => number, { dtype, shape }: Type, low: number, high: number): Tensor => {
-  const values = Float32Array.from({ length: sizeOf(shape) }, () => low + (high - low) * random());
+const drawn = (random: () => number, { dtype, shape, low = -1, high = 1, masked }: KernelCase["inputs"][0]): Tensor => {
+  const values = Float32Array.from({ length: sizeOf(shape) }, (_, i) =>
+    masked !== undefined && (i % 2 === 1 || i % 3 === 2) ? masked : low + (high - low) * random(),
+  );
   return { dtype, shape, data: dtype === "float16" ? toFloat16(values) : values };
 };
 
@@ -19,7 +22,7 @@ const numbersOf = ({ dtype, data }: Tensor): ArrayLike<number> =>
 
 const check = async ({ op, inputs, attributes = {}, tolerance }: KernelCase, seed: number): Promise<void> => {
   const random = randomNumbers(seed);
-  const given = inputs.map(({ low = -1, high = 1, ...type }) => drawn(random, type, low, high));
+  const given = inputs.map((one) => drawn(random, one));
   const values = given.map((type, i) => input(`x${i}`, { dtype: type.dtype, shape: type.shape }));
   const results = apply(op.definition, values, attributes as Attributes);
   const kernel = kernelOf(op.definition);
@@ -40,6 +43,19 @@ const check = async ({ op, inputs, attributes = {}, tolerance }: KernelCase, see
     if (!(error <= tolerance)) throw new Error(`output ${i} is off by ${error} (seed ${seed})`);
   }
 };
+
+(emulates ? test : test.skip)("log Σ exp of infinities is infinite, and of what is no number none", () => {
+  const rows = [
+    [-1, -1, -1],
+    [1, 0, 0],
+    [1, -1, 0],
+  ].map((row) => row.map((sign) => (sign === 0 ? 0 : sign / 0)));
+  const data = Float32Array.from([...rows, [0, Number.NaN, 0], [-3e38, -3e38, -1 / 0]].flat());
+  const x: Tensor = { dtype: "float32", shape: [5, 3], data };
+  const y = logSumExp(input("x", { dtype: "float32", shape: [5, 3] }), { keepdims: 0 });
+  const [found] = emulate(kernelOf(logSumExp.definition) as Kernel, callOf(y.node), [x]) as [Tensor];
+  expect([...(found.data as Float32Array)]).toEqual([-1 / 0, 1 / 0, 1 / 0, Number.NaN, Math.fround(-3e38)]);
+});
 
 for (const [name, cases] of Object.entries(kernelCases))
   describe(name, () => {
