@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
+import { forEach } from "../concurrency.ts";
 import { RequestError } from "../errors.ts";
 import { defaultBudget } from "../files/budget.ts";
 import type { Dataset, FormatOptions } from "./dataset.ts";
@@ -26,22 +27,8 @@ const createGate = (bound: number): (<T>(cost: number, run: () => Promise<T>) =>
   };
 };
 
-/** Calls `use` for 0 to count - 1, several at once; the first failure stops the others and is thrown. */
-const forEach = async (count: number, use: (i: number) => Promise<void>): Promise<void> => {
-  let next = 0;
-  const some = async (): Promise<void> => {
-    while (next < count) {
-      const i = next++;
-      await use(i).catch((cause: unknown) => {
-        next = count;
-        throw cause;
-      });
-    }
-  };
-  const outcomes = await Promise.allSettled(Array.from({ length: availableParallelism() * 2 }, some));
-  const failed = outcomes.find((outcome) => outcome.status === "rejected");
-  if (failed !== undefined) throw failed.reason;
-};
+/** Images that are opened at once. */
+const atOnce = (): number => 2 * availableParallelism();
 
 /** Images that cannot be read, by their place, with what is wrong: left out where that is asked for, else the end. */
 class BrokenImages {
@@ -88,7 +75,7 @@ const commonSize = async (
     const { width, height } = await openImage(path, await readImageBytes(path, options), options);
     sizes.set(`${width}×${height}`, { width, height });
   };
-  await forEach(paths.length, (i) => broken.try(i, () => measure(paths[i]!)));
+  await forEach(paths.length, atOnce(), (i) => broken.try(i, () => measure(paths[i]!)));
   const [first] = sizes.values();
   if (first === undefined) broken.whole(paths.length, options); // all are broken
   if (sizes.size !== 1 || first === undefined) {
@@ -168,7 +155,7 @@ export const folder = async (options: FormatOptions): Promise<Dataset> => {
     const image = await openImage(path, bytes, options);
     await gate(image.cost, () => image.decode(size, images.subarray(i * length, (i + 1) * length)));
   };
-  await forEach(count, (i) => broken.try(i, () => read(i)));
+  await forEach(count, atOnce(), (i) => broken.try(i, () => read(i)));
   const whole = broken.whole(count, options);
   const dataset: Dataset = {
     name: "folder",

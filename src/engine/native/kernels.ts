@@ -9,7 +9,7 @@ import { type Cudnn, openCudnn } from "./cudnn/library.ts";
 import type { Kernels } from "./custom-op.ts";
 import { kernelOps, kernelSources } from "./kernel-ops.ts";
 import { type Driver, openDriver } from "./launch.ts";
-import { compileCached, type Nvrtc, openNvrtc } from "./nvrtc.ts";
+import { compileAll, type Nvrtc, openNvrtc } from "./nvrtc.ts";
 
 /** The oldest GPUs that NVRTC 13 has code for. */
 const OLDEST = 75;
@@ -83,8 +83,7 @@ export const launchedKernels = async (
   const tools = usualTools(device);
   if (typeof tools === "string") throw new RunError(`fused kernels cannot run here: ${tools}`);
   const { driver, nvrtc, cudnn } = tools;
-  const code = new Map<string, Uint8Array>();
-  for (const source of kernelSources(model)) code.set(source, await compileCached(nvrtc, source, driver.architecture));
+  const code = await compileAll(nvrtc, kernelSources(model), driver.architecture);
   const prepare = driver.prepare((source) => {
     const compiled = code.get(source);
     if (compiled === undefined) throw new RunError("internal: a kernel was not compiled with its model");

@@ -5,7 +5,9 @@
 import { createHash } from "node:crypto";
 import { readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
+import { forEach } from "../../concurrency.ts";
 import { RunError } from "../../errors.ts";
 import { writeFileAtomic } from "../../files/atomic.ts";
 import { cacheFolder } from "./cache-folder.ts";
@@ -17,8 +19,11 @@ export interface Nvrtc {
   readonly version: string;
   /** Compute capabilities that it has code for: 75, 80, … */
   readonly architectures: readonly number[];
-  /** Machine code (a cubin) for one compute capability. Throws a RunError with the compiler's first error. */
-  compile(source: string, architecture: number): Uint8Array;
+  /**
+   * Machine code (a cubin) for one compute capability, compiled in a thread of Node's, of which there are four unless
+   * UV_THREADPOOL_SIZE says otherwise. Throws a RunError with the compiler's first error.
+   */
+  compile(source: string, architecture: number): Promise<Uint8Array>;
 }
 
 /** Libraries under a folder, in which a Python package may have put them deeper. */
@@ -82,13 +87,18 @@ export const openNvrtc = (): Nvrtc | undefined => {
     name,
     version: `${major[0]}.${minor[0]}`,
     architectures: Array.from(architectures),
-    compile: (source, architecture) => {
+    compile: async (source, architecture) => {
       const made: unknown[] = [null];
       attempt("starting a program", create(made, source, "kernel.cu", 0, null, null));
       const program = made[0];
       try {
         const options = [`--gpu-architecture=sm_${architecture}`, "--std=c++17"];
-        if (compileProgram(program, options.length, options) !== 0) {
+        const status = await new Promise<number>((resolve, reject) => {
+          compileProgram.async(program, options.length, options, (error: Error | null, result: number) =>
+            error ? reject(error) : resolve(result),
+          );
+        });
+        if (status !== 0) {
           const said = Buffer.from(bytes(sizeOfLog, log, program))
             .toString("utf8")
             .replace(/\0.*$/s, "");
@@ -118,8 +128,23 @@ export const compileCached = async (
   try {
     return await readFile(path);
   } catch {
-    const code = nvrtc.compile(source, architecture);
+    const code = await nvrtc.compile(source, architecture);
     await writeFileAtomic(path, code).catch(() => undefined);
     return code;
   }
+};
+
+/** The same for several sources, as many at once as there are processors. */
+export const compileAll = async (
+  nvrtc: Nvrtc,
+  sources: readonly string[],
+  architecture: number,
+  folder?: string,
+): Promise<ReadonlyMap<string, Uint8Array>> => {
+  const code = new Map<string, Uint8Array>();
+  await forEach(sources.length, availableParallelism(), async (i) => {
+    const source = sources[i]!;
+    code.set(source, await compileCached(nvrtc, source, architecture, folder));
+  });
+  return code;
 };

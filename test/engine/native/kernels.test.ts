@@ -1,9 +1,12 @@
 /** What is said where fused kernels cannot run: one sentence, and stock ops. */
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
 import { expect, test } from "@jest/globals";
 import type { Cudnn } from "../../../src/engine/native/cudnn/library.ts";
 import { type KernelTools, missingKernels } from "../../../src/engine/native/kernels.ts";
 import type { Driver } from "../../../src/engine/native/launch.ts";
-import type { Nvrtc } from "../../../src/engine/native/nvrtc.ts";
+import { compileAll, type Nvrtc } from "../../../src/engine/native/nvrtc.ts";
 
 const driver = (architecture: number): Driver => ({
   architecture,
@@ -17,7 +20,7 @@ const nvrtc: Nvrtc = {
   name: "here",
   version: "13.0",
   architectures: [75, 80, 86, 90, 100],
-  compile: () => new Uint8Array(),
+  compile: async () => new Uint8Array(),
 };
 const cudnn: Cudnn = { version: "9.19.0", prepare: () => ({ workspace: 0, run: () => undefined }) };
 const tools = (some: Partial<KernelTools>): KernelTools => ({
@@ -57,4 +60,34 @@ test.each<[string, Partial<KernelTools>, RegExp | undefined]>([
 
 test("through the binding there are none", () => {
   expect(missingKernels("binding", 0, tools({}))).toMatch(/they need --engine native/);
+});
+
+test("programs are compiled several at once; one that fails ends it when the others have ended", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "advcl-kernels-"));
+  let running = 0;
+  let most = 0;
+  const slow: Nvrtc = {
+    ...nvrtc,
+    compile: async (source) => {
+      running += 1;
+      most = Math.max(most, running);
+      await new Promise((done) => setTimeout(done, 5));
+      running -= 1;
+      if (source === "wrong") throw new Error("refused");
+      return Buffer.from(source);
+    },
+  };
+  try {
+    const names = Array.from({ length: 3 * availableParallelism() }, (_, i) => `source ${i}`);
+    const code = await compileAll(slow, names, 90, folder);
+    expect(names.map((name) => Buffer.from(code.get(name)!).toString())).toEqual(names);
+    expect(most).toBe(availableParallelism());
+    await expect(compileAll(slow, ["wrong", ...names.map((name) => `${name}'`)], 90, folder)).rejects.toThrow(
+      "refused",
+    );
+    expect(running).toBe(0);
+    expect(readdirSync(folder).length).toBeLessThan(2 * names.length);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, describe, expect, test } from "@jest/globals";
 import { type Attributes, apply, input, type Value } from "../../../graphs/onnx/graph.ts";
 import { callOf, type Kernel, kernelOf } from "../../../graphs/targets/cuda/kernels/kernel.ts";
-import { compileCached, type Nvrtc, openNvrtc } from "../../../src/engine/native/nvrtc.ts";
+import { compileAll, compileCached, type Nvrtc, openNvrtc } from "../../../src/engine/native/nvrtc.ts";
 import { kernelCases } from "../../graphs/targets/kernels/cases.ts";
 import { available } from "../../needs.ts";
 
@@ -31,16 +31,28 @@ here("NVRTC", () => {
     expect(architectures.filter((architecture) => !compiler.architectures.includes(architecture))).toEqual([]);
   });
 
-  test.each([...sources])("compiles %s", (_, { source, targets }) => {
+  test.each([...sources])("compiles %s", async (_, { source, targets }) => {
     for (const architecture of targets) {
-      const code = Buffer.from(compiler.compile(source, architecture));
+      const code = Buffer.from(await compiler.compile(source, architecture));
       expect(code.subarray(1, 4).toString()).toBe("ELF");
     }
   });
 
-  test("says what it refuses, and for which GPU", () => {
-    expect(() => compiler.compile('extern "C" __global__ void f() { g(); }', 90)).toThrow(
+  test("says what it refuses, and for which GPU", async () => {
+    await expect(compiler.compile('extern "C" __global__ void f() { g(); }', 90)).rejects.toThrow(
       /refuses a kernel for sm_90: .*"?g"?/,
+    );
+  });
+
+  test("compiles several at once to what each is alone", async () => {
+    const some = [...new Set([...sources.values()].map(({ source }) => source))].slice(-12);
+    const together = await compileAll(compiler, some, 90, join(folder, "several"));
+    expect([...together.keys()].sort()).toEqual([...some].sort());
+    for (const source of some)
+      expect(Buffer.from(together.get(source)!).equals(await compiler.compile(source, 90))).toBe(true);
+    const wrong = 'extern "C" __global__ void f() { g(); }';
+    await expect(compileAll(compiler, [some[0]!, wrong], 90, join(folder, "wrong"))).rejects.toThrow(
+      /refuses a kernel/,
     );
   });
 
