@@ -134,6 +134,9 @@ export const compileCached = async (
   }
 };
 
+/** koffi takes 256 calls at a time, each with a stack of its own (library.ts), also those that wait for a thread. */
+const MOST_AT_ONCE = 32;
+
 /** The same for several sources, as many at once as there are processors. */
 export const compileAll = async (
   nvrtc: Nvrtc,
@@ -142,7 +145,7 @@ export const compileAll = async (
   folder?: string,
 ): Promise<ReadonlyMap<string, Uint8Array>> => {
   const code = new Map<string, Uint8Array>();
-  await forEach(sources.length, availableParallelism(), async (i) => {
+  await forEach(sources.length, Math.min(availableParallelism(), MOST_AT_ONCE), async (i) => {
     const source = sources[i]!;
     code.set(source, await compileCached(nvrtc, source, architecture, folder));
   });
