@@ -1,8 +1,8 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { forEach } from "../concurrency.ts";
 import { RequestError } from "../errors.ts";
 import { defaultBudget } from "../files/budget.ts";
+import { forEach } from "../files/concurrency.ts";
 import type { Dataset, FormatOptions } from "./dataset.ts";
 import { digestBytes, imageDigest } from "./digest.ts";
 import { findImages } from "./folder-splits.ts";

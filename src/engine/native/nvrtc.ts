@@ -7,9 +7,9 @@ import { readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { forEach } from "../../concurrency.ts";
 import { RunError } from "../../errors.ts";
 import { writeFileAtomic } from "../../files/atomic.ts";
+import { forEach } from "../../files/concurrency.ts";
 import { cacheFolder } from "./cache-folder.ts";
 import { openFirst } from "./foreign.ts";
 
