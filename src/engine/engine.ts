@@ -24,7 +24,7 @@ import {
   type SessionOptions,
   unavailable,
 } from "./session.ts";
-import { rewritingOf, targetNamed } from "./targets.ts";
+import { isTargetName, rewritingOf, targetNamed } from "./targets.ts";
 
 export interface EngineRequest {
   readonly provider: Provider | "auto";
@@ -153,12 +153,18 @@ export const engineOf = (provider: Provider): Pick<Engine, "name" | "nameReason"
   return { ...picked, graphs: picked.name === "native" && provider === "cuda" };
 };
 
+/** The CUDA target of a precision with this project's kernels, for the native engine (docs/kernels.md), or the one that a run was begun with. */
+const fusedTargetOf = (precision: Precision, begunWith: string | undefined): string => {
+  if (begunWith?.startsWith("cuda") && isTargetName(begunWith)) return begunWith;
+  return precision === "float16" ? "cuda-fused" : "cuda-fused-float32";
+};
+
 /**
- * The CUDA target of a precision, by what was measured on an H200: in float16 the gradients to weights and inputs are
- * convolutions, the fastest there is; in float32 weight gradients are products, since cuDNN would take a transform in
+ * The one of onnxruntime's own ops, by what was measured on an H200: in float16 the gradients to weights and inputs are
+ * convolutions, the fastest of these; in float32 weight gradients are products, since cuDNN would take a transform in
  * complex float32 that cost 0.27 s a step.
  */
-const cudaTargetOf = (precision: Precision): string =>
+const stockTargetOf = (precision: Precision): string =>
   precision === "float16" ? "cuda-convolution-turned-float16" : "cuda";
 
 /** The engine that is asked for: the native one where steps hold messages between ranks, or kernels on the CPU. */
@@ -190,9 +196,12 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   };
   if (provider !== "auto" && chosen !== "cpu") await probe(options);
   const block = chosen === "cpu" ? await blockFor(named) : undefined;
-  const stock = () => targetNamed(chosen === "cuda" ? cudaTargetOf(precision) : chosen, block);
-  const own = chosen === "cpu" && named === undefined ? await cpuTargetName(request, precision, block) : undefined;
-  const wanted = named === undefined && own === undefined ? stock() : targetNamed((named ?? own) as string, block);
+  const stock = () => targetNamed(chosen === "cuda" ? stockTargetOf(precision) : chosen, block);
+  const own =
+    chosen === "cpu"
+      ? named === undefined && (await cpuTargetName(request, precision, block))
+      : chosen === "cuda" && name === "native" && fusedTargetOf(precision, request.begunWith);
+  const wanted = named || own ? targetNamed((named ?? own) as string, block) : stock();
   // Where there are no kernels, onnxruntime's own ops compute the same.
   const lacking = wanted.kernels !== undefined && chosen === "cuda" ? missingKernels(name, request.device) : undefined;
   const asked = lacking === undefined ? wanted : stock();
@@ -207,8 +216,8 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   const evaluation = (outputs: Step["outputs"]): Model => {
     const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs), block) : target;
     // Weights are constants here and the engine rewrites the graph, for which it must know shapes.
-    // Threads are not handed kernels.
-    const { rewrite: _, ...plain } = suited.kernels === undefined ? suited : stock();
+    // Threads, which only the CPU has for it, are not handed kernels.
+    const { rewrite: _, ...plain } = suited.kernels === undefined || graphs ? suited : stock();
     return compile({ outputs }, plain);
   };
   const evaluationOptions = (among = 1): SessionOptions => ({
@@ -237,7 +246,11 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       // The host speaks in between, and a CUDA graph is the device's alone.
       return { model, session: await loadGraphed(model, all, graphs && !speaks(model)) };
     },
-    loadEvaluation: (outputs, among) => loadGraphed(evaluation(outputs), evaluationOptions(among), graphs),
+    loadEvaluation: async (outputs, among) => {
+      const model = evaluation(outputs);
+      const kernels = graphs && target.kernels !== undefined ? await kernelsOf(model, options) : {};
+      return loadGraphed(model, { ...evaluationOptions(among), ...kernels }, graphs);
+    },
     evaluationModel: evaluation,
     evaluationOptions,
   };

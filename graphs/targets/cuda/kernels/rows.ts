@@ -11,6 +11,8 @@ import { ctype } from "./kernel.ts";
 
 /** Threads of a block, at most. */
 const THREADS = 256;
+/** Threads that collect a column's sums. */
+const PARTS = 32;
 /** Bytes that a thread reads at once. */
 const VECTOR_BYTES = 16;
 const bytesOf = { float32: 4, float16: 2 } as const;
@@ -63,7 +65,7 @@ export const elementwise = ({ count, rows, branches, slices }: Rows) => {
  * is little beside what it reads.
  */
 export const summing = ({ count, branches, slices }: Rows) => {
-  const chunks = Math.max(1, Math.min(Math.ceil(count / 128), Math.ceil(1024 / (branches * slices))));
+  const chunks = Math.max(1, Math.min(Math.ceil(count / 32), Math.ceil(1024 / (branches * slices))));
   const chunk = Math.ceil(count / chunks);
   return { chunk, chunks: Math.ceil(count / chunk), grid: [Math.ceil(count / chunk), branches * slices] as const };
 };
@@ -111,10 +113,10 @@ export const partialType = (rows: Rows): Type => ({
 
 /**
  * Two sums a channel in two launches, in an order that does not depend on which block runs first. `leave` is for the first: it
- * adds over the rows of the block and writes to `partial`. `collect` is for the second, with 32 columns and 8 threads for each.
+ * adds over the rows of the block and writes to `partial`. `collect` is for the second, with 32 columns and 32 threads for each.
  */
 export const sumsText = (rows: Rows): string => `
-constexpr int COLUMNS = ${columnsOf(rows)}, CHUNKS = ${summing(rows).chunks}, CHUNK = ${summing(rows).chunk};
+constexpr int PARTS = ${PARTS}, COLUMNS = ${columnsOf(rows)}, CHUNKS = ${summing(rows).chunks}, CHUNK = ${summing(rows).chunk};
 
 __device__ __forceinline__ void leave(const Place& at, const float (&first)[VECTOR], const float (&second)[VECTOR], float* partial) {
   __shared__ float cells[2 * VECTOR * BLOCK];
@@ -137,12 +139,13 @@ __device__ __forceinline__ void leave(const Place& at, const float (&first)[VECT
 
 // Whether this thread holds the sums of a column.
 __device__ __forceinline__ bool collect(const float* partial, int& column, float& first, float& second) {
-  __shared__ float cells[2][8][32];
+  __shared__ float cells[2][PARTS][32];
   const int part = threadIdx.x / 32, lane = threadIdx.x % 32;
   column = blockIdx.x * 32 + lane;
   first = second = 0.0f;
   if (column < COLUMNS)
-    for (int k = part; k < CHUNKS; k += 8) {
+#pragma unroll 4
+    for (int k = part; k < CHUNKS; k += PARTS) {
       first += partial[(2 * k) * COLUMNS + column];
       second += partial[(2 * k + 1) * COLUMNS + column];
     }
@@ -150,7 +153,7 @@ __device__ __forceinline__ bool collect(const float* partial, int& column, float
   cells[1][part][lane] = second;
   __syncthreads();
   if (part > 0 || column >= COLUMNS) return false;
-  for (int k = 1; k < 8; k++) {
+  for (int k = 1; k < PARTS; k++) {
     first += cells[0][k][lane];
     second += cells[1][k][lane];
   }
@@ -159,7 +162,7 @@ __device__ __forceinline__ bool collect(const float* partial, int& column, float
 `;
 
 /** The launch of a function that collects. */
-export const collecting = (rows: Rows) => ({ grid: [Math.ceil(columnsOf(rows) / 32), 1] as const, block: 256 });
+export const collecting = (rows: Rows) => ({ grid: [Math.ceil(columnsOf(rows) / 32), 1] as const, block: 32 * PARTS });
 
 /** x [N,…,C] as [images of a branch, branches, pixels, C]: for the portable meaning. */
 export const byBranch = (x: Value, branches: number): Value => {
