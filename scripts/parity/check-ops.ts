@@ -10,16 +10,16 @@
  * JSON object { compared, wrong: { name: relative L2 error } }; exit code 1 where anything is wrong.
  */
 import { vjp } from "../../graphs/autodiff/grad.ts";
+import { Store } from "../../graphs/nn/scope.ts";
 import { dtypes, isFloat } from "../../graphs/onnx/dtype.ts";
 import { type Attributes, apply, constant, input, type Value } from "../../graphs/onnx/graph.ts";
 import { sizeOf, type Tensor } from "../../graphs/onnx/tensor.ts";
 import { type CheckedInput, conv, definitions, type GradcheckCase } from "../../graphs/ops/index.ts";
-import { compile } from "../../graphs/steps/step.ts";
-import type { Target } from "../../graphs/targets/lower.ts";
+import { compile, type Step } from "../../graphs/steps/step.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { random } from "../../src/data/random.ts";
 import { chooseEngine, type EngineRequest } from "../../src/engine/engine.ts";
-import { createSession, type Provider, type SessionOptions } from "../../src/engine/session.ts";
+import { createSession, type Provider, type Session } from "../../src/engine/session.ts";
 import { readFlags } from "../flags.ts";
 import { relativeError } from "./golden.ts";
 
@@ -96,10 +96,12 @@ for (const definition of definitions.values()) {
   });
 }
 
-const evaluated = async (target: Target, options: SessionOptions): Promise<Readonly<Record<string, Tensor>>> => {
+type Load = (step: Step) => Promise<Session>;
+
+const evaluated = async (load: Load): Promise<Readonly<Record<string, Tensor>>> => {
   const results = {};
   for (const outputs of programs) {
-    const session = await createSession(compile({ outputs }, target), options);
+    const session = await load({ outputs, store: new Store() });
     const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name]!]));
     Object.assign(results, await session.run(used));
     await session.release();
@@ -113,8 +115,9 @@ const engine = await chooseEngine({
   precision: flags.precision as EngineRequest["precision"],
   ...(flags.target !== undefined && { target: flags.target }),
 });
-const expected = await evaluated(portable, { threads: Number(flags.threads) });
-const actual = await evaluated(engine.target, engine.options);
+const expected = await evaluated((step) => createSession(compile(step, portable), { threads: Number(flags.threads) }));
+// As steps are loaded: with the kernels of the target, on CUDA as a graph.
+const actual = await evaluated(async (step) => (await engine.load(step)).session);
 const wrong: Record<string, number> = {};
 for (const [name, { data }] of Object.entries(expected)) {
   const error = relativeError(actual[name]?.data as Float32Array, data as Float32Array);

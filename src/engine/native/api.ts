@@ -1,6 +1,7 @@
 /** onnxruntime's C API by name: loaded once a process, statuses become errors. */
 import { withoutTelemetry } from "../telemetry.ts";
 import { type ApiEntry, type ApiName, apiTable, type Kind } from "./api-table.ts";
+import { keep } from "./foreign.ts";
 import { type Koffi, type KoffiLibrary, libraryPath, loadKoffi, type NativeFunction } from "./library.ts";
 
 /** The version of the table that is asked for; onnxruntime 1.24 and all later ones have it. */
@@ -69,6 +70,7 @@ const open = (): OrtApi => {
   withoutTelemetry();
   const library = loaded(koffi, path);
   kept.push(library);
+  keep(koffi, path);
   const base = library.func("OrtGetApiBase", "void *", [])() as bigint;
   const [getApi, getVersion] = koffi.decode(base, "void *", 2) as [bigint, bigint];
   const version = (koffi.decode(getVersion, koffi.proto("str", [])) as NativeFunction)() as string;

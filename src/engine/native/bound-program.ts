@@ -29,7 +29,10 @@ interface Side {
   readonly binding: Handle;
   readonly inputs: ReadonlyMap<string, Place>;
   readonly outputs: ReadonlyMap<string, Place>;
+  /** Of runs that return when the graph is launched. */
   readonly runOptions: Handle | undefined;
+  /** Of the first run, in which the graph is captured: it returns when all is done, for a capture bears nothing beside it. */
+  readonly firstOptions: Handle | undefined;
   /** Values over the tensors that were fed last, where they lie. */
   readonly fed: Map<string, Handle>;
 }
@@ -44,6 +47,19 @@ const outputPlaces = (session: NativeSession, memory: Memory, [first]: Held): Ma
       return [[name, memory.place({ dtype, shape })] as const];
     }),
   );
+
+/** What runs of a set are told, where it is replayed as a CUDA graph. */
+const optionsOf = (session: NativeSession, set: SetIndex): Pick<Side, "runOptions" | "firstOptions"> => {
+  const { api, graph } = session;
+  if (!graph) return { runOptions: undefined, firstOptions: undefined };
+  const made = (entries: Readonly<Record<string, string>>): Handle => {
+    const options = handleOf(api, "ReleaseRunOptions", "CreateRunOptions");
+    for (const [key, value] of Object.entries(entries)) api.call("AddRunConfigEntry", options.address, key, value);
+    return options;
+  };
+  const id = { gpu_graph_id: String(set + 1) };
+  return { firstOptions: made(id), runOptions: made({ ...id, disable_synchronize_execution_providers: "1" }) };
+};
 
 /** Binds a program. Each set has a CUDA graph of its own, told apart by `gpu_graph_id`. */
 export const bindProgram = (session: NativeSession, memory: Memory, held: Held): BoundProgram => {
@@ -70,15 +86,10 @@ export const bindProgram = (session: NativeSession, memory: Memory, held: Held):
       if (place === undefined) throw new Error(`internal: ${name} is fed back to nothing`);
       api.call("BindOutput", binding.address, name, place.value.address);
     }
-    const runOptions = session.graph ? handleOf(api, "ReleaseRunOptions", "CreateRunOptions") : undefined;
-    if (runOptions !== undefined) {
-      api.call("AddRunConfigEntry", runOptions.address, "gpu_graph_id", String(set + 1));
-      // A run returns when its graph is launched.
-      api.call("AddRunConfigEntry", runOptions.address, "disable_synchronize_execution_providers", "1");
-    }
-    return { binding, inputs, outputs, runOptions, fed: new Map() };
+    return { binding, inputs, outputs, ...optionsOf(session, set), fed: new Map() };
   };
   const sides = [side(0), side(1)] as const;
+  const captured = new Set<SetIndex>();
   return {
     feed: (set, given) => {
       const { binding, inputs, fed } = sides[set];
@@ -97,10 +108,12 @@ export const bindProgram = (session: NativeSession, memory: Memory, held: Held):
       }
     },
     run: async (set, meanwhile) => {
-      const { binding, runOptions } = sides[set];
+      const { binding, firstOptions, runOptions } = sides[set];
+      const options = captured.has(set) ? runOptions : firstOptions;
       memory.settle();
       try {
-        await session.invoke("RunWithBinding", session.address, runOptions?.address ?? null, binding.address);
+        await session.invoke("RunWithBinding", session.address, options?.address ?? null, binding.address);
+        captured.add(set);
         meanwhile?.();
         if (runOptions !== undefined) api.call("SynchronizeBoundOutputs", binding.address);
       } catch (error) {
@@ -111,8 +124,9 @@ export const bindProgram = (session: NativeSession, memory: Memory, held: Held):
       return Object.fromEntries(names.map((name, i) => [name, tensors[i]!]));
     },
     release: () => {
-      for (const { binding, runOptions, fed } of sides) {
+      for (const { binding, firstOptions, runOptions, fed } of sides) {
         binding.release();
+        firstOptions?.release();
         runOptions?.release();
         for (const value of fed.values()) value.release();
       }

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RunError } from "../../errors.ts";
 import { cudaDependencies } from "../devices.ts";
+import { keep } from "./foreign.ts";
 import { type KoffiLibrary, loadKoffi, type NativeFunction } from "./library.ts";
 
 export type Direction = "toDevice" | "toHost" | "onDevice";
@@ -51,6 +52,7 @@ export const loadCudaRuntime = (names: readonly string[] = candidates()): CudaRu
   for (const name of names) {
     try {
       library = koffi.load(name);
+      keep(koffi, name);
       break;
     } catch (error) {
       failures.push(`${name}: ${(error as Error).message.split("\n")[0]}`);

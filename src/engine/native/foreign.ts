@@ -1,7 +1,7 @@
 /** Libraries of NVIDIA's that may be on a machine or not, opened by koffi, which is an optional package. */
 import type * as FullKoffi from "koffi";
 import { RequestError } from "../../errors.ts";
-import { loadKoffi } from "./library.ts";
+import { type Koffi, loadKoffi } from "./library.ts";
 
 /** Throws a RequestError where koffi is not installed. */
 const required = (): typeof FullKoffi => {
@@ -21,9 +21,9 @@ const STAYS: Readonly<Partial<Record<NodeJS.Platform, number>>> = { linux: 0x100
 
 /**
  * Keeps a library that is open until the process is gone. koffi closes it as Node ends, and a thread of its own (OpenMP's wait awake for
- * some milliseconds) would then run code that is not there any more.
+ * some milliseconds) or what another library left to be called at the end (CUDA's) would then run code that is not there any more.
  */
-const keep = (koffi: typeof FullKoffi, name: string): void => {
+export const keep = (koffi: Pick<Koffi, "load">, name: string): void => {
   const flags = STAYS[process.platform];
   // What Node itself is linked with has dlopen; it can't fail for a library that is open.
   if (flags !== undefined) koffi.load(null).func("dlopen", "void *", ["str", "int"])(name, flags);
@@ -38,7 +38,7 @@ export const openFirst = (
     try {
       const library = koffi.load(name);
       open.push(library);
-      keep(koffi, name);
+      keep(koffi as unknown as Koffi, name);
       return { name, library };
     } catch {
       // The next one may be there.

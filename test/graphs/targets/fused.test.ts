@@ -3,6 +3,8 @@ import { describe, expect, test } from "@jest/globals";
 import { linf } from "../../../graphs/attacks/threat-model.ts";
 import { grad } from "../../../graphs/autodiff/grad.ts";
 import { advcl } from "../../../graphs/methods/advcl.ts";
+import { classifier } from "../../../graphs/nn/classifier.ts";
+import { Scope, Store } from "../../../graphs/nn/scope.ts";
 import { input, type Value } from "../../../graphs/onnx/graph.ts";
 import { allNodesOf } from "../../../graphs/onnx/order.ts";
 import type { Tensor } from "../../../graphs/onnx/tensor.ts";
@@ -25,6 +27,7 @@ import { cudaFusedTarget, type FusedOptions } from "../../../graphs/targets/cuda
 import { lower } from "../../../graphs/targets/lower.ts";
 import { portable } from "../../../graphs/targets/portable.ts";
 import { goldenOptions } from "../../../scripts/parity/golden.ts";
+import { programsOf } from "../../../src/evaluate/attacks/programs.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../run.ts";
 
 const options: readonly FusedOptions[] = [
@@ -130,12 +133,31 @@ test("a network in training is kernels and convolutions, with nothing between th
     Div: 1,
     Transpose: 3,
     input: 1,
-    nhwcConvForward: 6,
+    // A shortcut at single pixels.
+    Conv: 1,
+    nhwcConvForward: 5,
     nhwcConvGradInput: 6,
     batchNormApply: 5,
     batchNormGrad: 6,
     pixelSpread: 1,
   });
+});
+
+test("nothing moves activations while a classifier is attacked, whose only branch is a reshape that changes nothing", () => {
+  const scope = new Scope(new Store(), { mode: "eval", branches: ["pgd"] });
+  const layer = classifier({ depth: 18, width: 4, stem: "cifar", branches: ["normal", "pgd"], classes: 3 });
+  const outputs = programsOf({ classifier: (x) => layer(scope, x), image: [3, 16, 16] })({
+    size: 2,
+    kind: "pgd",
+    attack: { norm: "linf", eps: 8 / 255, steps: 2, stepSize: 2 / 255 },
+  });
+  const lowered = lower(outputs, { ...cudaFusedTarget(), loops: "unroll" });
+  const moved = allNodesOf(Object.values(lowered)).filter(
+    ({ definition: { name }, outputs: [y] }) => name === "Transpose" && y?.rank === 4 && y.shape[0] === 2,
+  );
+  // Images and gradients to them alone, which the attack has as ONNX has them.
+  expect(moved.length).toBeGreaterThan(0);
+  expect(moved.every(({ outputs: [y] }) => y?.shape.includes(3))).toBe(true);
 });
 
 const small = { ...goldenOptions, batch: 4, size: 8, width: 4, radius: 2, clusters: [2, 3], attackSteps: 2 };

@@ -14,7 +14,7 @@ import {
   sign,
   sub,
 } from "../../../ops/index.ts";
-import type { Lowered } from "../../layout.ts";
+import { type Lowered, rowMajor, sameShape } from "../../layout.ts";
 import type { Lowering } from "../../lower.ts";
 import { pgdStepKernel } from "../kernels/pgd-step.ts";
 import { pixelMean, pixelSpread } from "../kernels/pixels.ts";
@@ -92,7 +92,14 @@ export const elementwiseLowerings = (layouts: Layouts): readonly (readonly [OpDe
     return [{ layout: layouts.gradient, parts: [spread] }];
   };
 
+  /** To the shape that it has, as branches of which there is one are told apart: it stays where it lies. */
+  const staying: Lowering = ({ inputs: [x], types: [y] }) =>
+    x !== undefined && x.layout !== rowMajor && sameShape(x.type, y as Type)
+      ? [{ layout: x.layout, parts: x.in(x.layout) }]
+      : undefined;
+
   return [
+    [reshape.definition, staying],
     [clip.definition, attack],
     [reduceMean.definition, pooling],
     [expand.definition, spreading],
