@@ -26,16 +26,23 @@ import sys
 import tarfile
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PIECE = 60 * 2**20
 NATIVE = Path("node_modules/onnxruntime-node/bin/napi-v6/linux/x64")
-# What a step is measured as: name, then what bench is told.
-STEPS = (("native, tf32", "native", "tf32"), ("native, float16", "native", "float16"), ("native, float32", "native", "float32"), ("binding, tf32", "binding", "tf32"))
-TORCH = (("torch, authors' way", ()), ("torch, hoisted, channels last", ("--hoist", "--channels-last")), ("torch, bf16", ("--bf16",)),
-         ("torch, hoisted, channels last, bf16", ("--hoist", "--channels-last", "--bf16")),
-         ("torch, hoisted, channels last, compiled", ("--hoist", "--channels-last", "--compile")))
+# What a step is measured as: name, then what bench is told: engine, precision, target (left out, the engine's own choice).
+STEPS = (("fused, float16", "native", "float16", None), ("fused, tf32", "native", "tf32", None), ("fused, float32", "native", "float32", None))
+STOCK = (("onnxruntime's ops, float16", "native", "float16", "cuda-convolution-turned-float16"), ("onnxruntime's ops, tf32", "native", "tf32", "cuda"))
+BINDING = (("binding, tf32", "binding", "tf32", None),)
+TORCH = (("torch, hoisted, channels last", ("--hoist", "--channels-last")), ("torch, hoisted, channels last, bf16", ("--hoist", "--channels-last", "--bf16")),
+         ("torch, authors' way", ()))
+OTHERS = (("torch, bf16", ("--bf16",)), ("torch, hoisted, channels last, compiled", ("--hoist", "--channels-last", "--compile")),)
+# Of a kernel's name, what kind it is; the first that fits.
+KINDS = (("copies and fills", r"^(copy|fill)"), ("fused kernels: batch norm, sums", r"^(sums|totals|moments)$"), ("fused kernels: batch norm, rest", r"^(normalise|gradient)$"),
+         ("convolutions", r"fprop|dgrad|wgrad|[cC]onvol|conv2d"), ("turning layouts", r"[nN]chwToNhwc|[nN]hwcToNchw|[tT]ranspose|Padding|convertTensor"),
+         ("products", r"gemm|nvjet|cutlass|splitK"), ("fused kernels: others", r"^[a-z][A-Za-z]+$"), ("onnxruntime's other kernels", r"."))
 
 
 # --- packing -------------------------------------------------------------------------------------------------------------------------
@@ -101,7 +108,8 @@ class Machine:
     def __init__(self, a):
         self.a, self.end = a, time.monotonic() + a.budget
         folders = []
-        for base in {p for p in sys.path if p.endswith("site-packages")}:
+        self.packages = sorted({p for p in sys.path if p.endswith("site-packages")})
+        for base in self.packages:
             folders += [str(Path(base) / "torch/lib"), *sorted(glob.glob(f"{base}/nvidia/*/lib"))]
         known = os.environ.get("LD_LIBRARY_PATH")
         self.env = {**os.environ, "LD_LIBRARY_PATH": ":".join(folders + ([known] if known else []))}
@@ -153,9 +161,10 @@ def each(m, report, stage, items, measure):
     return found
 
 
-def bench(m, engine, precision):
+def bench(m, engine, precision, target):
     a = m.a
-    got = m.advcl("bench", "--provider", a.provider, "--engine", engine, "--precision", "auto" if a.dry else precision, "--batch", str(a.batch), "--width", str(a.width), "--reps", str(a.reps))
+    asked = [] if a.dry else ["--precision", precision, *(["--target", target] if target else [])]
+    got = m.advcl("bench", "--provider", a.provider, "--engine", engine, *asked, "--batch", str(a.batch), "--width", str(a.width), "--reps", str(a.reps))
     return {k: got[k] for k in ("secondsMedian", "secondsMin", "createSeconds", "error") if k in got}
 
 
@@ -171,7 +180,7 @@ def train(m):
     a = m.a
     out = a.out.with_suffix(".run")
     subprocess.run(["rm", "-rf", str(out)], check=True)
-    seconds = 20 if a.dry else 60
+    seconds = 20 if a.dry else a.training
     _, error = m.run([a.node, str(ROOT / "dist/src/cli/main.js"), "pretrain", "--dataset", "cifar10", "--data", a.data, "--provider", a.provider, "--batch", str(a.batch), "--width", str(a.width), *(["--limit", str(8 * a.batch)] if a.dry else []),
                       "--no-clusters", "--knn-every", "0", "--epochs", "1000", "--threads", str(a.threads), "--out", str(out), "--quiet"], seconds + 15, signal.SIGTERM)
     try:
@@ -190,6 +199,71 @@ def pgd(m):
     return {row["name"]: {"secondsMedian": row["wall"]} for row in got["contenders"]} if "contenders" in got else got
 
 
+def spread(m):
+    """The last losses of some 300 steps at width 32, three seeds in each precision, all at once."""
+    a = m.a
+    steps, width, batch = (24, 2, 4) if a.dry else (300, 32, 64)
+
+    def last(precision, seed):
+        out = a.out.with_suffix(f".{precision}-{seed}")
+        subprocess.run(["rm", "-rf", str(out)], check=True)
+        asked = [] if a.dry else ["--precision", precision]
+        _, error = m.run([a.node, str(ROOT / "dist/src/cli/main.js"), "pretrain", "--dataset", "cifar10", "--data", a.data, "--provider", a.provider, *asked, "--batch", str(batch), "--width", str(width),
+                          "--limit", str(steps * batch // 6), "--no-clusters", "--knn-every", "0", "--epochs", "6", "--seed", str(seed), "--threads", "2", "--workers", "1", "--out", str(out), "--quiet"], 100)
+        try:
+            losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+        except OSError:
+            return {"error": error or "it wrote no metrics"}
+        tail = losses[-len(losses) // 6:]
+        return {"steps": len(losses), "loss": sum(tail) / len(tail)} if losses else {"error": error or "it wrote no loss"}
+
+    asked = [(precision, seed) for precision in ("float32", "float16") for seed in (0, 1, 2)]
+    with ThreadPoolExecutor(len(asked) if not a.dry else 1) as pool:
+        found = list(pool.map(lambda one: last(*one), asked))
+    return {f"{precision}, seed {seed}": got for (precision, seed), got in zip(asked, found)}
+
+
+def kernels(m):
+    """Milliseconds of a replayed step by kind of kernel, from what CUPTI sees (gpu-kernels.c)."""
+    a = m.a
+    if a.dry:
+        return {"none": "a CPU has no kernels"}
+    library, table = a.out.with_suffix(".so"), a.out.with_suffix(".tsv")
+    bases = ["/usr/local/cuda", "/usr/local/cuda/extras/CUPTI", *(str(p) for base in m.packages for p in sorted(Path(base).glob("nvidia/*")))]
+    flags = [f"-I{base}/include" for base in bases if Path(base, "include").is_dir()] + [f"-L{base}/{lib}" for base in bases for lib in ("lib", "lib64") if Path(base, lib).is_dir()]
+    found = [str(p) for base in bases for p in sorted(Path(base).glob("lib*/libcupti.so*"))]
+    if not found:
+        return {"error": "libcupti is not here"}
+    _, error = m.run(["cc", "-O2", "-shared", "-fPIC", str(ROOT / "scripts/benchmarks/gpu-kernels.c"), *flags, found[0], "-lpthread", "-o", str(library)], 30)
+    if error:
+        return {"error": error}
+    m.env |= {"CUDA_INJECTION64_PATH": str(library), "GPU_KERNELS": str(table)}
+    try:
+        m.advcl("bench", "--provider", a.provider, "--precision", "float16", "--batch", str(a.batch), "--width", str(a.width), "--reps", "4")
+    finally:
+        del m.env["CUDA_INJECTION64_PATH"], m.env["GPU_KERNELS"]
+    rows = [line.split("\t") for line in table.read_text(errors="replace").splitlines()]
+    rows = sorted((int(r[0]), int(r[1]), r[4]) for r in rows if len(r) == 5)
+    ends = [i for i, r in enumerate(rows) if r[2] == "sgdStep" and (i + 400 > len(rows) or all(x[2] != "sgdStep" for x in rows[i + 1:i + 400]))]
+    if len(ends) < 3:
+        return {"error": f"{len(rows)} kernels, and no two steps among them"}
+    step = rows[ends[-2] + 1:ends[-1] + 1]
+    times, counts = {}, {}
+    for _, taken, name in step:
+        kind = next(kind for kind, pattern in KINDS if re.search(pattern, name))
+        times[kind], counts[kind] = times.get(kind, 0) + taken / 1e6, counts.get(kind, 0) + 1
+    return {"kernels": len(step), "msFromFirstToLast": (step[-1][0] + step[-1][1] - step[0][0]) / 1e6,
+            "kinds": {kind: {"ms": round(times[kind], 2), "kernels": counts[kind]} for kind in sorted(times, key=times.get, reverse=True)}}
+
+
+def together(m, report, stages):
+    """Stages that time nothing, side by side."""
+    with ThreadPoolExecutor(len(stages)) as pool:
+        for name, value in zip(stages, pool.map(lambda stage: stage(), stages.values())):
+            report(name, value)
+    return {name: "done" for name in stages}
+
+
 def gpu_machine(m):
     out, error = m.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"], 20) if not m.a.dry else ("none (dry)", None)
     return {"gpu": out.strip() or error, "cores": os.cpu_count(), "doctor": m.advcl("doctor", limit=60)}
@@ -199,9 +273,16 @@ def goals(values, dry):
     seconds = lambda stage, name: values.get(stage, {}).get(name, {}).get("secondsMedian")
     wrong = values.get("ops", {}).get("wrong")
     golden = values.get("golden", {})
-    rows = [("step in TF32, at most 0.36 s", seconds("steps", "native, tf32"), lambda x: x <= 0.36), ("step in float16, at most 0.30 s", seconds("steps", "native, float16"), lambda x: x <= 0.30),
+    ends = values.get("spread", {})
+    losses = {p: [got["loss"] for name, got in ends.items() if name.startswith(f"{p},") and "loss" in got] for p in ("float32", "float16")}
+    apart = None
+    if all(len(of) == 3 for of in losses.values()):
+        mean = {p: sum(of) / 3 for p, of in losses.items()}
+        apart = abs(mean["float16"] - mean["float32"]) / (max(losses["float32"]) - min(losses["float32"]))
+    rows = [("step in float16, at most 0.12 s", seconds("steps", "fused, float16"), lambda x: x <= 0.12), ("step in TF32, at most 0.17 s", seconds("steps", "fused, tf32"), lambda x: x <= 0.17),
             ("check-ops, all right in float32", None if wrong is None else len(wrong), lambda x: x == 0),
-            ("golden steps within tolerance", None if "steps" not in golden else sum(len(s["wrong"]) for part in ("steps", "atGolden") for s in golden[part].values()), lambda x: x == 0)]
+            ("golden steps within tolerance", None if "steps" not in golden else sum(len(s["wrong"]) for part in ("steps", "atGolden") for s in golden[part].values()), lambda x: x == 0),
+            ("float16 ends as float32: means apart, in spreads of three seeds", apart, lambda x: x <= 1)]
     return {name: {"figure": figure, "goal": "not measured" if figure is None or dry else "met" if met(figure) else "missed"} for name, figure, met in rows}
 
 
@@ -217,14 +298,14 @@ def measure(a):
 
     m = Machine(a)
     exact = [] if a.dry else ["--precision", "float32"]
-    stages = {"machine": lambda: gpu_machine(m),
-              "steps": lambda: each(m, report, "steps", STEPS, lambda engine, precision: bench(m, engine, precision)),
-              "golden": lambda: m.script("golden-step", "--attack-steps", "0" if a.dry else "0,1,5", "--engine", "native", *exact),
-              "ops": lambda: m.script("check-ops", "--engine", "native", *exact),
-              "torch": lambda: each(m, report, "torch", TORCH, lambda flags: torch_bench(m, flags)),
-              "pgd": lambda: pgd(m),
-              "training": lambda: train(m),
-              "kernels": lambda: m.advcl("bench", "--provider", a.provider, "--engine", "binding", "--batch", str(a.batch), "--width", str(a.width), "--reps", "1", "--shares")}
+    steps = lambda name, which: lambda: each(m, report, name, which, lambda *asked: bench(m, *asked))
+    torch = lambda name, which: lambda: each(m, report, name, which, lambda flags: torch_bench(m, flags))
+    checks = {"golden": lambda: m.script("golden-step", "--attack-steps", "0" if a.dry else "0,1,5", "--engine", "native", *exact),
+              "ops": lambda: m.script("check-ops", "--engine", "native", *exact)}
+    stages = {"machine": lambda: gpu_machine(m), "steps": steps("steps", STEPS), "torch": torch("torch", TORCH), "checks": lambda: together(m, report, checks), "pgd": lambda: pgd(m),
+              "kernels": lambda: kernels(m), "training": lambda: train(m), "spread": lambda: spread(m), "stock": steps("stock", STOCK), "binding": steps("binding", BINDING), "others": torch("others", OTHERS)}
+    for stage in a.without.split(","):
+        stages.pop(stage, None)
     for name, stage in stages.items():
         start = time.monotonic()
         try:
@@ -234,14 +315,15 @@ def measure(a):
         report(name, value)
         print(f"{name}: {'failed' if 'error' in value else 'done'} in {time.monotonic() - start:.0f} s, {m.left():.0f} s left", flush=True)
     report("goals", goals(values, a.dry))
-    for stage, unit in (("steps", "step"), ("torch", "step"), ("pgd", "batch of PGD-20")):
-        for name, got in values[stage].items():
+    for stage, unit in (("steps", "step"), ("stock", "step"), ("binding", "step"), ("torch", "step"), ("others", "step"), ("pgd", "batch of PGD-20")):
+        for name, got in values.get(stage, {}).items():
             print(f"{name:42} {got['secondsMedian']:9.4f} s a {unit}" if "secondsMedian" in got else f"{name:42} {str(got['error'] if isinstance(got, dict) else got)[:70]}")
-    for name in ("training", "golden", "ops"):
-        print(f"{name:42} {json.dumps(values[name])[:76]}")
+    for name in ("training", "golden", "ops", "spread", "kernels"):
+        if name in values:
+            print(f"{name:42} {json.dumps(values[name])[:400 if name == 'kernels' else 76]}")
     for name, row in values["goals"].items():
         print(f"{name:42} {row['figure']} {row['goal']}")
-    broken = [name for name in stages if "error" in values[name] or any(isinstance(v, dict) and "error" in v for v in values[name].values())]
+    broken = [name for name in [n for n in stages if n != "checks"] + [n for n in checks if "checks" in stages] if "error" in values[name] or any(isinstance(v, dict) and "error" in v for v in values[name].values())]
     print(f"wrote {a.out}" + (f"; without {', '.join(broken)}" if broken else ""))
     sys.exit(1 if broken else 0)
 
@@ -259,6 +341,8 @@ def main():
     packing.add_argument("--all-data", action="store_true", help="all batches of CIFAR-10, not only the first and the test's")
     running.add_argument("--out", type=Path, default=Path("artifacts/gpu.json"))
     running.add_argument("--budget", type=float, default=360, help="seconds of the whole call")
+    running.add_argument("--training", type=float, default=60, help="seconds of real training")
+    running.add_argument("--without", default="", help="stages to leave out, with commas between")
     running.add_argument("--dry", action="store_true", help="on the CPU, tiny")
     running.add_argument("--device", default="cuda", help="torch's")
     running.add_argument("--provider", default="cuda", help="onnxruntime's")
