@@ -11,6 +11,7 @@ import { RequestError } from "../errors.ts";
 import { blockFor, cpuTargetName } from "./cpu-target.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
 import { missingApi } from "./native/api.ts";
+import { capturedOrPlain } from "./native/capture.ts";
 import { collectiveName, speaks } from "./native/collective-ops.ts";
 import { launchedKernels, missingKernels } from "./native/kernels.ts";
 import { onednnKernels } from "./native/onednn/available.ts";
@@ -244,16 +245,27 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       const kernels = target.kernels && (await kernelsOf(model, options));
       const all = { ...options, ...rewritingOf(target, chosen), ...kernels, ranks, ...more };
       // The host speaks in between, and a CUDA graph is the device's alone.
-      return { model, session: await loadGraphed(model, all, graphs && !speaks(model)) };
+      const graph = graphs && more.cuda?.graph !== false && !speaks(model);
+      return { model, session: await loadGraphed(model, all, graph) };
     },
     loadEvaluation: async (outputs, among) => {
       const model = evaluation(outputs);
-      const kernels = graphs && target.kernels !== undefined ? await kernelsOf(model, options) : {};
-      return loadGraphed(model, { ...evaluationOptions(among), ...kernels }, graphs);
+      const kernels = async () => (graphs && target.kernels !== undefined ? kernelsOf(model, options) : {});
+      return loadEvaluated(model, async () => ({ ...evaluationOptions(among), ...(await kernels()) }), graphs);
     },
     evaluationModel: evaluation,
     evaluationOptions,
   };
+};
+
+/** A session that judges or attacks; where CUDA cannot capture it, it runs without a graph. */
+const loadEvaluated = async (
+  model: Model,
+  options: () => Promise<SessionOptions>,
+  graphs: boolean,
+): Promise<Session> => {
+  const session = await loadGraphed(model, await options(), graphs);
+  return graphs ? capturedOrPlain(session, async () => createSession(model, await options())) : session;
 };
 
 /** What computes a model's own ops. On the CPU that is oneDNN: threads of onnxruntime, which wait awake, would keep cores from its. */

@@ -134,10 +134,11 @@ const createBoundRunner = async (
   initial: ReadonlyMap<string, Tensor>,
   stepsPerRun: number,
 ): Promise<Runner> => {
-  const load = async (program: Step): Promise<Loaded> => {
-    const { model, session } = await engine.load(program);
+  const load = async (program: Step, graph = engine.graphs): Promise<Loaded> => {
+    const plain = { cuda: { ...engine.options.cuda, graph: false } };
+    const { model, session } = await engine.load(program, graph ? {} : plain);
     if (!isNative(session)) throw new Error("internal: the native engine made a session of another kind");
-    return { model, session };
+    return { model, session, ...(graph && { withoutGraph: () => load(program, false) }) };
   };
   const many = stepsPerRun > 1 ? await load(manySteps(step, stepsPerRun)) : undefined;
   let one = many === undefined ? await load(step) : undefined;

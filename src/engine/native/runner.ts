@@ -2,6 +2,7 @@
 import type { Tensor } from "../../../graphs/onnx/tensor.ts";
 import type { Model } from "../../../graphs/onnx/write.ts";
 import { type BoundProgram, bindProgram, FED_BACK, type Held, type SetIndex } from "./bound-program.ts";
+import { isCaptureError, tellWithoutGraph } from "./capture.ts";
 import type { Memory, Place } from "./memory.ts";
 import type { NativeSession } from "./session.ts";
 
@@ -11,6 +12,8 @@ type Inputs = Readonly<Record<string, Tensor>>;
 export interface Loaded {
   readonly model: Model;
   readonly session: NativeSession;
+  /** Loads it once more to run without a CUDA graph, where it cannot be captured as one. */
+  readonly withoutGraph?: () => Promise<Loaded>;
 }
 
 export interface BoundState {
@@ -24,15 +27,8 @@ export interface BoundState {
   release(): Promise<void>;
 }
 
-/**
- * Parameters and state of a training in a memory, for any of its programs.
- * @param moved names of what a run replaces; the rest stays
- */
-export const boundState = (
-  memory: Memory,
-  initial: ReadonlyMap<string, Tensor>,
-  moved: ReadonlySet<string>,
-): BoundState => {
+/** Two sets of places for what a training holds; they share what does not move. */
+const heldIn = (memory: Memory, initial: ReadonlyMap<string, Tensor>, moved: ReadonlySet<string>): Held => {
   const first = new Map<string, Place>();
   const second = new Map<string, Place>();
   for (const [name, tensor] of initial) {
@@ -42,7 +38,46 @@ export const boundState = (
     second.set(name, moved.has(name) ? memory.place(tensor) : place);
   }
   memory.settle();
-  const held: Held = [first, second];
+  return [first, second];
+};
+
+type RunOnce = (loaded: Loaded, inputs: Inputs) => Promise<Record<string, Tensor>>;
+
+/** Runs programs, and those that cannot be captured as a CUDA graph without one from then on. */
+const orWithoutGraph = (runOnce: RunOnce) => {
+  const plain = new Map<NativeSession, Loaded>();
+  const run: RunOnce = async (loaded, inputs) => {
+    const known = plain.get(loaded.session);
+    try {
+      return await runOnce(known ?? loaded, inputs);
+    } catch (error) {
+      if (known !== undefined || loaded.withoutGraph === undefined || !isCaptureError(error)) throw error;
+      tellWithoutGraph(error);
+      const other = await loaded.withoutGraph();
+      plain.set(loaded.session, other);
+      return runOnce(other, inputs);
+    }
+  };
+  return {
+    run,
+    /** What stands for a program now. */
+    now: (loaded: Loaded): Loaded => plain.get(loaded.session) ?? loaded,
+    release: async () => {
+      for (const { session } of plain.values()) await session.release();
+    },
+  };
+};
+
+/**
+ * Parameters and state of a training in a memory, for any of its programs.
+ * @param moved names of what a run replaces; the rest stays
+ */
+export const boundState = (
+  memory: Memory,
+  initial: ReadonlyMap<string, Tensor>,
+  moved: ReadonlySet<string>,
+): BoundState => {
+  const held = heldIn(memory, initial, moved);
   const programs = new Map<NativeSession, BoundProgram>();
   let [current, ran]: [SetIndex, boolean] = [0, false];
   let staged: { readonly inputs: Inputs; readonly session: NativeSession; readonly set: SetIndex } | undefined;
@@ -62,7 +97,8 @@ export const boundState = (
   /** While a run computes: what the run after it wants, which will be read from the other set if this one is accepted. */
   const bringNext = (): void => {
     if (wanted === undefined) return;
-    const { loaded, inputs } = wanted;
+    const { inputs } = wanted;
+    const loaded = runs.now(wanted.loaded);
     wanted = undefined;
     try {
       programOf(loaded).feed(other(), inputs);
@@ -71,20 +107,23 @@ export const boundState = (
       // Their own run says what is wrong with them.
     }
   };
+  const runs = orWithoutGraph((loaded, inputs) =>
+    loaded.session.turn(async () => {
+      const program = programOf(loaded);
+      const set = current;
+      const isThere = staged?.inputs === inputs && staged.session === loaded.session && staged.set === set;
+      if (!isThere) program.feed(set, inputs);
+      if (staged?.set === set) staged = undefined;
+      if (wanted?.inputs === inputs) wanted = undefined;
+      ran = false;
+      const results = await program.run(set, bringNext);
+      ran = true;
+      return results;
+    }),
+  );
   return {
     run: (loaded, inputs) => {
-      const running = loaded.session.turn(async () => {
-        const program = programOf(loaded);
-        const set = current;
-        const isThere = staged?.inputs === inputs && staged.session === loaded.session && staged.set === set;
-        if (!isThere) program.feed(set, inputs);
-        if (staged?.set === set) staged = undefined;
-        if (wanted?.inputs === inputs) wanted = undefined;
-        ran = false;
-        const results = await program.run(set, bringNext);
-        ran = true;
-        return results;
-      });
+      const running = runs.run(loaded, inputs);
       last = running.catch(() => undefined);
       return running;
     },
@@ -103,6 +142,7 @@ export const boundState = (
     release: async () => {
       await last;
       for (const program of programs.values()) program.release();
+      await runs.release();
       memory.release();
     },
   };

@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "@jest/globals";
+import { afterAll, describe, expect, jest, test } from "@jest/globals";
 import { float32, type Tensor } from "../../../graphs/onnx/tensor.ts";
 import type { Model } from "../../../graphs/onnx/write.ts";
 import { bindProgram } from "../../../src/engine/native/bound-program.ts";
@@ -11,25 +11,35 @@ import { cudaProviderOptions } from "../../../src/engine/native/cuda-options.ts"
 import { loadCudaRuntime } from "../../../src/engine/native/cuda-runtime.ts";
 import { cudaPlaces } from "../../../src/engine/native/memory.ts";
 import { boundState } from "../../../src/engine/native/runner.ts";
+import { RunError } from "../../../src/errors.ts";
 import { available } from "../../needs.ts";
 import { fakeGpu } from "./fake-gpu.ts";
 
 const pair = { dtype: "float32", shape: [2] } as const;
 const one = { dtype: "float32", shape: [] } as const;
 
-/** A training of one parameter w (two numbers) and a frozen state s: w ← w + s · x, and its metric is the w it read. */
-const training = () => {
+/**
+ * A training of one parameter w (two numbers) and a frozen state s: w ← w + s · x, and its metric is the w it read.
+ * @param failing number of a run that fails as a capture does, the first is 1
+ */
+const training = (failing = 0) => {
   const gpu = fakeGpu();
-  const session = gpu.session(
-    { "input.x": pair, "param.w": pair, "state.s": one },
-    { "next.param.w": pair, "metric.first": one },
-    (inputs, outputs) => {
-      const [x, w, s] = ["input.x", "param.w", "state.s"].map((name) => inputs.get(name) as Float32Array);
-      const next = outputs.get("next.param.w") as Float32Array;
-      for (let i = 0; i < 2; i++) next[i] = (w?.[i] as number) + (s?.[0] as number) * (x?.[i] as number);
-      (outputs.get("metric.first") as Float32Array)[0] = w?.[0] as number;
-    },
-  );
+  let runs = 0;
+  const made = () =>
+    gpu.session(
+      { "input.x": pair, "param.w": pair, "state.s": one },
+      { "next.param.w": pair, "metric.first": one },
+      (inputs, outputs) => {
+        runs += 1;
+        if (runs === failing)
+          throw new RunError("CUDA failure 901: operation failed due to a previous error during capture ; GPU=0");
+        const [x, w, s] = ["input.x", "param.w", "state.s"].map((name) => inputs.get(name) as Float32Array);
+        const next = outputs.get("next.param.w") as Float32Array;
+        for (let i = 0; i < 2; i++) next[i] = (w?.[i] as number) + (s?.[0] as number) * (x?.[i] as number);
+        (outputs.get("metric.first") as Float32Array)[0] = w?.[0] as number;
+      },
+    );
+  const session = made();
   const memory = cudaPlaces(gpu.api, gpu.runtime, session.address, 3);
   const initial = new Map<string, Tensor>([
     ["param.w", float32([2], [1, 10])],
@@ -37,7 +47,8 @@ const training = () => {
   ]);
   const state = boundState(memory, initial, new Set(["param.w"]));
   const model = { outputs: { "next.param.w": pair, "metric.first": one } } as unknown as Model;
-  return { gpu, session, state, loaded: { model, session } };
+  const withoutGraph = async () => ({ model, session: made() });
+  return { gpu, session, state, loaded: { model, session, withoutGraph } };
 };
 
 const x = (a: number, b: number) => ({ "input.x": float32([2], [a, b]) });
@@ -174,6 +185,31 @@ describe("a training on a GPU", () => {
     await state.release();
     await session.release();
     expect(gpu.alive()).toEqual([]);
+  });
+
+  test.each([1, 2])("goes on without a graph where run %i cannot be captured, and says so once", async (failing) => {
+    const { gpu, session, state, loaded } = training(failing);
+    const warned = jest.spyOn(process, "emitWarning").mockImplementation(() => undefined);
+    const batches = [x(1, 1), x(2, 2), x(3, 3), x(4, 4)];
+    for (const [i, batch] of batches.entries()) {
+      if (batches[i + 1] !== undefined) state.stage(loaded, batches[i + 1]!);
+      await state.run(loaded, batch);
+      state.accept();
+    }
+    expect([...(state.tensors().get("param.w") as Tensor).data]).toEqual([1 + 2 * 10, 10 + 2 * 10]);
+    await state.release();
+    await session.release();
+    expect(gpu.alive()).toEqual([]);
+    expect(warned.mock.calls).toEqual([
+      [expect.stringMatching(/^this program runs without a CUDA graph: CUDA failure 901[^;]*$/)],
+    ]);
+    warned.mockRestore();
+  });
+
+  test("another failure is not taken for one of a capture", async () => {
+    const { state, loaded } = training();
+    const broken = { ...loaded, model: { outputs: { "metric.first": one } } as unknown as Model };
+    await expect(state.run(broken, x(1, 1))).rejects.toThrow(/^internal: programs of one training/);
   });
 
   test("a program that replaces other values than its training is refused", async () => {
