@@ -3,24 +3,21 @@ import { cpuBfloat16Target, cpuTarget } from "../../graphs/targets/cpu/index.ts"
 import { blockedName, type Limits, readBlockedName } from "../../graphs/targets/cpu/placing.ts";
 import { directly } from "../../graphs/targets/cpu/ways.ts";
 import { cudaFusedTarget } from "../../graphs/targets/cuda/fused/index.ts";
-import { type CudaOptions, cudaTarget, cudaWays } from "../../graphs/targets/cuda/index.ts";
+import { type CudaOptions, cudaName, cudaTarget, cudaWays } from "../../graphs/targets/cuda/index.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { webgpu } from "../../graphs/targets/webgpu.ts";
 import { RequestError } from "../errors.ts";
 import type { Provider, SessionOptions } from "./session-contract.ts";
 
-/** `cuda`, `cuda-convolution`, `cuda-turned-float16` and so on: each combination of ways, named by those that are not the first. */
+/** Each combination of ways, by its name. */
 const cudaTargets = Object.fromEntries(
   Object.entries(cudaWays)
     .reduce<CudaOptions[]>(
       (combined, [part, ways]) => combined.flatMap((options) => ways.map((way) => ({ ...options, [part]: way }))),
       [{}],
     )
-    .map((options) => {
-      const others = Object.entries(options).filter(([part, way]) => way !== cudaWays[part as keyof CudaOptions][0]);
-      return [["cuda", ...others.map(([, way]) => way)].join("-"), () => cudaTarget(options)] as const;
-    }),
+    .map((options) => [cudaName(options), () => cudaTarget(options)] as const),
 );
 
 /** Channels last with the fused kernels: in float16, or in float32 (products in TF32 where the provider takes it). */

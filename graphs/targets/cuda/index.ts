@@ -1,6 +1,6 @@
 /**
- * ONNX Runtime's CUDA provider. What is fastest depends on the device, so each way is an option that scripts/benchmarks/gpu.py measures;
- * no measurement has been taken, so the defaults are those that counting favours.
+ * ONNX Runtime's CUDA provider with its own ops alone: for where this project's kernels cannot run (./fused). What is fastest depends on
+ * the device, so each way is an option; the defaults are those that counting favours, and docs/benchmarks-gpu.md has what was measured.
  */
 import type { Value } from "../../onnx/graph.ts";
 import {
@@ -58,6 +58,15 @@ const either =
   (call) =>
     first(call) ?? second?.(call);
 
+/** `cuda`, `cuda-convolution`, `cuda-turned-float16` and so on: the ways that are not the first. */
+export const cudaName = (options: CudaOptions): string =>
+  ["cuda", ...Object.keys(cudaWays).flatMap((part) => othersOf(part as keyof CudaOptions, options))].join("-");
+
+const othersOf = (part: keyof CudaOptions, options: CudaOptions): readonly string[] => {
+  const way = options[part] ?? cudaWays[part][0];
+  return way === cudaWays[part][0] ? [] : [way];
+};
+
 export const cudaTarget = (options: CudaOptions = {}): Target => {
   const { gradWeight = "taps", gradInput = "transposed", norm = "fused", precision = "float32" } = options;
   const ways = {
@@ -81,7 +90,7 @@ export const cudaTarget = (options: CudaOptions = {}): Target => {
   if (precision === "float16")
     for (const [definition, lowering] of halfLowerings({ ...ways, dots })) prefer(definition, lowering);
   return {
-    name: "cuda",
+    name: cudaName(options),
     lowerings,
     loops: "keep",
     ...(dots && { provider: "cuda", otherwise: cudaTarget({ ...options, norm: "composed" }) }),

@@ -8,6 +8,7 @@ import { ortApi } from "../../../src/engine/native/api.ts";
 import { runtimeNames } from "../../../src/engine/native/cuda-runtime.ts";
 import { libraryIn, libraryNames } from "../../../src/engine/native/library.ts";
 import { driverOf, nativeReport } from "../../../src/engine/native/report.ts";
+import { targetNamed, targetNames } from "../../../src/engine/targets.ts";
 
 test("on the CPU the binding by itself, the native engine where it is asked for; float32 either way", async () => {
   const taken = await chooseEngine({ provider: "cpu", threads: 1 });
@@ -70,4 +71,8 @@ test("what doctor tells", () => {
   expect(driverOf(kernel)).toBe("580.65.06");
   expect(driverOf("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.1  Release")).toBe("570.1");
   expect(driverOf("")).toBeUndefined();
+});
+
+test("a target says the name that it is asked for by, since runs are begun anew with it", () => {
+  for (const name of targetNames) expect(targetNamed(name).name).toBe(name);
 });

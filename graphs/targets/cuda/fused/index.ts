@@ -1,7 +1,8 @@
 /**
  * ONNX Runtime's CUDA provider with this project's fused kernels (graphs/targets/cuda/kernels): networks run channels last in
  * float16 or float32, batch norms with their ReLUs, sums and masks are a kernel each way, the attack's step is one, and loops are
- * unrolled, as a CUDA graph wants it. It runs in the native engine only. Chosen by counting (docs/kernels.md); no GPU has run it.
+ * unrolled, as a CUDA graph wants it. It runs in the native engine only. Chosen by counting (docs/kernels.md), seen on an H200
+ * (docs/benchmarks-gpu.md).
  */
 import type { OpDefinition } from "../../../ops/index.ts";
 import { gpuLowerings } from "../../gpu.ts";
@@ -33,5 +34,6 @@ export const cudaFusedTarget = ({ precision = "float16", convolutions = "cudnn" 
     const otherwise = lowerings.get(definition);
     lowerings.set(definition, (call) => lowering(call) ?? otherwise?.(call));
   }
-  return { name: "cuda-fused", provider: "cuda", lowerings, loops: "unroll", kernels: fileName, rewrite: finish };
+  const name = precision === "float16" ? "cuda-fused" : "cuda-fused-float32";
+  return { name, provider: "cuda", lowerings, loops: "unroll", kernels: fileName, rewrite: finish };
 };
