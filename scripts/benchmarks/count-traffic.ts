@@ -25,10 +25,9 @@ import {
   type Value,
 } from "../../graphs/onnx/graph.ts";
 import { loopDefinition } from "../../graphs/ops/index.ts";
-import { cudaFusedTarget } from "../../graphs/targets/cuda/fused/index.ts";
 import { callOf, type Kernel, kernelOf, namesOf } from "../../graphs/targets/cuda/kernels/kernel.ts";
 import { nhwcConv, nhwcConvGradWeight } from "../../graphs/targets/cuda/kernels/nhwc-conv.ts";
-import { lower, type Target } from "../../graphs/targets/lower.ts";
+import { lower } from "../../graphs/targets/lower.ts";
 import { targetNamed } from "../../src/engine/targets.ts";
 import { readFlags } from "../flags.ts";
 import { goldenOptions } from "../parity/golden.ts";
@@ -128,14 +127,8 @@ const count = (nodes: readonly Node[], times: number): void => {
     if (flops > 0) productSeconds += times * Math.max(flops / (speed * 1e12), (read + written) / (reached.copy * 1e12));
   }
 };
-const targetOf = (name: string): Target => {
-  const own = /^cuda-fused(-float32)?-stock$/.exec(name);
-  return own
-    ? cudaFusedTarget({ precision: own[1] ? "float32" : "float16", convolutions: "stock" })
-    : targetNamed(name);
-};
 const step = advcl.build({ ...goldenOptions, trace: false, batch: Number(flags.batch), width: Number(flags.width) });
-const target = targetOf(flags.target);
+const target = targetNamed(flags.target);
 const lowered = lower(step.outputs, target);
 // Shapes that a target hides are none of a GPU's.
 count(nodesOf(Object.values(target.kernels === undefined ? lowered : (target.rewrite?.(lowered) ?? lowered)), null), 1);

@@ -1,5 +1,5 @@
 /** What computes: a provider of onnxruntime, the target that graphs are lowered for, and how sessions are made. */
-import { input, type Node, type Value } from "../../graphs/onnx/graph.ts";
+import { input, type Value } from "../../graphs/onnx/graph.ts";
 import { float32 } from "../../graphs/onnx/tensor.ts";
 import { buildModel, type Model } from "../../graphs/onnx/write.ts";
 import { conv } from "../../graphs/ops/index.ts";
@@ -10,11 +10,10 @@ import type { WithinProgram } from "../distributed/collective.ts";
 import { RequestError } from "../errors.ts";
 import { blockFor, cpuTargetName } from "./cpu-target.ts";
 import { cudaFiles, gpuDevices } from "./devices.ts";
+import { load, loadEvaluated } from "./load.ts";
 import { missingApi } from "./native/api.ts";
-import { capturedOrPlain } from "./native/capture.ts";
 import { collectiveName, speaks } from "./native/collective-ops.ts";
-import { launchedKernels, missingKernels } from "./native/kernels.ts";
-import { onednnKernels } from "./native/onednn/available.ts";
+import { missingKernels } from "./native/kernels.ts";
 import { requiredApi } from "./native/session.ts";
 import { type Precision, pickPrecision, precisionAsked, precisions } from "./precision.ts";
 import {
@@ -182,6 +181,14 @@ const engineAsked = (request: EngineRequest, provider: Provider): EngineName | "
   return "native";
 };
 
+const evaluationOptionsOf =
+  (options: SessionOptions) =>
+  (among = 1): SessionOptions => ({
+    ...options,
+    ...(among > 1 && { threads: Math.max(1, Math.floor((options.threads ?? 1) / among)) }),
+    optimization: "all",
+  });
+
 /** Picks the engine of a request. Throws a RequestError where what it names is not there. */
 export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   const { provider, threads, target: named } = request;
@@ -214,18 +221,15 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       `--target ${named} is computed rightly by --provider ${target.provider} alone, and this is ${chosen}; ` +
         `take a target with "composed" in its name, or leave --target out`,
     );
-  const evaluation = (outputs: Step["outputs"]): Model => {
-    const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs), block) : target;
+  // Threads, which only the CPU has for it, are not handed kernels.
+  const judging = target.kernels === undefined || graphs ? target : stock();
+  const evaluation = (outputs: Step["outputs"], lowered: Target = judging): Model => {
+    const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs), block) : lowered;
     // Weights are constants here and the engine rewrites the graph, for which it must know shapes.
-    // Threads, which only the CPU has for it, are not handed kernels.
-    const { rewrite: _, ...plain } = suited.kernels === undefined || graphs ? suited : stock();
+    const { rewrite: _, ...plain } = suited;
     return compile({ outputs }, plain);
   };
-  const evaluationOptions = (among = 1): SessionOptions => ({
-    ...options,
-    ...(among > 1 && { threads: Math.max(1, Math.floor((options.threads ?? 1) / among)) }),
-    optimization: "all",
-  });
+  const evaluationOptions = evaluationOptionsOf(options);
   return {
     provider: chosen,
     name,
@@ -238,53 +242,23 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
     reason: lacking === undefined ? reason : `${reason}; ${lacking}`,
     options,
     keepsState: chosen === "webgpu",
-    load: async (step, more = {}) => {
+    load: (step, more = {}) => {
       const { ranks } = request;
-      const named = ranks && { kernels: (node: Node) => collectiveName(node) ?? target.kernels?.(node) };
-      const model = compile(step, { ...target, ...named });
-      const kernels = target.kernels && (await kernelsOf(model, options));
-      const all = { ...options, ...rewritingOf(target, chosen), ...kernels, ranks, ...more };
+      const compiled = (target: Target) =>
+        compile(step, {
+          ...target,
+          ...(ranks && { kernels: (node) => collectiveName(node) ?? target.kernels?.(node) }),
+        });
+      const all = { ...options, ...rewritingOf(target, chosen), ranks, ...more };
       // The host speaks in between, and a CUDA graph is the device's alone.
-      const graph = graphs && more.cuda?.graph !== false && !speaks(model);
-      return { model, session: await loadGraphed(model, all, graph) };
+      const graph = (model: Model) => graphs && more.cuda?.graph !== false && !speaks(model);
+      return load({ compiled, target, options: all, graph });
     },
-    loadEvaluation: async (outputs, among) => {
-      const model = evaluation(outputs);
-      const kernels = async () => (graphs && target.kernels !== undefined ? kernelsOf(model, options) : {});
-      return loadEvaluated(model, async () => ({ ...evaluationOptions(among), ...(await kernels()) }), graphs);
+    loadEvaluation: (outputs, among) => {
+      const compiled = (target: Target) => evaluation(outputs, target);
+      return loadEvaluated({ compiled, target: judging, options: evaluationOptions(among), graph: () => graphs });
     },
-    evaluationModel: evaluation,
+    evaluationModel: (outputs) => evaluation(outputs),
     evaluationOptions,
   };
-};
-
-/** A session that judges or attacks; where CUDA cannot capture it, it runs without a graph. */
-const loadEvaluated = async (
-  model: Model,
-  options: () => Promise<SessionOptions>,
-  graphs: boolean,
-): Promise<Session> => {
-  const session = await loadGraphed(model, await options(), graphs);
-  return graphs ? capturedOrPlain(session, async () => createSession(model, await options())) : session;
-};
-
-/** What computes a model's own ops. On the CPU that is oneDNN: threads of onnxruntime, which wait awake, would keep cores from its. */
-const kernelsOf = async (model: Model, { provider, threads = 1, cuda }: SessionOptions): Promise<SessionOptions> =>
-  provider === "cuda"
-    ? { kernels: await launchedKernels(model, cuda) }
-    : { kernels: onednnKernels(model, threads), threads: 1 };
-
-/**
- * Loads a model to be replayed as a CUDA graph, or without one where onnxruntime refuses: it says so when a node is left to
- * the CPU, which is slower and right all the same, so a line on stderr tells.
- */
-const loadGraphed = async (model: Model, options: SessionOptions, graph: boolean): Promise<Session> => {
-  if (!graph) return createSession(model, options);
-  try {
-    return await createSession(model, { ...options, cuda: { ...options.cuda, graph } });
-  } catch (error) {
-    const session = await createSession(model, options);
-    process.emitWarning(`this program runs without a CUDA graph: ${(error as Error).message}`);
-    return session;
-  }
 };

@@ -2,7 +2,7 @@
 import { cpuBfloat16Target, cpuTarget } from "../../graphs/targets/cpu/index.ts";
 import { blockedName, type Limits, readBlockedName } from "../../graphs/targets/cpu/placing.ts";
 import { directly } from "../../graphs/targets/cpu/ways.ts";
-import { cudaFusedTarget } from "../../graphs/targets/cuda/fused/index.ts";
+import { cudaFusedName, cudaFusedTarget } from "../../graphs/targets/cuda/fused/index.ts";
 import { type CudaOptions, cudaName, cudaTarget, cudaWays } from "../../graphs/targets/cuda/index.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
@@ -20,11 +20,22 @@ const cudaTargets = Object.fromEntries(
     .map((options) => [cudaName(options), () => cudaTarget(options)] as const),
 );
 
-/** Channels last with the fused kernels: in float16, or in float32 (products in TF32 where the provider takes it). */
-const cudaFusedTargets = {
-  "cuda-fused": () => cudaFusedTarget(),
-  "cuda-fused-float32": () => cudaFusedTarget({ precision: "float32" }),
-};
+/**
+ * Channels last with the fused kernels: in float16, or in float32 (products in TF32 where the provider takes it); convolutions by cuDNN's
+ * functions or, `stock`, by onnxruntime's.
+ */
+const cudaFusedTargets = Object.fromEntries(
+  (["float16", "float32"] as const).flatMap((precision) =>
+    (["cudnn", "stock"] as const).map((convolutions) => {
+      const options = { precision, convolutions };
+      return [cudaFusedName(options), () => cudaFusedTarget(options)] as const;
+    }),
+  ),
+);
+
+/** The name of the target that is the same but for cuDNN's functions; undefined where a target does not call them. */
+export const withoutCudnn = (name: string): string | undefined =>
+  Object.hasOwn(cudaFusedTargets, name) && !name.endsWith("-stock") ? `${name}-stock` : undefined;
 
 /** The CPU target with the blocks of a processor, if any; the name tells them and their limits, so that a run can be pinned to them. */
 const blockedTarget = (block: number | undefined, limits?: Limits): Target =>
@@ -70,4 +81,4 @@ export const targetPattern = `portable|cpu[-blocked8|-blocked16|-pixels|-lean|-d
   cudaWays,
 )
   .map(([, ...others]) => `[${others.map((way) => `-${way}`).join("|")}]`)
-  .join("")}|cuda-fused[-float32]`;
+  .join("")}|cuda-fused[-float32][-stock]`;

@@ -21,6 +21,10 @@ export interface FusedOptions {
   readonly convolutions?: Convolutions;
 }
 
+/** `cuda-fused[-float32][-stock]`. */
+export const cudaFusedName = ({ precision, convolutions }: FusedOptions): string =>
+  `cuda-fused${precision === "float32" ? "-float32" : ""}${convolutions === "stock" ? "-stock" : ""}`;
+
 export const cudaFusedTarget = ({ precision = "float16", convolutions = "cudnn" }: FusedOptions = {}): Target => {
   const layouts = new Layouts(precision);
   const lowerings = new Map<OpDefinition, Lowering>(gpuLowerings);
@@ -34,6 +38,6 @@ export const cudaFusedTarget = ({ precision = "float16", convolutions = "cudnn" 
     const otherwise = lowerings.get(definition);
     lowerings.set(definition, (call) => lowering(call) ?? otherwise?.(call));
   }
-  const name = precision === "float16" ? "cuda-fused" : "cuda-fused-float32";
+  const name = cudaFusedName({ precision, convolutions });
   return { name, provider: "cuda", lowerings, loops: "unroll", kernels: fileName, rewrite: finish };
 };
