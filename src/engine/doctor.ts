@@ -11,6 +11,7 @@ import { availableCores } from "./cores.ts";
 import { cudaDependencies, cudaFiles, gpuDevices, gpuNames, processor, vulkanDrivers } from "./devices.ts";
 import { chooseEngine, type Engine, engineOf } from "./engine.ts";
 import { knownLayouts } from "./layouts/choice.ts";
+import { kernelsReport } from "./native/kernels.ts";
 import { bfloat16Report } from "./native/onednn/available.ts";
 import { type NativeReport, nativeReport } from "./native/report.ts";
 import type { Provider } from "./session.ts";
@@ -42,6 +43,8 @@ export interface DoctorResult {
   readonly optional: Readonly<Record<string, { readonly installed: boolean; readonly what: string }>>;
   /** How onnxruntime would be reached on CUDA, and whether programs would be replayed as CUDA graphs. */
   readonly onCuda: Pick<Engine, "name" | "nameReason" | "graphs">;
+  /** Whether this project's CUDA kernels can run, and by what; else why not. */
+  readonly kernels: { readonly works: boolean; readonly message: string };
   /** What is taken where everything is left at "auto". */
   readonly auto: Pick<Engine, "provider" | "reason" | "name" | "nameReason" | "precision" | "graphs">;
 }
@@ -116,6 +119,7 @@ export const doctorRows = (found: DoctorResult): [string, string][] => {
     ]),
     ["NVIDIA driver", native.driver ?? "none found"],
     ["on CUDA", `${onCuda.name}: ${onCuda.nameReason}; CUDA graphs: ${onCuda.graphs ? "yes" : "no"}`],
+    ["CUDA kernels", found.kernels.message],
     ["--provider auto", `takes ${auto.provider}: ${auto.reason}`],
     ["--engine auto", `takes ${auto.name}: ${auto.nameReason}`],
     ["--precision auto", `takes ${auto.precision}${auto.provider === "cuda" ? "" : " (on CUDA tf32)"}`],
@@ -175,6 +179,7 @@ export const doctor = defineVerb(
       bfloat16: bfloat16Report(threads),
       optional: optionalPackages(),
       onCuda: engineOf("cuda"),
+      kernels: kernelsReport(),
       auto: { provider, reason, name, nameReason, precision, graphs },
     };
   },

@@ -72,6 +72,17 @@ export const missingKernels = (engine: EngineName, device?: number, tools?: Kern
   return typeof tried === "string" ? `onnxruntime's own ops stand for the fused kernels (${tried})` : undefined;
 };
 
+/** What there is to say of the fused kernels on this machine, for `doctor`. */
+export const kernelsReport = (tools?: KernelTools): { readonly works: boolean; readonly message: string } => {
+  const found = tools === undefined ? usualTools() : find(tools);
+  if (typeof found === "string") return { works: false, message: `onnxruntime's own ops stand for them (${found})` };
+  const { nvrtc, cudnn } = found;
+  return {
+    works: true,
+    message: `compiled by NVRTC ${nvrtc.version} (${nvrtc.name}), convolutions by cuDNN ${cudnn.version}`,
+  };
+};
+
 /**
  * Compiles a model's kernels, or takes them from the cache, and gives what launches them. Throws a RunError where it cannot.
  * @param options number of the GPU, and whether convolutions in float32 may round their operands to TF32

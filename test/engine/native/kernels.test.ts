@@ -4,7 +4,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "@jest/globals";
 import type { Cudnn } from "../../../src/engine/native/cudnn/library.ts";
-import { type KernelTools, missingKernels } from "../../../src/engine/native/kernels.ts";
+import { type KernelTools, kernelsReport, missingKernels } from "../../../src/engine/native/kernels.ts";
 import type { Driver } from "../../../src/engine/native/launch.ts";
 import { compileAll, type Nvrtc } from "../../../src/engine/native/nvrtc.ts";
 
@@ -90,4 +90,14 @@ test("programs are compiled several at once; one that fails ends it when the oth
   } finally {
     rmSync(folder, { recursive: true });
   }
+});
+
+test("doctor says what compiles and computes them, or what is missing", () => {
+  expect(kernelsReport(tools({}))).toEqual({
+    works: true,
+    message: "compiled by NVRTC 13.0 (here), convolutions by cuDNN 9.19.0",
+  });
+  const { works, message } = kernelsReport(tools({ openNvrtc: () => undefined }));
+  expect(works).toBe(false);
+  expect(message).toMatch(/^onnxruntime's own ops stand for them \(NVRTC is not here: run scripts\/install-nvrtc\.sh/);
 });
