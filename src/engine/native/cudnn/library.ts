@@ -48,9 +48,9 @@ const MOST = 10;
 const WORKSPACE = 2 ** 31;
 
 const roles = {
-  forward: { name: "Forward", algorithm: "Forward", operands: ["x", "w"], result: "y" },
-  gradInput: { name: "BackwardData", algorithm: "BackwardData", operands: ["w", "y"], result: "x" },
-  gradWeight: { name: "BackwardFilter", algorithm: "BackwardFilter", operands: ["x", "y"], result: "w" },
+  forward: { name: "Forward", operands: ["x", "w"], result: "y" },
+  gradInput: { name: "BackwardData", operands: ["w", "y"], result: "x" },
+  gradWeight: { name: "BackwardFilter", operands: ["x", "y"], result: "w" },
 } as const;
 type Part = "x" | "w" | "y";
 
@@ -63,7 +63,7 @@ const functionsOf = (library: Library) => {
   };
   const made = (kind: string): unknown => {
     const place: unknown[] = [null];
-    attempt(`making a descriptor`, library.func(`int cudnnCreate${kind}(_Out_ void** made)`)(place));
+    attempt("making a descriptor", library.func(`int cudnnCreate${kind}(_Out_ void** made)`)(place));
     return place[0];
   };
   const four = ["void*", "int", "int", "int", "int", "int", "int"];
