@@ -24,7 +24,7 @@ import {
   type SessionOptions,
   unavailable,
 } from "./session.ts";
-import { isTargetName, rewritingOf, targetNamed } from "./targets.ts";
+import { isTargetName, judgingTarget, rewritingOf, stockTargetOf, targetNamed } from "./targets.ts";
 
 export interface EngineRequest {
   readonly provider: Provider | "auto";
@@ -159,14 +159,6 @@ const fusedTargetOf = (precision: Precision, begunWith: string | undefined): str
   return precision === "float16" ? "cuda-fused" : "cuda-fused-float32";
 };
 
-/**
- * The one of onnxruntime's own ops, by what was measured on an H200: in float16 the gradients to weights and inputs are
- * convolutions, the fastest of these; in float32 weight gradients are products, since cuDNN would take a transform in
- * complex float32 that cost 0.27 s a step.
- */
-const stockTargetOf = (precision: Precision): string =>
-  precision === "float16" ? "cuda-convolution-turned-float16" : "cuda";
-
 /** The engine that is asked for: the native one where steps hold messages between ranks, or kernels on the CPU. */
 const engineAsked = (request: EngineRequest, provider: Provider): EngineName | "auto" => {
   const { engine = "auto", speaking } = request;
@@ -221,8 +213,7 @@ export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
       `--target ${named} is computed rightly by --provider ${target.provider} alone, and this is ${chosen}; ` +
         `take a target with "composed" in its name, or leave --target out`,
     );
-  // Threads, which only the CPU has for it, are not handed kernels.
-  const judging = target.kernels === undefined || graphs ? target : stock();
+  const judging = judgingTarget(target, { stock, graphs, own: named === undefined && precision === "float16" });
   const evaluation = (outputs: Step["outputs"], lowered: Target = judging): Model => {
     const suited = chosen === "cpu" && named === undefined ? cpuTargetFor(Object.values(outputs), block) : lowered;
     // Weights are constants here and the engine rewrites the graph, for which it must know shapes.

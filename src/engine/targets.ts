@@ -8,6 +8,7 @@ import type { Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
 import { webgpu } from "../../graphs/targets/webgpu.ts";
 import { RequestError } from "../errors.ts";
+import type { Precision } from "./precision.ts";
 import type { Provider, SessionOptions } from "./session-contract.ts";
 
 /** Each combination of ways, by its name. */
@@ -65,6 +66,28 @@ export const targetNamed = (name: string, block?: number): Target => {
   const blocked = readBlockedName(name);
   if (blocked === undefined) throw new RequestError(`there is no target ${name}; choose ${targetPattern}`);
   return blockedTarget(blocked.block, blocked.limits);
+};
+
+/**
+ * The one of onnxruntime's own ops, by what was measured on an H200: in float16 the gradients to weights and inputs are
+ * convolutions, the fastest of these; in float32 weight gradients are products, since cuDNN would take a transform in
+ * complex float32 that cost 0.27 s a step.
+ */
+export const stockTargetOf = (precision: Precision): string =>
+  precision === "float16" ? "cuda-convolution-turned-float16" : "cuda";
+
+/**
+ * What programs that judge or attack a classifier are lowered for. Never float16 by itself: a gradient that vanishes in it makes a weak
+ * attack, and a model look robust that is not. Threads, which only the CPU has for it, are not handed kernels.
+ * @param own whether float16 is the engine's choice of a target, for a precision
+ */
+export const judgingTarget = (
+  target: Target,
+  { stock, graphs, own }: { stock: () => Target; graphs: boolean; own: boolean },
+): Target => {
+  if (!own) return target.kernels === undefined || graphs ? target : stock();
+  const single = targetNamed(target.kernels === undefined ? stockTargetOf("tf32") : "cuda-fused-float32");
+  return { ...single, loops: target.loops };
 };
 
 /**

@@ -8,7 +8,7 @@ import { ortApi } from "../../../src/engine/native/api.ts";
 import { runtimeNames } from "../../../src/engine/native/cuda-runtime.ts";
 import { libraryIn, libraryNames } from "../../../src/engine/native/library.ts";
 import { driverOf, nativeReport } from "../../../src/engine/native/report.ts";
-import { targetNamed, targetNames } from "../../../src/engine/targets.ts";
+import { judgingTarget, targetNamed, targetNames } from "../../../src/engine/targets.ts";
 
 test("on the CPU the binding by itself, the native engine where it is asked for; float32 either way", async () => {
   const taken = await chooseEngine({ provider: "cpu", threads: 1 });
@@ -75,4 +75,15 @@ test("what doctor tells", () => {
 
 test("a target says the name that it is asked for by, since runs are begun anew with it", () => {
   for (const name of targetNames) expect(targetNamed(name).name).toBe(name);
+});
+
+test("a model is never attacked in float16 unless that is asked for by name: gradients that vanish would make it look robust", () => {
+  const judged = (name: string, own: boolean, graphs = true) =>
+    judgingTarget(targetNamed(name), { stock: () => targetNamed("cpu-pixels"), graphs, own }).name;
+  expect(judged("cuda-fused", true)).toBe("cuda-fused-float32");
+  expect(judged("cuda-convolution-turned-float16", true)).toBe("cuda");
+  expect(judged("cuda-fused", false)).toBe("cuda-fused");
+  // Threads are not handed kernels.
+  expect(judged("cpu-bfloat16", false, false)).toBe("cpu-pixels");
+  expect(judged("cpu-pixels", false, false)).toBe("cpu-pixels");
 });
