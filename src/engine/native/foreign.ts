@@ -1,6 +1,8 @@
 /** Libraries of NVIDIA's that may be on a machine or not, opened by koffi, which is an optional package. */
+import { join, relative } from "node:path";
 import type * as FullKoffi from "koffi";
 import { RequestError } from "../../errors.ts";
+import { packageRoot } from "../../version.ts";
 import { type Koffi, loadKoffi } from "./library.ts";
 
 /** Throws a RequestError where koffi is not installed. */
@@ -12,6 +14,10 @@ const required = (): typeof FullKoffi => {
     throw new RequestError(`libraries cannot be called (koffi: ${line}); npm install koffi`, { cause: error });
   }
 };
+
+/** The command that brings a library which no npm package has, from wherever it is typed. */
+export const installCommand = (name: "nvrtc" | "onednn"): string =>
+  `sh ${relative(process.cwd(), join(packageRoot, "scripts", `install-${name}.sh`))}`;
 
 /** koffi closes a library that nothing holds any more, its functions in use or not. */
 const open: FullKoffi.LibraryHandle[] = [];

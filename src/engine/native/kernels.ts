@@ -7,6 +7,7 @@ import type { CudaOptions } from "./cuda-options.ts";
 import { cudnnConvolutions } from "./cudnn/convolutions.ts";
 import { type Cudnn, openCudnn } from "./cudnn/library.ts";
 import type { Kernels } from "./custom-op.ts";
+import { installCommand } from "./foreign.ts";
 import { kernelOps, kernelSources } from "./kernel-ops.ts";
 import { type Driver, openDriver } from "./launch.ts";
 import { compileAll, type Nvrtc, openNvrtc } from "./nvrtc.ts";
@@ -44,10 +45,10 @@ const find = (tools: KernelTools): Found | string => {
   if (architecture < OLDEST)
     return stop(`this GPU has compute capability ${version(architecture)}, and they need ${version(OLDEST)}`);
   const nvrtc = tools.openNvrtc();
-  if (nvrtc === undefined) return stop("NVRTC is not here: run scripts/install-nvrtc.sh, or set ADVCL_NVRTC");
+  if (nvrtc === undefined) return stop(`NVRTC is not here: run  ${installCommand("nvrtc")}  or set ADVCL_NVRTC`);
   if (!nvrtc.architectures.includes(architecture))
     return stop(
-      `NVRTC ${nvrtc.version} has no code for compute capability ${version(architecture)}: run scripts/install-nvrtc.sh`,
+      `NVRTC ${nvrtc.version} has no code for compute capability ${version(architecture)}: run  ${installCommand("nvrtc")}`,
     );
   const cudnn = tools.openCudnn();
   if (cudnn === undefined)

@@ -69,7 +69,7 @@ here("--precision bfloat16", () => {
     const { status, stderr } = advcl([...pretrain, "--out", nowhere], { ADVCL_ONEDNN: nowhere });
     expect(status).not.toBe(0);
     expect(stderr).toContain(
-      "--precision bfloat16 cannot be computed here: oneDNN 3 is not here: run scripts/install-onednn.sh, or set ADVCL_ONEDNN",
+      "--precision bfloat16 cannot be computed here: oneDNN 3 is not here: run  sh scripts/install-onednn.sh  or set ADVCL_ONEDNN",
     );
     expect(readdirSync(folder)).not.toContain("nowhere");
   });

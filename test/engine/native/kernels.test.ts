@@ -99,5 +99,7 @@ test("doctor says what compiles and computes them, or what is missing", () => {
   });
   const { works, message } = kernelsReport(tools({ openNvrtc: () => undefined }));
   expect(works).toBe(false);
-  expect(message).toMatch(/^onnxruntime's own ops stand for them \(NVRTC is not here: run scripts\/install-nvrtc\.sh/);
+  expect(message).toMatch(
+    /^onnxruntime's own ops stand for them \(NVRTC is not here: run {2}sh scripts\/install-nvrtc\.sh/,
+  );
 });

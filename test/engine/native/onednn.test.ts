@@ -236,7 +236,7 @@ describe("what is said where there is no bfloat16", () => {
     [
       "no library",
       { ...tools(true), openOnednn: () => undefined },
-      "oneDNN 3 is not here: run scripts/install-onednn.sh, or set ADVCL_ONEDNN",
+      "oneDNN 3 is not here: run  sh scripts/install-onednn.sh  or set ADVCL_ONEDNN",
     ],
     [
       "no koffi",
