@@ -2,14 +2,14 @@
 import { RunError } from "../../errors.ts";
 import type { Session } from "../session-contract.ts";
 
-/** Whether an error is one of a capture: cudaErrorStreamCapture… are 900 to 908. */
+/** Whether an error is one of a capture: cudaErrorStreamCapture… are 900 to 908, and onnxruntime's own checks are in cuda_graph.cc. */
 export const isCaptureError = (error: unknown): boolean =>
-  error instanceof RunError && /CUDA failure 90\d\b/.test(error.message);
+  error instanceof RunError && /CUDA failure 90\d\b|\bcuda_graph\.cc\b/.test(error.message);
 
 /** Says so, once for each program: it is slower and right all the same. */
 export const tellWithoutGraph = (error: unknown): void => {
   const message = error instanceof Error ? error.message : String(error);
-  const [, reason = message] = /(CUDA failure 90\d[^;]*)/.exec(message) ?? [];
+  const [, reason = message] = /(CUDA failure 90\d[^;]*|CUDAGraph::.*)/.exec(message) ?? [];
   process.emitWarning(`this program runs without a CUDA graph: ${reason.trim()}`);
 };
 

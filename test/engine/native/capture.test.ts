@@ -1,7 +1,7 @@
 /** What is done where CUDA cannot capture a program as a graph. */
 import { expect, jest, test } from "@jest/globals";
 import { float32 } from "../../../graphs/onnx/tensor.ts";
-import { capturedOrPlain } from "../../../src/engine/native/capture.ts";
+import { capturedOrPlain, isCaptureError } from "../../../src/engine/native/capture.ts";
 import type { Session } from "../../../src/engine/session.ts";
 import { RunError } from "../../../src/errors.ts";
 
@@ -37,6 +37,10 @@ test("a classifier whose attack cannot be captured is attacked without a graph",
   warned.mockRestore();
   await both.release();
   expect(counts).toEqual({ graphed: 2, plain: 3, loaded: 1, released: 2 });
+  const empty = new RunError(
+    "onnxruntime: /src/core/providers/cuda/cuda_graph.cc:63 void onnxruntime::CUDAGraphManager::CaptureEnd(int) CUDAGraph::CaptureEnd: graph_ is NULL",
+  );
+  expect(isCaptureError(empty)).toBe(true);
   const failing = capturedOrPlain(
     session(() => Promise.reject(new RunError("onnxruntime: no memory"))),
     plain,
