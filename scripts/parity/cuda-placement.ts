@@ -13,10 +13,8 @@
  * 1 where anything is left to the CPU.
  */
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, relative } from "node:path";
-import { unzipSync } from "fflate";
+import { rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { advcl, advclBranches } from "../../graphs/methods/advcl.ts";
 import { apDpeTasks } from "../../graphs/methods/ap-dpe.ts";
 import { methodNames, methods } from "../../graphs/methods/index.ts";
@@ -33,11 +31,10 @@ import { compile, type Step } from "../../graphs/steps/step.ts";
 import { nhwcConv } from "../../graphs/targets/cuda/kernels/nhwc-conv.ts";
 import { type Lowering, lower, type Target } from "../../graphs/targets/lower.ts";
 import { portable } from "../../graphs/targets/portable.ts";
-import { nativeFolder } from "../../src/engine/devices.ts";
 import { targetNamed } from "../../src/engine/targets.ts";
 import { RequestError } from "../../src/errors.ts";
-import { packageRoot } from "../../src/version.ts";
 import { readFlags } from "../flags.ts";
+import { cudaStandIns } from "./cuda-stand-ins.ts";
 import { goldenOptions } from "./golden.ts";
 
 /** Targets in which each way of cudaWays comes with each of the others. */
@@ -56,114 +53,7 @@ const { values: flags } = readFlags(import.meta.url, {
 if (flags.provider === undefined || flags.headers === undefined)
   throw new RequestError("give --provider and --headers, the two wheels");
 
-const folder = mkdtempSync(join(tmpdir(), "advcl-cuda-"));
-const wheel = (path: string, wanted: RegExp) =>
-  Object.entries(unzipSync(readFileSync(path), { filter: ({ name }) => wanted.test(name) }));
-const shell = (command: string, args: readonly string[]): string => {
-  const { stdout, stderr, status } = spawnSync(command, args, { encoding: "utf8", maxBuffer: 2 ** 28 });
-  if (status !== 0) throw new Error(`${command} failed: ${stderr}`);
-  return stdout;
-};
-
-/** A copy of onnxruntime-node with the provider's libraries in place of its own. */
-const modules = realpathSync(join(packageRoot, "node_modules"));
-for (const name of ["onnxruntime-node", "onnxruntime-common"])
-  cpSync(join(modules, name), join(folder, "node_modules", name), { recursive: true });
-const binding = join(folder, "node_modules", relative(modules, nativeFolder()));
-const provider = join(binding, "libonnxruntime_providers_cuda.so");
-for (const [name, bytes] of wheel(flags.provider, /capi\/libonnxruntime(\.so|_providers_(shared|cuda)\.so)/)) {
-  const file = (name.split("/").at(-1) as string).replace(/\.so\.[\d.]+$/, ".so.1");
-  rmSync(join(binding, file), { force: true });
-  writeFileSync(join(binding, file), bytes);
-}
-
-/** Functions whose results onnxruntime reads while it loads a model: one device, memory of the host. */
-const answers = `
-#include <stdlib.h>
-#include <string.h>
-#include <driver_types.h>
-int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
-int cudaGetDevice(int *n) { *n = 0; return 0; }
-int cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
-  memset(p, 0, sizeof *p);
-  p->major = 9, p->multiProcessorCount = 132, p->totalGlobalMem = 80ull << 30, p->warpSize = 32;
-  p->maxThreadsPerBlock = 1024, p->maxThreadsPerMultiProcessor = 2048, p->sharedMemPerBlock = 49152;
-  return 0;
-}
-int cudaDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 132; return 0; }
-int cudaDriverGetVersion(int *v) { *v = 13000; return 0; }
-int cudaRuntimeGetVersion(int *v) { *v = 13000; return 0; }
-int cudaMemGetInfo(size_t *free, size_t *total) { *free = *total = 80ull << 30; return 0; }
-int cudaMalloc(void **p, size_t n) { *p = malloc(n + 1); return 0; }
-int cudaMallocHost(void **p, size_t n) { *p = malloc(n + 1); return 0; }
-int cudaHostAlloc(void **p, size_t n, unsigned flags) { *p = malloc(n + 1); return 0; }
-int cudaFree(void *p) { free(p); return 0; }
-int cudaFreeHost(void *p) { free(p); return 0; }
-int cudaMemcpy(void *to, const void *from, size_t n, int kind) { memcpy(to, from, n); return 0; }
-int cudaMemcpyAsync(void *to, const void *from, size_t n, int kind, void *stream) { memcpy(to, from, n); return 0; }
-int cudaMemset(void *to, int value, size_t n) { memset(to, value, n); return 0; }
-int cudaMemsetAsync(void *to, int value, size_t n, void *stream) { memset(to, value, n); return 0; }
-int cudaStreamIsCapturing(void *stream, int *status) { *status = 0; return 0; }
-void **__cudaRegisterFatBinary(void *code) { static void *handle[64]; return handle; }
-size_t cudnnGetVersion(void) { return 91300; }
-`;
-const answered = new Set(Array.from(answers.matchAll(/(\w+)\([^)]*\) \{/g), ([, name]) => name));
-
-/** Every other function that the provider looks for does nothing; one that creates a handle gives one. */
-const library = (file: string, names: readonly string[], versioned: boolean): void => {
-  const source = join(folder, `${file}.c`);
-  const own = file.startsWith("libcudart") || file.startsWith("libcudnn");
-  const written = names.filter((name) => !answered.has(name));
-  const functions = written.map((name) => {
-    if (/Get(Error|Status)(Name|String)/.test(name)) return `const char *${name}() { return "none"; }`;
-    if (name === "cudnnBackendCreateDescriptor")
-      return `int ${name}(int kind, void **p) { static char h[4096]; *p = h; return 0; }`;
-    return /Create(_v2|WithFlags)?$|^cudnnCreate/.test(name)
-      ? `int ${name}(void **p) { static char h[4096]; *p = h; return 0; }`
-      : `int ${name}() { return 0; }`;
-  });
-  writeFileSync(source, `${own ? answers : ""}\n${functions.join("\n")}\n`);
-  const script = join(folder, `${file}.map`);
-  writeFileSync(script, `${file} { global: *; };\n`);
-  const include = join(folder, "include");
-  const versions = versioned ? [`-Wl,--version-script=${script}`] : [];
-  shell("gcc", [
-    "-w",
-    "-shared",
-    "-fPIC",
-    `-I${include}`,
-    "-o",
-    join(folder, file),
-    source,
-    `-Wl,-soname,${file}`,
-    ...versions,
-  ]);
-};
-for (const [name, bytes] of wheel(flags.headers, /include\/[^/]+\.h$/)) {
-  mkdirSync(join(folder, "include", "crt"), { recursive: true });
-  writeFileSync(join(folder, "include", name.split("/").at(-1) as string), bytes);
-}
-const annotations = ["__host__", "__device__", "__device_builtin__", "__cudart_builtin__", "CUDARTAPI"];
-writeFileSync(
-  join(folder, "include", "crt", "host_defines.h"),
-  [
-    ...annotations.map((name) => `#define ${name}`),
-    "#define __align__(n) __attribute__((aligned(n)))",
-    "#define __builtin_align__(n) __align__(n)",
-  ].join("\n"),
-);
-const undefinedNames = shell("nm", ["-D", "--undefined-only", provider])
-  .split("\n")
-  .map((line) => /U (\w+)/.exec(line)?.[1] ?? "");
-/** Those that are looked up by name at run time stand in the provider's text. */
-const namedInText = [...new Set(readFileSync(provider, "latin1").match(/\bcudnn[A-Z]\w+(?=\0)/g))];
-const linked = (pattern: RegExp) => undefinedNames.filter((name) => pattern.test(name));
-library("libcudart.so.13", linked(/^(__)?cuda/), true);
-library("libcublas.so.13", linked(/^cublas(?!Lt)/), true);
-library("libcublasLt.so.13", linked(/^cublasLt/), true);
-library("libcurand.so.10", linked(/^curand/), false);
-library("libcuda.so.1", linked(/^cu[A-Z]/), false);
-library("libcudnn.so.9", namedInText, false);
+const { folder } = cudaStandIns(flags.provider, flags.headers);
 
 const load = `
 const ort = require("onnxruntime-node");
