@@ -1,5 +1,5 @@
 /**
- * PGD evaluation of ResNet-18 (the whole attack in one run, weights as constants) against PyTorch's, channels last: one
+ * PGD evaluation of ResNet-18 (the whole attack in one run, weights as constants, batch norms folded as evaluate does) against PyTorch's, channels last: one
  * worker process each, one evaluation of each in turn, medians of wall seconds and of the processor's seconds, which other
  * programs disturb less.
  *
@@ -11,6 +11,7 @@
  */
 import { advclBranches } from "../../graphs/methods/advcl.ts";
 import { classifier } from "../../graphs/nn/classifier.ts";
+import { foldedUnit, foldUnits } from "../../graphs/nn/folded.ts";
 import { FrozenStore } from "../../graphs/nn/frozen.ts";
 import { Scope, Store } from "../../graphs/nn/scope.ts";
 import { input } from "../../graphs/onnx/graph.ts";
@@ -44,13 +45,20 @@ const { batch, width, threads, "attack-steps": attackSteps } = shape;
 
 /** Our half: one evaluation a turn. */
 const serve = async (): Promise<void> => {
-  const layer = classifier({ depth: 18, width, stem: "cifar", branches: advclBranches, classes: 10 });
+  const network = { depth: 18, width, stem: "cifar", branches: advclBranches } as const;
   const trial = new Store();
-  layer(new Scope(trial, { mode: "eval", branches: ["pgd"] }), input("x", { dtype: "float32", shape: [1, 3, 32, 32] }));
+  classifier({ ...network, classes: 10 })(
+    new Scope(trial, { mode: "eval", branches: ["pgd"] }),
+    input("x", { dtype: "float32", shape: [1, 3, 32, 32] }),
+  );
   const weights = new Map<string, Tensor>();
   for (const slots of [trial.parameters, trial.states])
     for (const slot of slots.values()) weights.set(slot.path, initialTensor(slot, 1));
-  const scope = new Scope(new FrozenStore((path) => weights.get(path)), { mode: "eval", branches: ["pgd"] });
+  // As evaluate has a run's classifier: batch norms folded into convolutions.
+  const folded = foldUnits(network, weights, advclBranches.indexOf("pgd"));
+  const store = new FrozenStore((path) => folded.get(path) ?? weights.get(path));
+  const scope = new Scope(store, { mode: "eval", branches: ["pgd"] });
+  const layer = classifier({ ...network, classes: 10, unit: foldedUnit });
   const engine = await chooseEngine({ provider: values.provider as "cpu" | "cuda", threads, target: values.target });
   const oracle = openOracle({
     classifier: (x) => layer(scope, x),

@@ -203,13 +203,18 @@ def spread(m):
     """The last losses of some 300 steps at width 32, three seeds in each precision, all at once."""
     a = m.a
     steps, width, batch = (24, 2, 4) if a.dry else (300, 32, 64)
+    there = sum(file.stat().st_size for file in Path(a.data).glob("data_batch_*.bin")) // 3073
+    images = min(steps * batch // 6, there) // batch * batch
+    epochs = -(-steps * batch // images) if images else 0
+    if not images:
+        return {"error": f"{a.data} holds {there} training images, fewer than a batch of {batch}"}
 
     def last(precision, seed):
         out = a.out.with_suffix(f".{precision}-{seed}")
         subprocess.run(["rm", "-rf", str(out)], check=True)
         asked = [] if a.dry else ["--precision", precision]
         _, error = m.run([a.node, str(ROOT / "dist/src/cli/main.js"), "pretrain", "--dataset", "cifar10", "--data", a.data, "--provider", a.provider, *asked, "--batch", str(batch), "--width", str(width),
-                          "--limit", str(steps * batch // 6), "--no-clusters", "--knn-every", "0", "--epochs", "6", "--seed", str(seed), "--threads", "2", "--workers", "1", "--out", str(out), "--quiet"], 100)
+                          "--limit", str(images), "--no-clusters", "--knn-every", "0", "--epochs", str(epochs), "--seed", str(seed), "--threads", "2", "--workers", "1", "--out", str(out), "--quiet"], 100)
         try:
             losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
         except OSError:

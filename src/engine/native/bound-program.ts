@@ -31,7 +31,10 @@ interface Side {
   readonly outputs: ReadonlyMap<string, Place>;
   /** Of runs that return when the graph is launched. */
   readonly runOptions: Handle | undefined;
-  /** Of the first run, in which the graph is captured: it returns when all is done, for a capture bears nothing beside it. */
+  /**
+   * Of the first run, in which the graph is captured: it returns when all is done, because onnxruntime gives pinned memory back only then,
+   * and a capture may not ask for more (scripts/parity/cuda-flow.ts).
+   */
   readonly firstOptions: Handle | undefined;
   /** Values over the tensors that were fed last, where they lie. */
   readonly fed: Map<string, Handle>;
