@@ -5,7 +5,7 @@
  *   node dist/scripts/parity/cuda-flow.js --provider onnxruntime_gpu-1.30.0-*.whl --headers nvidia_cuda_runtime-13.0.96-*.whl [--batch 512] [--width 64]
  *     [--unwaited]
  *
- * The wheels are those of cuda-placement.ts. Needs Linux x64, gcc and nm. The last line is one JSON object: what was told in each run; exit code 1
+ * The wheels are those of cuda-placement.ts. Needs Linux x64, gcc and nm. The last line is one JSON object: what is wrong, and the memory of the device that was asked for, in MB; exit code 1
  * where a capture failed, a later run waited for more than its end, or a program ran without a graph. `--unwaited` is a control that must
  * fail at batch 512: first runs return without waiting too, so onnxruntime keeps their pinned memory and has to ask for more in a capture.
  */
@@ -134,6 +134,7 @@ else {
   const runs = toldIn(stderr);
   const wrong = [...(status === 0 ? [] : [`it ended with ${status}: ${stderr.slice(-600)}`]), ...wrongIn(runs, stderr)];
   for (const [i, told] of runs.entries()) console.log(`run ${i + 1}: ${told.join(", ")}`);
-  console.log(JSON.stringify({ runs: runs.length, wrong }));
+  const [, megabytes] = [...stderr.matchAll(/^cuda memory: (\d+) MB$/gm)].at(-1) ?? [];
+  console.log(JSON.stringify({ runs: runs.length, megabytes: Number(megabytes), wrong }));
   process.exitCode = wrong.length > 0 ? 1 : 0;
 }

@@ -36,7 +36,12 @@ int cudaDriverGetVersion(int *v) { return *v = 13000, 0; }
 int cudaRuntimeGetVersion(int *v) { return *v = 13000, 0; }
 int cudaMemGetInfo(size_t *free, size_t *total) { return *free = *total = 80ull << 30, 0; }
 const char *cudaGetErrorString(int code) { return code == 901 ? "operation failed due to a previous error during capture" : "operation not permitted when stream is capturing"; }
-int cudaMalloc(void **p, size_t n) { return give(p, n, "cudaMalloc"); }
+int cudaMalloc(void **p, size_t n) {
+  static size_t all;
+  all += n;
+  if (getenv("CUDA_STAND_INS")) fprintf(stderr, "cuda memory: %zu MB\n", all >> 20);
+  return give(p, n, "cudaMalloc");
+}
 int cudaMallocHost(void **p, size_t n) { return give(p, n, "cudaMallocHost"); }
 int cudaHostAlloc(void **p, size_t n, unsigned flags) { return give(p, n, "cudaHostAlloc"); }
 int cudaFree(void *p) { return refused("cudaFree") ? 900 : (free(p), 0); }
