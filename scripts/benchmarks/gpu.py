@@ -18,8 +18,10 @@ each step, in which cuDNN chooses its algorithms and graphs are captured, is not
 import argparse
 import glob
 import json
+import lzma
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +58,7 @@ def runtime_packages():
 
 def wanted(info):
     """Leaves out what the other machine does not need: other systems' libraries, the browser's engine, packages that are listed themselves."""
-    out = (r"onnxruntime-node/bin/napi-v6/(darwin|win32|linux/arm64)", r"node_modules/onnxruntime-web(/|$)", r".+/node_modules/.+/node_modules(/|$)", r"\.map$", r"/\.git(/|$)", r"__pycache__")
+    out = (r"onnxruntime-node/bin/napi-v6/(darwin|win32|linux/arm64)", r"node_modules/onnxruntime-web(/|$)", r".+/node_modules/.+/node_modules(/|$)", r"\.map$", r"\.d\.[mc]?ts$", r"/\.git(/|$)", r"__pycache__")
     return None if any(re.search(pattern, info.name) for pattern in out) else info
 
 
@@ -67,14 +69,16 @@ def pack(a):
         sys.exit(f"error: {a.provider} lacks {', '.join(missing)}")
     if not (ROOT / "dist/src/cli/main.js").exists():
         sys.exit("error: dist is missing: run npm run build")
+    packages = runtime_packages()
+    if not packages:
+        sys.exit("error: npm ls names no package: run npm ci")
+    # The provider's own library of this name comes in the place of the binding's.
+    needed = lambda info: None if a.provider and info.name.startswith(str(NATIVE / "libonnxruntime")) else wanted(info)
     with tempfile.TemporaryDirectory() as scratch:
-        whole = Path(scratch) / "all.tar.xz"
-        with tarfile.open(whole, "w:xz", dereference=True, preset=1) as tar:
-            packages = runtime_packages()
-            if not packages:
-                sys.exit("error: npm ls names no package: run npm ci")
+        whole, bare = Path(scratch) / "all.tar.xz", Path(scratch) / "all.tar"
+        with tarfile.open(bare, "w", dereference=True) as tar:
             for name in ("package.json", "dist", "scripts", "test/fixtures/golden", *packages):
-                tar.add(ROOT / name, name, filter=wanted)
+                tar.add(ROOT / name, name, filter=needed)
             for library in sorted(a.provider.glob("libonnxruntime*")) if a.provider else ():
                 tar.add(library, str(NATIVE / library.name))
             tar.add(Path(a.node).resolve(), "node")
@@ -84,6 +88,11 @@ def pack(a):
                     tar.add(file, f"cifar-10-batches-bin/{file.name}")
         for old in a.out.glob("piece-*"):
             old.unlink()
+        if shutil.which("xz"):
+            subprocess.run(["xz", "-6", "-T0", str(bare)], check=True)
+        else:
+            with open(bare, "rb") as source, lzma.open(whole, "wb", preset=6) as into:
+                shutil.copyfileobj(source, into, 1 << 20)
         with open(whole, "rb") as source:
             for number in range(10**3):
                 data = source.read(PIECE)
