@@ -4,8 +4,8 @@ import { chooseEngine, type Engine, type EngineRequest } from "../engine/engine.
 import type { VerbContext } from "../verbs/verb.ts";
 
 /**
- * The engine of a training, and how it lowers graphs where that is left to the machine, for the run's config. On the CPU a run that
- * goes on takes what it was begun with, as far as this machine has it: another lowering rounds otherwise.
+ * The engine of a training, and how it lowers graphs where that is left to the machine, for the run's config. On the CPU and
+ * on CUDA a run that goes on takes what it was begun with, as far as this machine has it: another lowering rounds otherwise.
  */
 export const trainingEngine = async (
   settings: EngineRequest,
@@ -17,6 +17,6 @@ export const trainingEngine = async (
   // Ranks of one machine would disturb each other.
   const timing = size === 1 ? log : undefined;
   const engine = await chooseEngine({ ...settings, device: localRank, ...spoken, begunWith, timing });
-  const left = settings.target === undefined && engine.provider === "cpu";
+  const left = settings.target === undefined && engine.provider !== "webgpu";
   return { engine, target: left ? engine.target.name : undefined };
 };
