@@ -7,8 +7,11 @@ import type { NativeSession } from "./session.ts";
 
 export const FED_BACK = "next.";
 
-/** Places of parameters and state by model input name; each set has its own of what moves, and they share what does not. */
-export type Held = readonly [ReadonlyMap<string, Place>, ReadonlyMap<string, Place>];
+/**
+ * Places of parameters and state by model input name; each set has its own of what moves, and they share what does not. A program that
+ * holds nothing has one set.
+ */
+export type Held = readonly [first: ReadonlyMap<string, Place>, second?: ReadonlyMap<string, Place>];
 
 /** 0 or 1: which of the two sets a run reads; it writes the other. */
 export type SetIndex = 0 | 1;
@@ -72,7 +75,7 @@ export const bindProgram = (session: NativeSession, memory: Memory, held: Held):
     const binding = handleOf(api, "ReleaseIoBinding", "CreateIoBinding", session.address);
     const inputs = new Map<string, Place>();
     for (const [name, { dtype, shape }] of session.inputs) {
-      const place = held[set].get(name);
+      const place = held[set]?.get(name);
       if (place !== undefined) {
         api.call("BindInput", binding.address, name, place.value.address);
         continue;
@@ -85,19 +88,19 @@ export const bindProgram = (session: NativeSession, memory: Memory, held: Held):
       api.call("BindInput", binding.address, name, made.value.address);
     }
     for (const name of session.outputs.keys()) {
-      const place = outputs.get(name) ?? held[set === 0 ? 1 : 0].get(name.slice(FED_BACK.length));
+      const place = outputs.get(name) ?? held[set === 0 ? 1 : 0]?.get(name.slice(FED_BACK.length));
       if (place === undefined) throw new Error(`internal: ${name} is fed back to nothing`);
       api.call("BindOutput", binding.address, name, place.value.address);
     }
     return { binding, inputs, outputs, ...optionsOf(session, set), fed: new Map() };
   };
-  const sides = [side(0), side(1)] as const;
+  const sides: readonly Side[] = held.map((_, set) => side(set as SetIndex));
   const captured = new Set<SetIndex>();
   return {
     feed: (set, given) => {
-      const { binding, inputs, fed } = sides[set];
+      const { binding, inputs, fed } = sides[set]!;
       for (const name of session.inputNames) {
-        if (held[set].has(name)) continue;
+        if (held[set]?.has(name)) continue;
         const tensor = session.checked(name, given[name]);
         const place = inputs.get(name);
         if (place !== undefined) {
@@ -111,7 +114,7 @@ export const bindProgram = (session: NativeSession, memory: Memory, held: Held):
       }
     },
     run: async (set, meanwhile) => {
-      const { binding, firstOptions, runOptions } = sides[set];
+      const { binding, firstOptions, runOptions } = sides[set]!;
       const options = captured.has(set) ? runOptions : firstOptions;
       memory.settle();
       try {

@@ -136,7 +136,7 @@ export const boundState = (
     },
     tensors: () => {
       const names = [...initial.keys()];
-      const values = memory.read(names.map((name) => held[current].get(name) as Place));
+      const values = memory.read(names.map((name) => held[current]?.get(name) as Place));
       return new Map(names.map((name, i) => [name, values[i]!]));
     },
     release: async () => {

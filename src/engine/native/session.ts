@@ -199,7 +199,7 @@ const graphedRuns = (session: NativeSession, device: number) => {
         if (!session.outputs.has(name)) throw new RunError(`internal: the model has no output ${name}`);
       if (made === undefined) {
         const memory = cudaPlaces(session.api, loadCudaRuntime(), session.address, device);
-        made = { memory, program: bindProgram(session, memory, [none, none]) };
+        made = { memory, program: bindProgram(session, memory, [none]) };
       }
       made.program.feed(0, feeds);
       const results = await made.program.run(0);

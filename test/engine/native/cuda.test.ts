@@ -225,7 +225,7 @@ test("a program without state, as evaluation has: one set of fixed addresses", a
     (outputs.get("y") as Float32Array).set((inputs.get("x") as Float32Array).map((v) => v * 2));
   });
   const memory = cudaPlaces(gpu.api, gpu.runtime, session.address, 0);
-  const program = bindProgram(session, memory, [new Map(), new Map()]);
+  const program = bindProgram(session, memory, [new Map()]);
   for (const value of [1, 2, 3]) {
     program.feed(0, { x: float32([2], [value, -value]) });
     expect([...((await program.run(0)).y as Tensor).data]).toEqual([2 * value, -2 * value]);
@@ -242,7 +242,7 @@ test("a step that is run as any model gives what it would feed back as outputs",
     (outputs.get("next.param.w") as Float32Array).set((inputs.get("param.w") as Float32Array).map((v) => v + 1));
   });
   const memory = cudaPlaces(gpu.api, gpu.runtime, session.address, 0);
-  const program = bindProgram(session, memory, [new Map(), new Map()]);
+  const program = bindProgram(session, memory, [new Map()]);
   program.feed(0, { "param.w": float32([2], [1, 2]) });
   expect([...((await program.run(0))["next.param.w"] as Tensor).data]).toEqual([2, 3]);
 });
