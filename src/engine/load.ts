@@ -2,7 +2,7 @@
 import type { Model } from "../../graphs/onnx/write.ts";
 import type { Target } from "../../graphs/targets/lower.ts";
 import { RunError } from "../errors.ts";
-import { capturedOrPlain } from "./native/capture.ts";
+import { capturedOrPlain, tellWithoutGraph } from "./native/capture.ts";
 import { launchedKernels } from "./native/kernels.ts";
 import { onednnKernels } from "./native/onednn/available.ts";
 import { createSession, type Session, type SessionOptions } from "./session.ts";
@@ -37,7 +37,7 @@ const loadGraphed = async (
   } catch (error) {
     if (isRefusedByCudnn(error)) throw error;
     const session = await create(model, options);
-    process.emitWarning(`this program runs without a CUDA graph: ${(error as Error).message}`);
+    tellWithoutGraph(error);
     return session;
   }
 };

@@ -1,7 +1,7 @@
 /** onnxruntime's C API by name: loaded once a process, statuses become errors. */
 import { withoutTelemetry } from "../telemetry.ts";
 import { type ApiEntry, type ApiName, apiTable, type Kind } from "./api-table.ts";
-import { keep } from "./foreign.ts";
+import { openForGood } from "./foreign.ts";
 import { type Koffi, type KoffiLibrary, libraryPath, loadKoffi, type NativeFunction } from "./library.ts";
 
 /** The version of the table that is asked for; onnxruntime 1.24 and all later ones have it. */
@@ -53,12 +53,9 @@ const kinds = (kind: Kind): string =>
           : "size_t";
 const results = { status: "void *", pointer: "void *", nothing: "void", text: "str", int: "int" } as const;
 
-/** Libraries that are open: koffi unloads one that the collector finds unused, whoever is inside it. */
-const kept: KoffiLibrary[] = [];
-
 const loaded = (koffi: Koffi, path: string): KoffiLibrary => {
   try {
-    return koffi.load(path);
+    return openForGood(koffi, path);
   } catch (error) {
     throw new Error(`${path} cannot be loaded: ${(error as Error).message}`, { cause: error });
   }
@@ -69,8 +66,6 @@ const open = (): OrtApi => {
   const path = libraryPath();
   withoutTelemetry();
   const library = loaded(koffi, path);
-  kept.push(library);
-  keep(koffi, path);
   const base = library.func("OrtGetApiBase", "void *", [])() as bigint;
   const [getApi, getVersion] = koffi.decode(base, "void *", 2) as [bigint, bigint];
   const version = (koffi.decode(getVersion, koffi.proto("str", [])) as NativeFunction)() as string;

@@ -13,23 +13,47 @@ export const tellWithoutGraph = (error: unknown): void => {
   process.emitWarning(`this program runs without a CUDA graph: ${reason.trim()}`);
 };
 
+/** What is run as a CUDA graph or, from the first capture that fails, without one. */
+export interface OrPlain<P> {
+  /** What it runs on now. */
+  now(): P;
+  /** Runs on it. Where its capture fails, says so, loads it without a graph and runs there. */
+  run<R>(work: (program: P) => Promise<R>): Promise<R>;
+  /** What was loaded without a graph, once it is; undefined where nothing was, or could be. */
+  plain(): Promise<P | undefined>;
+}
+
+/** @param load loads the same to run without a graph, at most once; undefined where `graphed` has none to do without */
+export const orWithoutGraph = <P>(graphed: P, load: (() => Promise<P>) | undefined): OrPlain<P> => {
+  let other: Promise<P> | undefined;
+  let now = graphed;
+  return {
+    now: () => now,
+    run: async (work) => {
+      if (other !== undefined) return work(await other);
+      try {
+        return await work(graphed);
+      } catch (error) {
+        if (load === undefined || !isCaptureError(error)) throw error;
+        // Of runs at the same time, the first to fail says so.
+        if (other === undefined) tellWithoutGraph(error);
+        other ??= load();
+        now = await other;
+        return work(now);
+      }
+    },
+    // The run that had it loaded has thrown why it could not be.
+    plain: async () => other?.catch(() => undefined),
+  };
+};
+
 /**
  * A session that is replayed as a CUDA graph or, once its capture has failed, the one that `plain` loads.
  * @param plain loads the same program to run without a graph; called at most once
  */
 export const capturedOrPlain = (graphed: Session, plain: () => Promise<Session>): Session => {
-  let other: Promise<Session> | undefined;
-  const run: Session["run"] = async (feeds, fetches) => {
-    if (other !== undefined) return (await other).run(feeds, fetches);
-    try {
-      return await graphed.run(feeds, fetches);
-    } catch (error) {
-      if (!isCaptureError(error)) throw error;
-      if (other === undefined) tellWithoutGraph(error);
-      other ??= plain();
-      return (await other).run(feeds, fetches);
-    }
-  };
+  const either = orWithoutGraph(graphed, plain);
+  const run: Session["run"] = (feeds, fetches) => either.run((session) => session.run(feeds, fetches));
   return {
     inputNames: graphed.inputNames,
     outputNames: graphed.outputNames,
@@ -38,7 +62,7 @@ export const capturedOrPlain = (graphed: Session, plain: () => Promise<Session>)
     endProfiling: () => graphed.endProfiling(),
     release: async () => {
       await graphed.release();
-      await (await other)?.release();
+      await (await either.plain())?.release();
     },
   };
 };

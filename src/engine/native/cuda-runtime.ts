@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RunError } from "../../errors.ts";
 import { cudaDependencies } from "../devices.ts";
-import { keep } from "./foreign.ts";
+import { openForGood } from "./foreign.ts";
 import { type KoffiLibrary, loadKoffi, type NativeFunction } from "./library.ts";
 
 export type Direction = "toDevice" | "toHost" | "onDevice";
@@ -42,8 +42,6 @@ const candidates = (): readonly string[] => {
   return [...paths.filter((path) => existsSync(path)), ...runtimeNames()];
 };
 
-const kept = new Set<KoffiLibrary>();
-
 /** @throws RunError where no library of the names is found */
 export const loadCudaRuntime = (names: readonly string[] = candidates()): CudaRuntime => {
   const koffi = loadKoffi();
@@ -51,8 +49,7 @@ export const loadCudaRuntime = (names: readonly string[] = candidates()): CudaRu
   let library: KoffiLibrary | undefined;
   for (const name of names) {
     try {
-      library = koffi.load(name);
-      keep(koffi, name);
+      library = openForGood(koffi, name);
       break;
     } catch (error) {
       failures.push(`${name}: ${(error as Error).message.split("\n")[0]}`);
@@ -60,8 +57,6 @@ export const loadCudaRuntime = (names: readonly string[] = candidates()): CudaRu
   }
   if (library === undefined) throw new RunError(`CUDA's runtime library is not found: ${failures.join("; ")}`);
   const found = library;
-  // koffi unloads a library that the collector finds unused.
-  kept.add(found);
   const bound = new Map<string, NativeFunction>();
   const describe = found.func("cudaGetErrorString", "str", ["int"]);
   /** Calls a function that gives a cudaError_t; throws where it is not 0. */

@@ -3,7 +3,7 @@ import { join, relative } from "node:path";
 import type * as FullKoffi from "koffi";
 import { RequestError } from "../../errors.ts";
 import { packageRoot } from "../../version.ts";
-import { type Koffi, loadKoffi } from "./library.ts";
+import { type Koffi, type KoffiLibrary, loadKoffi } from "./library.ts";
 
 /** Throws a RequestError where koffi is not installed. */
 const required = (): typeof FullKoffi => {
@@ -20,7 +20,7 @@ export const installCommand = (name: "nvrtc" | "onednn"): string =>
   `sh ${relative(process.cwd(), join(packageRoot, "scripts", `install-${name}.sh`))}`;
 
 /** koffi closes a library that nothing holds any more, its functions in use or not. */
-const open: FullKoffi.LibraryHandle[] = [];
+const open: KoffiLibrary[] = [];
 
 /** `RTLD_NOW | RTLD_NODELETE` of dlfcn.h. */
 const STAYS: Readonly<Partial<Record<NodeJS.Platform, number>>> = { linux: 0x1002, darwin: 0x82 };
@@ -29,10 +29,18 @@ const STAYS: Readonly<Partial<Record<NodeJS.Platform, number>>> = { linux: 0x100
  * Keeps a library that is open until the process is gone. koffi closes it as Node ends, and a thread of its own (OpenMP's wait awake for
  * some milliseconds) or what another library left to be called at the end (CUDA's) would then run code that is not there any more.
  */
-export const keep = (koffi: Pick<Koffi, "load">, name: string): void => {
+const keep = (koffi: Koffi, name: string): void => {
   const flags = STAYS[process.platform];
   // What Node itself is linked with has dlopen; it can't fail for a library that is open.
   if (flags !== undefined) koffi.load(null).func("dlopen", "void *", ["str", "int"])(name, flags);
+};
+
+/** Opens a library for as long as the process lives; throws koffi's error where it cannot be loaded. */
+export const openForGood = (koffi: Koffi, name: string): KoffiLibrary => {
+  const library = koffi.load(name);
+  open.push(library);
+  keep(koffi, name);
+  return library;
 };
 
 /** Opens the first of several libraries that is there; undefined where none is. */
@@ -42,9 +50,7 @@ export const openFirst = (
   const koffi = required();
   for (const name of names) {
     try {
-      const library = koffi.load(name);
-      open.push(library);
-      keep(koffi as unknown as Koffi, name);
+      const library = openForGood(koffi as unknown as Koffi, name) as unknown as FullKoffi.LibraryHandle;
       return { name, library };
     } catch {
       // The next one may be there.

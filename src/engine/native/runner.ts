@@ -2,7 +2,7 @@
 import type { Tensor } from "../../../graphs/onnx/tensor.ts";
 import type { Model } from "../../../graphs/onnx/write.ts";
 import { type BoundProgram, bindProgram, FED_BACK, type Held, type SetIndex } from "./bound-program.ts";
-import { isCaptureError, tellWithoutGraph } from "./capture.ts";
+import { type OrPlain, orWithoutGraph } from "./capture.ts";
 import type { Memory, Place } from "./memory.ts";
 import type { NativeSession } from "./session.ts";
 
@@ -41,29 +41,19 @@ const heldIn = (memory: Memory, initial: ReadonlyMap<string, Tensor>, moved: Rea
   return [first, second];
 };
 
-type RunOnce = (loaded: Loaded, inputs: Inputs) => Promise<Record<string, Tensor>>;
-
-/** Runs programs, and those that cannot be captured as a CUDA graph without one from then on. */
-const orWithoutGraph = (runOnce: RunOnce) => {
-  const plain = new Map<NativeSession, Loaded>();
-  const run: RunOnce = async (loaded, inputs) => {
-    const known = plain.get(loaded.session);
-    try {
-      return await runOnce(known ?? loaded, inputs);
-    } catch (error) {
-      if (known !== undefined || loaded.withoutGraph === undefined || !isCaptureError(error)) throw error;
-      tellWithoutGraph(error);
-      const other = await loaded.withoutGraph();
-      plain.set(loaded.session, other);
-      return runOnce(other, inputs);
-    }
-  };
+/** Programs by session, each with what runs in its place where it cannot be captured as a CUDA graph. */
+const standIns = () => {
+  const known = new Map<NativeSession, OrPlain<Loaded>>();
   return {
-    run,
-    /** What stands for a program now. */
-    now: (loaded: Loaded): Loaded => plain.get(loaded.session) ?? loaded,
+    of: (loaded: Loaded): OrPlain<Loaded> => {
+      const found = known.get(loaded.session);
+      if (found !== undefined) return found;
+      const made = orWithoutGraph(loaded, loaded.withoutGraph);
+      known.set(loaded.session, made);
+      return made;
+    },
     release: async () => {
-      for (const { session } of plain.values()) await session.release();
+      for (const either of known.values()) await (await either.plain())?.session.release();
     },
   };
 };
@@ -78,6 +68,7 @@ export const boundState = (
   moved: ReadonlySet<string>,
 ): BoundState => {
   const held = heldIn(memory, initial, moved);
+  const either = standIns();
   const programs = new Map<NativeSession, BoundProgram>();
   let [current, ran]: [SetIndex, boolean] = [0, false];
   let staged: { readonly inputs: Inputs; readonly session: NativeSession; readonly set: SetIndex } | undefined;
@@ -98,7 +89,7 @@ export const boundState = (
   const bringNext = (): void => {
     if (wanted === undefined) return;
     const { inputs } = wanted;
-    const loaded = runs.now(wanted.loaded);
+    const loaded = either.of(wanted.loaded).now();
     wanted = undefined;
     try {
       programOf(loaded).feed(other(), inputs);
@@ -107,7 +98,7 @@ export const boundState = (
       // Their own run says what is wrong with them.
     }
   };
-  const runs = orWithoutGraph((loaded, inputs) =>
+  const runOnce = (loaded: Loaded, inputs: Inputs): Promise<Record<string, Tensor>> =>
     loaded.session.turn(async () => {
       const program = programOf(loaded);
       const set = current;
@@ -119,11 +110,10 @@ export const boundState = (
       const results = await program.run(set, bringNext);
       ran = true;
       return results;
-    }),
-  );
+    });
   return {
     run: (loaded, inputs) => {
-      const running = runs.run(loaded, inputs);
+      const running = either.of(loaded).run((program) => runOnce(program, inputs));
       last = running.catch(() => undefined);
       return running;
     },
@@ -142,7 +132,7 @@ export const boundState = (
     release: async () => {
       await last;
       for (const program of programs.values()) program.release();
-      await runs.release();
+      await either.release();
       memory.release();
     },
   };

@@ -47,13 +47,12 @@ const byTurned = (dy: Value, turned: Value, { pads, strides, dilations, size }: 
   return nhwcConv(spread, turned, absent, { pads: [...before, ...after], strides: [1, 1], dilations, group: 1 });
 };
 
+/** Whether a filter [Co,Ci,kh,kw] is one pixel. */
+const isPointwise = (w: Lowered): boolean => w.type.shape.slice(2).every((k) => k === 1);
+
 /** Whether it sees single pixels alone, at a stride and no others. */
 const seesPixels = (w: Lowered, { pads, strides: [stride = 1, other], group }: GradInput): boolean =>
-  group === 1 &&
-  stride > 1 &&
-  stride === other &&
-  w.type.shape.slice(2).every((k) => k === 1) &&
-  pads.every((p) => p === 0);
+  group === 1 && stride > 1 && stride === other && isPointwise(w) && pads.every((p) => p === 0);
 
 const pointwise = { pads: [0, 0, 0, 0], strides: [1, 1], dilations: [1, 1], group: 1 } as const;
 
@@ -76,7 +75,7 @@ export const convolutionLowerings = (
 
   /** In float16 cuDNN's own function has no fast way at single pixels with a stride, and onnxruntime's op has (0.38 and 0.05 ms on an H200). */
   const byOnnxruntime = ({ strides }: Window, w: Lowered): boolean =>
-    layouts.precision === "float16" && strides.some((s) => s > 1) && w.type.shape.slice(2).every((k) => k === 1);
+    layouts.precision === "float16" && strides.some((s) => s > 1) && isPointwise(w);
 
   const forward: Lowering = ({ inputs, attributes, types }) => {
     const [x, w, bias] = inputs as [Lowered, Lowered, Lowered | undefined];

@@ -10,7 +10,7 @@ import { check } from "../../../onnx/error.ts";
 import type { Type, Value } from "../../../onnx/graph.ts";
 import { add, cast, div, greater, mul, type Op, reduceSum, reshape, sqrt, sub, where } from "../../../ops/index.ts";
 import { emptied, normalisedRows } from "./batch-norm.ts";
-import { dilatedTo } from "./dilate.ts";
+import { dilatedTo, seenShape, termNames } from "./dilate.ts";
 import { defineKernel, type KernelCall, literal } from "./kernel.ts";
 import {
   alongRows,
@@ -64,9 +64,6 @@ const operandsOf = <T>(inputs: readonly T[], { strides, mask }: Gradient): Opera
     output: mask === "output" ? last : undefined,
   };
 };
-
-/** Names of the gradients in the source. */
-const termNames = ({ strides }: Gradient): string[] => ["dy", "dz"].slice(0, strides.length);
 
 /** The line that loads a gradient at row `r`. */
 const loadText = (name: string, stride: number, { shape: [, , width = 1] }: Type): string => {
@@ -214,11 +211,9 @@ export const batchNormGradKernel: Op<readonly Value[], Gradient> = defineKernel<
       const { terms, x, scale } = operandsOf(inputs, attributes);
       const expected = attributes.strides.length + 4 + (attributes.mask === "none" ? 0 : 1);
       check(inputs.length === expected, "shape", `it takes ${expected} operands, not ${inputs.length}`);
-      const [, height = 1, width = 1] = x.shape;
       terms.forEach((term, i) => {
         const stride = attributes.strides[i]!;
-        const seen = [Math.ceil(height / stride), Math.ceil(width / stride)];
-        const wanted = stride === 1 ? x.shape : [x.dim(0), ...seen, x.dim(3)];
+        const wanted = stride === 1 ? x.shape : seenShape(x.shape, stride);
         check(term.dtype === x.dtype && term.shape.join() === wanted.join(), "shape", "a gradient is not like x");
       });
       const like: Type = { dtype: x.dtype, shape: x.shape };

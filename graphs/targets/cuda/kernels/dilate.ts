@@ -62,3 +62,14 @@ export const dilatedTo = (x: Value, stride: number, height: number, width: numbe
   const after = { 1: height - spread.dim(1), 2: width - spread.dim(2) };
   return after[1] === 0 && after[2] === 0 ? spread : pad(spread, { begin: {}, end: after });
 };
+
+/** Names of the gradients that a kernel adds up, in its source. */
+export const termNames = ({ strides }: Dilation): readonly string[] => ["dy", "dz"].slice(0, strides.length);
+
+/** The shape of such a gradient to x [N,height,width,C] that lies at every stride-th pixel alone. */
+export const seenShape = ([n = 1, height = 1, width = 1, c = 1]: readonly number[], stride: number): number[] => [
+  n,
+  Math.ceil(height / stride),
+  Math.ceil(width / stride),
+  c,
+];

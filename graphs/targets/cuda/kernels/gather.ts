@@ -5,7 +5,7 @@
 import { check } from "../../../onnx/error.ts";
 import type { Type, Value } from "../../../onnx/graph.ts";
 import { add, cast, greater, type Op, where } from "../../../ops/index.ts";
-import { dilatedTo } from "./dilate.ts";
+import { dilatedTo, seenShape, termNames } from "./dilate.ts";
 import { ctype, defineKernel } from "./kernel.ts";
 import { rowsOf } from "./rows.ts";
 
@@ -19,7 +19,6 @@ type Gathering = {
 };
 
 const THREADS = 256;
-const names = ({ strides }: Gathering): string[] => ["dy", "dz"].slice(0, strides.length);
 
 const termText = (name: string, stride: number, { shape: [, h = 1, w = 1, c = 1] }: Type): string => {
   const load = (row: string, column: string) =>
@@ -38,27 +37,26 @@ export const gatherKernel: Op<readonly Value[], Gathering> = defineKernel<readon
     infer: (inputs, { strides, masked, height, width }) => {
       const [first] = inputs as [Value];
       check(inputs.length === strides.length + masked, "shape", "it takes its terms, then what masks them");
+      const whole = [first.dim(0), height, width, first.dim(3)];
       strides.forEach((stride, i) => {
-        const wanted = [first.dim(0), Math.ceil(height / stride), Math.ceil(width / stride), first.dim(3)];
+        const wanted = seenShape(whole, stride);
         check(inputs[i]!.shape.join() === wanted.join(), "shape", `term ${i} is not ${wanted.join("×")}`);
       });
-      return { dtype: first.dtype, shape: [first.dim(0), height, width, first.dim(3)] };
+      return { dtype: first.dtype, shape: whole };
     },
     lower: (inputs, { strides, masked, height, width }, [y]) => {
       const single = (v: Value) => cast(v, { to: "float32" });
-      const terms = strides.map((stride, i) =>
-        single(stride === 1 ? inputs[i]! : dilatedTo(inputs[i]!, stride, height, width)),
-      );
+      const terms = strides.map((stride, i) => single(dilatedTo(inputs[i]!, stride, height, width)));
       const sum = terms.reduce((a, b) => add(a, b));
       const passed = masked ? where(greater(single(inputs.at(-1)!), 0), sum, 0) : sum;
       return cast(passed, { to: (y as Type).dtype });
     },
-    arguments: ({ attributes }) => [...names(attributes), ...(attributes.masked ? ["output"] : []), "dx"],
+    arguments: ({ attributes }) => [...termNames(attributes), ...(attributes.masked ? ["output"] : []), "dx"],
     body: ({ inputs, outputs: [dx], attributes }) => {
       const { shape, dtype } = dx as Type;
       const [n = 1, height = 1, width = 1, c = 1] = shape;
       const { vector } = rowsOf(dx as Type, 1);
-      const terms = names(attributes);
+      const terms = termNames(attributes);
       const sum = terms.map((name) => `load(${name}.at[k])`).join(" + ");
       const value = attributes.masked ? `load(y.at[k]) > 0.0f ? ${sum} : 0.0f` : sum;
       return `
@@ -79,7 +77,7 @@ ${attributes.masked ? "  const Channels y = loadVector<VECTOR>(a.output + where)
     launches: ({ outputs: [dx], attributes }) => {
       const { shape } = dx as Type;
       const vectors = shape.reduce((product, d) => product * d, 1) / rowsOf(dx as Type, 1).vector;
-      const reads = [...names(attributes), ...(attributes.masked ? ["output"] : [])];
+      const reads = [...termNames(attributes), ...(attributes.masked ? ["output"] : [])];
       return [{ function: "gather", grid: [Math.ceil(vectors / THREADS), 1], block: THREADS, reads, writes: ["dx"] }];
     },
   },

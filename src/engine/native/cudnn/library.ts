@@ -122,12 +122,8 @@ const algorithmOf = (functions: Functions, name: string, descriptors: readonly u
   throw new RunError(`cuDNN has no algorithm for a convolution (${name}) that gives the same numbers each time`);
 };
 
-/** 1 and 0 in memory that stays where it is. */
-const scalars = (): readonly [one: Float32Array, zero: Float32Array] => {
-  const [one, zero] = [new Float32Array(256), new Float32Array(256)];
-  one[0] = 1;
-  return [one, zero];
-};
+/** alpha and beta of every call, in memory that stays where it is. */
+const [ONE, ZERO] = [new Float32Array(256).fill(1, 0, 1), new Float32Array(256)] as const;
 
 const prepared = (
   functions: Functions,
@@ -155,7 +151,6 @@ const prepared = (
   // FMA_MATH stays what was asked for: an answer of DEFAULT_MATH would let TF32 in.
   if (math !== FMA_MATH) attempt("choosing its arithmetic", functions.setMath(window, chosen.math));
   const call = functions.run(name);
-  const [one, zero] = scalars();
   // Filters come before gradients to images, whatever order the op has them in.
   const swapped = what === "gradInput";
   return {
@@ -167,7 +162,7 @@ const prepared = (
         `a convolution (${name})`,
         call(
           handle,
-          one,
+          ONE,
           first,
           left,
           second,
@@ -176,7 +171,7 @@ const prepared = (
           chosen.algorithm,
           workspace === 0n ? null : workspace,
           chosen.memory,
-          zero,
+          ZERO,
           described[result],
           to,
         ),
