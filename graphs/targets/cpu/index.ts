@@ -14,6 +14,8 @@ import { type ChunkImages, volumes } from "./bfloat16/layout.ts";
 import { narrowed } from "./bfloat16/narrow.ts";
 import { bfloat16Name } from "./bfloat16/ops.ts";
 import { blockedConvolutions } from "./blocked/convolution.ts";
+import { blockedPools } from "./blocked/pool.ts";
+import type { Place } from "./chunked.ts";
 import { convolutions, winogradShare } from "./convolution.ts";
 import { elementwise } from "./elementwise.ts";
 import { hideShapes } from "./hidden-shapes.ts";
@@ -49,6 +51,11 @@ const either = (first: Lowerings, second: Lowerings): Lowerings => {
 };
 type Lowerings = readonly [OpDefinition, Lowering][];
 
+const inBlocks = (block: number, place: Place, choose: Choose | undefined, onlyForward: boolean): Lowerings => [
+  ...either(blockedConvolutions(block, place, onlyForward), convolutions(choose)),
+  ...either(blockedPools(block, place), pools),
+];
+
 export const cpuTarget = ({
   name = "cpu",
   choose,
@@ -60,10 +67,9 @@ export const cpuTarget = ({
   name,
   lowerings: new Map([
     ...(block === undefined
-      ? convolutions(choose)
-      : either(blockedConvolutions(block, placing(block, limits), onlyForward), convolutions(choose))),
+      ? [...convolutions(choose), ...pools]
+      : inBlocks(block, placing(block, limits), choose, onlyForward)),
     ...batchNorms,
-    ...pools,
     ...elementwise(block === undefined ? pixelLayout : placing(block, limits)),
   ]),
   loops: "keep",

@@ -2,9 +2,9 @@
 import { describe, expect, test } from "@jest/globals";
 import { linf } from "../../../graphs/attacks/threat-model.ts";
 import { vjp } from "../../../graphs/autodiff/grad.ts";
-import { absent, input, type Node, nodesOf, type Value } from "../../../graphs/onnx/graph.ts";
+import { absent, input, type Node, nodesOf, type Type, type Value } from "../../../graphs/onnx/graph.ts";
 import { scheduled } from "../../../graphs/onnx/order.ts";
-import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { sizeOf, type Tensor } from "../../../graphs/onnx/tensor.ts";
 import {
   abs,
   add,
@@ -362,6 +362,57 @@ describe("max pooling's gradient", () => {
       expect(nodesOf(Object.values(lower(outputs, target)), null).map(({ definition }) => definition.name)).toContain(
         "ScatterElements",
       );
+    },
+  );
+});
+
+describe("max pooling in blocks", () => {
+  const windows: readonly Parameters<typeof maxPool>[1][] = [
+    { kernel_shape: [3, 3], strides: [2, 2], pads: [1, 1, 1, 1] },
+    { kernel_shape: [2, 2], strides: [2, 2] },
+    { kernel_shape: [3, 2], strides: [2, 2], pads: [1, 0, 0, 0] },
+  ];
+  const sizes = [
+    [8, 16, 12, 10],
+    [8, 4, 8, 8],
+    [16, 32, 24, 20],
+  ];
+  const cases = windows.flatMap((window) => sizes.map((shape) => [window, shape] as const));
+  test.each(cases)(
+    "%j of %j: the first of equal pixels takes it, and no op brings rows back",
+    async (window, shape) => {
+      if (block === undefined) return;
+      const channels = shape[1]!;
+      const [x, w] = [image("x", shape), image("w", [channels, channels, 1, 1])];
+      const seen = conv(x, w, {});
+      const y = maxPool(seen, window);
+      const dy = image("dy", y.shape);
+      const outputs = { y, dx: vjp([y], [dy], [seen])[0] as Value };
+      const random = randomNumbers(5);
+      const whole = (type: Type, draw: () => number) =>
+        filledWith("float32", type.shape, Array.from({ length: sizeOf(type.shape) }, draw));
+      const feeds = {
+        // Whole numbers, and a filter that leaves them so: equal pixels, zeros and negative ones are many.
+        x: whole(x, () => Math.floor(5 * random()) - 3),
+        w: whole(
+          w,
+          (
+            (i) => () =>
+              Number(i % channels === Math.floor(i++ / channels))
+          )(0),
+        ),
+        dy: whole(dy, () => Math.floor(9 * random()) - 4),
+      };
+      const target = cpuTarget({ name: "blocks", block });
+      const [ours, theirs] = [await evaluate(outputs, feeds, target), await evaluate(outputs, feeds)];
+      for (const name of ["y", "dx"] as const) {
+        const expected = theirs[name].data as Float32Array;
+        // 0 and -0 are equal.
+        expect((ours[name].data as Float32Array).filter((value, i) => value !== expected[i])).toHaveLength(0);
+      }
+      expect(
+        nodesOf(Object.values(lower(outputs, target)), null).map(({ definition }) => definition.name),
+      ).not.toContain("ScatterElements");
     },
   );
 });

@@ -19,6 +19,10 @@ export interface BlockedConv {
   readonly activation_params?: readonly number[];
 }
 
+/** Height and width of what windows give. */
+const sizeAfter = (x: Value, { kernel_shape: kernel, pads, strides, dilations }: BlockedPool): number[] =>
+  ([0, 1] as const).map((i) => convSize(x.dim(2 + i), kernel[i], strides[i], dilations[i], pads[i], pads[i + 2]!));
+
 const convDefinition: Definition = {
   name: "Conv",
   domain: DOMAIN,
@@ -32,10 +36,7 @@ const convDefinition: Definition = {
     activation_params: "floats",
   },
   infer: ([x, w], attributes): Type[] => {
-    const { kernel_shape: kernel, pads, strides, dilations } = attributes as unknown as BlockedConv;
-    const size = ([0, 1] as const).map((i) =>
-      convSize((x as Value).dim(2 + i), kernel[i], strides[i], dilations[i], pads[i], pads[i + 2]!),
-    );
+    const size = sizeAfter(x as Value, attributes as unknown as BlockedConv);
     return [{ dtype: "float32", shape: [(x as Value).dim(0), (w as Value).dim(0), ...size] }];
   },
 };
@@ -55,6 +56,21 @@ export const blockedConv = (
   while (inputs.at(-1) === absent) inputs.pop();
   return apply(convDefinition, inputs, { ...attributes })[0] as Value;
 };
+
+type BlockedPool = Pick<BlockedConv, "kernel_shape" | "pads" | "strides" | "dilations">;
+
+const maxPoolDefinition: Definition = {
+  name: "MaxPool",
+  domain: DOMAIN,
+  attributes: { kernel_shape: "ints", pads: "ints", strides: "ints", dilations: "ints" },
+  infer: ([x], attributes): Type[] => {
+    const size = sizeAfter(x as Value, attributes as unknown as BlockedPool);
+    return [{ dtype: "float32", shape: [...(x as Value).shape.slice(0, 2), ...size] }];
+  },
+};
+/** The largest pixel of each window, without what lies outside of the image. */
+export const blockedMaxPool = (x: Value, attributes: BlockedPool): Value =>
+  apply(maxPoolDefinition, [x], { ...attributes })[0] as Value;
 
 const poolDefinition: Definition = {
   name: "GlobalAveragePool",
