@@ -28,7 +28,7 @@ import {
 import { finer, isPixel, type PixelLayout, pixelLayout } from "./pixel.ts";
 import { thinConv, thinGradInput, thinGradWeight, thinLayout } from "./thin.ts";
 import { type Choose, type ConvShape, fastest, waysFor } from "./ways.ts";
-import { winogradConv, winogradFilter, winogradGradFilter, winogradGradInput, winogradTurned } from "./winograd.ts";
+import { winogradFor } from "./winograd.ts";
 
 const pairOf = (v: readonly number[]): readonly [number, number] => [v[0]!, v[1]!];
 
@@ -104,8 +104,9 @@ const forward =
       const form = (w as Lowered).one(tapMajorFilter);
       parts = thinChunks(x as Lowered, to.chunks, (part, images) => thinConv(part, form, geometry, images));
     } else if (way === "winograd") {
-      const u = (w as Lowered).one(winogradFilter);
-      parts = each(cutAs(x as Lowered, from, chunks), (part, n) => winogradConv(part, u, geometry.input, n));
+      const winograd = winogradFor(geometry.input);
+      const u = (w as Lowered).one(winograd.filter);
+      parts = each(cutAs(x as Lowered, from, chunks), (part, n) => winograd.conv(part, u, geometry.input, n));
     } else {
       const form = (w as Lowered).one(tapMajorFilter);
       parts = each(cutAs(x as Lowered, from, chunks), (part, n) => im2colConv(part, form, geometry, n));
@@ -145,8 +146,9 @@ const gradInput =
     const given = cutAs(dy as Lowered, from, chunks);
     let parts: readonly Value[];
     if (way === "winograd") {
-      const u = (w as Lowered).one(winogradTurned);
-      parts = given.map((part, i) => winogradGradInput(part, u, geometry.input, chunks[i]!));
+      const winograd = winogradFor(geometry.input);
+      const u = (w as Lowered).one(winograd.turned);
+      parts = given.map((part, i) => winograd.gradInput(part, u, geometry.input, chunks[i]!));
     } else {
       const form = (w as Lowered).one(tapFirstFilter);
       parts = given.map((part, i) => im2colGradInput(part, form, geometry, chunks[i]!));
@@ -180,11 +182,11 @@ const gradWeight =
       const [back, images] = [given[i]!, chunks[i]!];
       if (way === "im2col") sum = im2colGradWeight(part, back, geometry, images, sum);
       else {
-        const one = winogradGradFilter(part, back, geometry.input, images);
+        const one = winogradFor(geometry.input).gradFilter(part, back, geometry.input, images);
         sum = sum === undefined ? one : add(sum, one);
       }
     });
-    return [{ layout: way === "im2col" ? columnFilter : winogradFilter, parts: [sum as Value] }];
+    return [{ layout: way === "im2col" ? columnFilter : winogradFor(geometry.input).filter, parts: [sum as Value] }];
   };
 
 /** Entries for the three ops, with a rule to choose among the ways: by default the cost table. */

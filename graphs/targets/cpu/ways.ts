@@ -1,7 +1,7 @@
 /** The ways to compute a convolution in the pixel-major layout, and the choice among them for a shape. */
 import { costs } from "./costs.ts";
 import type { Geometry } from "./im2col.ts";
-import { tilesOf } from "./winograd.ts";
+import { tilesOfImage } from "./winograd.ts";
 
 /** All take any shape but for what `waysFor` says. */
 export type Way = "winograd" | "im2col" | "thin";
@@ -60,8 +60,7 @@ const FEW = 12;
 
 /** The way with the highest rate in the cost table, at the nearest shape at which all of `ways` were measured; for few tiles never Winograd. */
 export const fastest: Choose = (op, ways, shape) => {
-  const [h, w] = shape.geometry.input;
-  if (ways.length > 1 && shape.images * tilesOf(h) * tilesOf(w) < FEW) return directly(op, ways, shape);
+  if (ways.length > 1 && shape.images * tilesOfImage(shape.geometry.input) < FEW) return directly(op, ways, shape);
   return highest(op, ways, shape);
 };
 

@@ -1,10 +1,11 @@
 /**
- * Winograd's F(4×4, 3×3) of Lavin & Gray 2015 (arXiv 1509.09308) in the pixel-major layout, from plain matrix products.
+ * Winograd's F(m×m, 3×3) of Lavin & Gray 2015 (arXiv 1509.09308) in the pixel-major layout, from plain matrix products.
  *
- * A tile of 4×4 outputs needs a window of 6×6 inputs: y = Aᵀ[(G w Gᵀ) ⊙ (Bᵀ x B)]A, 36 products for a pair of channels
- * where the direct sum has 144. With T tiles an axis and c images in a chunk,
- *   V [36, T·T·c, Ci] = Bᵀ along rows, then along columns, M = V·Uᵀ with U [36, Co, Ci], y = Aᵀ along both of M.
- * A transform to the windows of an axis is a Conv with one channel (kernel 6, stride 4, Bᵀ's rows as filters); one from
+ * A tile of m×m outputs needs a window of (m+2)×(m+2) inputs: y = Aᵀ[(G w Gᵀ) ⊙ (Bᵀ x B)]A. With m = 4 that is 36 products for a pair of
+ * channels where the direct sum has 144; images that tiles of 4 don't fill, of 3×3 or 6×6 pixels, take less products by smaller ones.
+ * With T tiles an axis, P = (m+2)² places and c images in a chunk,
+ *   V [P, T·T·c, Ci] = Bᵀ along rows, then along columns, M = V·Uᵀ with U [P, Co, Ci], y = Aᵀ along both of M.
+ * A transform to the windows of an axis is a Conv with one channel (kernel m+2, stride m, Bᵀ's rows as filters); one from
  * them is a product with Aᵀ, after which one gather puts the pixels in order.
  * Measured by `advcl bench --what lowerings`; rounding is about ten times that of the direct sum.
  */
@@ -15,165 +16,202 @@ import { fusedMatMul } from "../contrib.ts";
 import type { Layout } from "../layout.ts";
 import { shaped, slide } from "./contrib.ts";
 
-// biome-ignore format: matrices
-const BT = [
-  [4, 0, -5, 0, 1, 0],
-  [0, -4, -4, 1, 1, 0],
-  [0, 4, -4, -1, 1, 0],
-  [0, -2, -1, 2, 1, 0],
-  [0, 2, -1, -2, 1, 0],
-  [0, 4, 0, -5, 0, 1],
-];
-// biome-ignore format: matrices
-const AT = [
-  [1, 1, 1, 1, 1, 0],
-  [0, 1, -1, 2, -2, 0],
-  [0, 1, 1, 4, 4, 0],
-  [0, 1, -1, 8, -8, 1],
-];
-// biome-ignore format: matrices
-const G = [
-  [1 / 4, 0, 0],
-  [-1 / 6, -1 / 6, -1 / 6],
-  [-1 / 6, 1 / 6, -1 / 6],
-  [1 / 24, 1 / 12, 1 / 6],
-  [1 / 24, -1 / 12, 1 / 6],
-  [0, 0, 1],
-];
-const TILE = 4;
-const WINDOW = 6;
-const PLACES = WINDOW * WINDOW;
+type Rows = readonly (readonly number[])[];
+type Size = readonly [number, number];
 
-const matrix = (rows: readonly (readonly number[])[]): Value =>
-  constant(tensor("float32", [rows.length, (rows[0] as number[]).length], Float32Array.from(rows.flat())));
+const shapedConstant = (rows: Rows, shape: readonly number[]): Value =>
+  constant(tensor("float32", shape, Float32Array.from(rows.flat())));
+const matrix = (rows: Rows): Value => shapedConstant(rows, [rows.length, rows[0]!.length]);
+/** A row for each filter of `slide`. */
+const slidFilters = (rows: Rows): Value => shapedConstant(rows, [rows.length, 1, 1, rows[0]!.length, 1]);
 
 /** Kronecker product. */
-const kron = (a: readonly (readonly number[])[], b: readonly (readonly number[])[]): number[][] =>
+const kron = (a: Rows, b: Rows): number[][] =>
   a.flatMap((ra) => b.map((rb) => ra.flatMap((x) => rb.map((y) => x * y))));
 
-const gg = kron(G, G);
-const filterMatrix = matrix(gg);
-/** The same for a kernel turned by 180°. */
-const turnedFilterMatrix = matrix(gg.map((row) => [...row].reverse()));
+const turned = (rows: Rows): number[][] => rows[0]!.map((_, i) => rows.map((row) => row[i]!));
 
-/** Filters in Winograd's domain, [36, Co, Ci]. They are computed from weights; weights are computed from their gradient. */
-const filterForm = (name: string, transform: Value): Layout => ({
+/** Σ aᵢxⁱ times (x - point). */
+const timesRoot = (a: readonly number[], point: number): number[] =>
+  [...a, 0].map((_, i) => (a[i - 1] ?? 0) - point * (a[i] ?? 0) || 0);
+
+/**
+ * Aᵀ [m, m+2], Bᵀ [m+2, m+2] and G [m+2, 3] by Toom and Cook: products of polynomials from their values at m + 1 points and infinity.
+ * Bᵀ has the polynomials that are zero at all points but one, and G what those are there as denominators.
+ */
+const matricesOf = (tile: number): { readonly at: Rows; readonly bt: Rows; readonly g: Rows } => {
+  const points = [0, 1, -1, 2, -2].slice(0, tile + 1);
+  const others = (point: number) => points.filter((other) => other !== point);
+  const finite = points.map((point) => [...others(point).reduce(timesRoot, [1]), 0]);
+  return {
+    at: Array.from({ length: tile }, (_, k) => [...points.map((point) => point ** k), Number(k === tile - 1)]),
+    bt: [...finite, points.reduce(timesRoot, [1])],
+    g: [
+      ...points.map((point) => {
+        const scale = others(point).reduce((product, other) => product * (point - other), 1);
+        return [1, point, point ** 2].map((power) => power / scale);
+      }),
+      [0, 0, 1],
+    ],
+  };
+};
+
+/** Filters in Winograd's domain, [P, Co, Ci]. They are computed from weights; weights are computed from their gradient. */
+const filterForm = (name: string, places: number, transform: Value): Layout => ({
   name,
   pack: (w) => {
     const u = gemm(transform, shaped(w, [w.dim(0) * w.dim(1), 9]), { transB: 1 });
-    return [shaped(u, [PLACES, w.dim(0), w.dim(1)])];
+    return [shaped(u, [places, w.dim(0), w.dim(1)])];
   },
-  unpack: ([u], { shape }) => shaped(gemm(shaped(u as Value, [PLACES, -1]), transform, { transA: 1 }), shape),
+  unpack: ([u], { shape }) => shaped(gemm(shaped(u as Value, [places, -1]), transform, { transA: 1 }), shape),
 });
-/** U = G w Gᵀ for the convolution, which takes it transposed; a gradient dU goes back as Gᵀ dU G. */
-export const winogradFilter = filterForm("winograd-filter", filterMatrix);
-/** The same of the kernel turned by 180°, for the gradient to the input. */
-export const winogradTurned = filterForm("winograd-turned", turnedFilterMatrix);
 
-/** Tiles along an axis. */
-export const tilesOf = (size: number): number => Math.ceil(size / TILE);
-const dense = (size: number): boolean => tilesOf(size) <= 2;
-
-const cached = <T>(make: (size: number) => T): ((size: number) => T) => {
-  const known = new Map<number, T>();
-  return (size) => {
-    const found = known.get(size) ?? make(size);
-    known.set(size, found);
+const cached = <K, T>(make: (key: K) => T): ((key: K) => T) => {
+  const known = new Map<K, T>();
+  return (key) => {
+    const found = known.get(key) ?? make(key);
+    known.set(key, found);
     return found;
   };
 };
 
-/** [6T, size]: row k·T + t holds what place k of tile t takes from each pixel; `first` is a tile's first pixel. */
-const denseMatrix = (rows: readonly (readonly number[])[], first: number, size: number): number[][] => {
-  const tiles = tilesOf(size);
-  return rows.flatMap((row) =>
-    Array.from({ length: tiles }, (_, t) => Array.from({ length: size }, (_, at) => row[at - (TILE * t + first)] ?? 0)),
-  );
-};
-const turned = (rows: readonly (readonly number[])[]): number[][] =>
-  (rows[0] as number[]).map((_, i) => rows.map((row) => row[i]!));
+/** The transforms of one size of tile. */
+class Winograd {
+  /** U = G w Gᵀ for the convolution, which takes it transposed; a gradient dU goes back as Gᵀ dU G. */
+  readonly filter: Layout;
+  /** The same of the kernel turned by 180°, for the gradient to the input. */
+  readonly turned: Layout;
+  readonly #tile: number;
+  readonly #window: number;
+  readonly #output: Value;
+  readonly #windowFilters: Value;
+  readonly #tileFilters: Value;
+  readonly #denseInput: (size: number) => Value;
+  readonly #denseOutputGrad: (size: number) => Value;
+  readonly #orders = new Map<string, Value>();
 
-const denseInput = cached((size) => matrix(denseMatrix(BT, -1, size)));
-const denseOutputGrad = cached((size) => matrix(denseMatrix(turned(AT), 0, size)));
+  constructor(tile: number) {
+    const { at, bt, g } = matricesOf(tile);
+    [this.#tile, this.#window] = [tile, tile + 2];
+    const gg = kron(g, g);
+    this.filter = filterForm(`winograd${tile}-filter`, gg.length, matrix(gg));
+    const reversed = gg.map((row) => [...row].reverse());
+    this.turned = filterForm(`winograd${tile}-turned`, gg.length, matrix(reversed));
+    this.#output = matrix(at);
+    this.#windowFilters = slidFilters(bt);
+    this.#tileFilters = slidFilters(turned(at));
+    this.#denseInput = cached((size) => matrix(this.#dense(bt, -1, size)));
+    this.#denseOutputGrad = cached((size) => matrix(this.#dense(turned(at), 0, size)));
+  }
 
-const filtersOf = (rows: readonly (readonly number[])[]): Value =>
-  reshapeConstant(rows, [rows.length, 1, 1, (rows[0] as number[]).length, 1]);
-const reshapeConstant = (rows: readonly (readonly number[])[], shape: readonly number[]): Value =>
-  constant(tensor("float32", shape, Float32Array.from(rows.flat())));
-const windowFilters = filtersOf(BT);
-const tileFilters = filtersOf(turned(AT));
-const tileOutput = matrix(AT);
+  /** Convolution of a chunk [H·W, c·Ci] of c images with a 3×3 kernel, padding 1: [H·W, c·Co]. */
+  conv(x: Value, u: Value, size: Size, images: number): Value {
+    return this.#outputs(fusedMatMul(this.#windows(x, size, images), u, { transB: 1 }), size, images);
+  }
 
-/** Bᵀ along the size of [n, a, size, b]: [n, 6, a, T, b]; where a is 1 also as a product. */
-const toWindows = (x: Value, size: number): Value => {
-  const [n, a, , b] = x.shape as [number, number, number, number];
-  const tiles = tilesOf(size);
-  if (dense(size) && a === 1)
-    return shaped(matMul(denseInput(size), shaped(x, [n, size, b])), [n, WINDOW, 1, tiles, b]);
-  const pads = [1, TILE * tiles + 1 - size] as const;
-  return slide(x, windowFilters, { kernel: WINDOW, stride: TILE, pads });
-};
+  /** Its gradient to the input: the convolution of dy with the turned kernel, [H·W, c·Co] to [H·W, c·Ci]. */
+  gradInput(dy: Value, u: Value, size: Size, images: number): Value {
+    return this.#outputs(matMul(this.#windows(dy, size, images), u), size, images);
+  }
 
-/** A along the size of [n, a, size, b]: [n, 6, a, T, b]. */
-const toPlaces = (x: Value, size: number): Value => {
-  const [n, a, , b] = x.shape as [number, number, number, number];
-  const tiles = tilesOf(size);
-  if (dense(size) && a === 1)
-    return shaped(matMul(denseOutputGrad(size), shaped(x, [n, size, b])), [n, WINDOW, 1, tiles, b]);
-  return slide(x, tileFilters, { kernel: TILE, stride: TILE, pads: [0, TILE * tiles - size] });
-};
+  /**
+   * Its gradient to the filters, dU [P, Co, Ci] = Σ (A dy Aᵀ)ᵀ·V over tiles and images. V is computed anew rather than
+   * kept since the forward pass: of tiles of 4 it is 2¼ times x.
+   */
+  gradFilter(x: Value, dy: Value, size: Size, images: number): Value {
+    const places = this.#transformed((part, axis) => this.#toPlaces(part, axis), dy, size, images);
+    return fusedMatMul(places, this.#windows(x, size, images), { transA: 1 });
+  }
 
-/** A transform along rows, then along columns, of a chunk [H·W, c·C]: [36, T·T'·c, C]. */
-const transformed = (
-  along: (x: Value, size: number) => Value,
-  x: Value,
-  [h, w]: readonly [number, number],
-  images: number,
-): Value => {
-  const row = x.dim(1);
-  const first = along(shaped(x, [1, 1, h, w * row]), h);
-  const second = along(shaped(first, [WINDOW, tilesOf(h), w, row]), w);
-  return shaped(second, [PLACES, tilesOf(h) * tilesOf(w) * images, row / images]);
-};
+  #windows(x: Value, size: Size, images: number): Value {
+    return this.#transformed((part, axis) => this.#toWindows(part, axis), x, size, images);
+  }
 
-const rowOrders = new Map<string, Value>();
-/** Where the pixels lie after fromWindows along both axes: [4,4,T,T'] each cut where dense. */
-const rowOrder = (h: number, w: number): Value => {
-  const key = `${h}×${w}`;
-  const known = rowOrders.get(key);
-  if (known !== undefined) return known;
-  const [th, tw] = [tilesOf(h), tilesOf(w)];
-  const order = Array.from({ length: h * w }, (_, i) => {
-    const [y, x] = [Math.floor(i / w), i % w];
-    const within = (y % TILE) * TILE + (x % TILE);
-    return (within * th + Math.floor(y / TILE)) * tw + Math.floor(x / TILE);
-  });
-  const made = constant(tensor("int32", [h * w], Int32Array.from(order)));
-  rowOrders.set(key, made);
-  return made;
-};
+  /** Tiles along an axis. */
+  #tiles(size: number): number {
+    return Math.ceil(size / this.#tile);
+  }
 
-/** y [H·W, c·C] of M [36, T·T'·c, C]. */
-const outputTransform = (m: Value, [h, w]: readonly [number, number], images: number): Value => {
-  const [th, tw] = [tilesOf(h), tilesOf(w)];
-  const row = images * m.dim(-1);
-  const first = matMul(tileOutput, shaped(m, [WINDOW, WINDOW * th * tw * row]));
-  const second = matMul(tileOutput, shaped(first, [TILE, WINDOW, th * tw * row]));
-  const rows = shaped(second, [TILE * TILE * th * tw, row]);
-  return th * tw === 1 && h === TILE && w === TILE ? rows : gather(rows, rowOrder(h, w), { axis: 0 });
-};
+  /** [(m+2)·T, size]: row k·T + t holds what place k of tile t takes from each pixel; `first` is a tile's first pixel. */
+  #dense(rows: Rows, first: number, size: number): number[][] {
+    return rows.flatMap((row) =>
+      Array.from({ length: this.#tiles(size) }, (_, t) =>
+        Array.from({ length: size }, (_, at) => row[at - (this.#tile * t + first)] ?? 0),
+      ),
+    );
+  }
 
-/** Convolution of a chunk [H·W, c·Ci] of c images with a 3×3 kernel, padding 1: [H·W, c·Co]. */
-export const winogradConv = (x: Value, u: Value, size: readonly [number, number], images: number): Value =>
-  outputTransform(fusedMatMul(transformed(toWindows, x, size, images), u, { transB: 1 }), size, images);
+  /** Bᵀ along the size of [n, a, size, b]: [n, m+2, a, T, b]; of two tiles at most, where a is 1, as a product. */
+  #toWindows(x: Value, size: number): Value {
+    const tiles = this.#tiles(size);
+    const pads = [1, this.#tile * tiles + 1 - size] as const;
+    return (
+      this.#product(this.#denseInput, x, size) ??
+      slide(x, this.#windowFilters, { kernel: this.#window, stride: this.#tile, pads })
+    );
+  }
 
-/** Its gradient to the input: the convolution of dy with the turned kernel, [H·W, c·Co] to [H·W, c·Ci]. */
-export const winogradGradInput = (dy: Value, u: Value, size: readonly [number, number], images: number): Value =>
-  outputTransform(matMul(transformed(toWindows, dy, size, images), u), size, images);
+  /** A along the size of [n, a, size, b]: [n, m+2, a, T, b]. */
+  #toPlaces(x: Value, size: number): Value {
+    const pads = [0, this.#tile * this.#tiles(size) - size] as const;
+    return (
+      this.#product(this.#denseOutputGrad, x, size) ??
+      slide(x, this.#tileFilters, { kernel: this.#tile, stride: this.#tile, pads })
+    );
+  }
 
-/**
- * Its gradient to the filters, dU [36, Co, Ci] = Σ (A dy Aᵀ)ᵀ·V over tiles and images. V is computed anew rather than
- * kept since the forward pass: it is 2¼ times x.
- */
-export const winogradGradFilter = (x: Value, dy: Value, size: readonly [number, number], images: number): Value =>
-  fusedMatMul(transformed(toPlaces, dy, size, images), transformed(toWindows, x, size, images), { transA: 1 });
+  #product(dense: (size: number) => Value, x: Value, size: number): Value | undefined {
+    const [n, a, , b] = x.shape as [number, number, number, number];
+    const tiles = this.#tiles(size);
+    if (tiles > 2 || a !== 1) return undefined;
+    return shaped(matMul(dense(size), shaped(x, [n, size, b])), [n, this.#window, 1, tiles, b]);
+  }
+
+  /** A transform along rows, then along columns, of a chunk [H·W, c·C]: [P, T·T'·c, C]. */
+  #transformed(along: (x: Value, size: number) => Value, x: Value, [h, w]: Size, images: number): Value {
+    const row = x.dim(1);
+    const first = along(shaped(x, [1, 1, h, w * row]), h);
+    const second = along(shaped(first, [this.#window, this.#tiles(h), w, row]), w);
+    return shaped(second, [this.#window ** 2, this.#tiles(h) * this.#tiles(w) * images, row / images]);
+  }
+
+  /** y [H·W, c·C] of M [P, T·T'·c, C]. */
+  #outputs(m: Value, [h, w]: Size, images: number): Value {
+    const [tile, window] = [this.#tile, this.#window];
+    const row = this.#tiles(h) * this.#tiles(w) * images * m.dim(-1);
+    const first = matMul(this.#output, shaped(m, [window, window * row]));
+    const second = matMul(this.#output, shaped(first, [tile, window, row]));
+    const rows = shaped(second, [tile * tile * this.#tiles(h) * this.#tiles(w), images * m.dim(-1)]);
+    return h === tile && w === tile ? rows : gather(rows, this.#order(h, w), { axis: 0 });
+  }
+
+  /** Where the pixels lie after the transform from windows along both axes: [m,m,T,T'] each cut where tiles reach beyond. */
+  #order(h: number, w: number): Value {
+    const [tile, th, tw] = [this.#tile, this.#tiles(h), this.#tiles(w)];
+    const order = Int32Array.from({ length: h * w }, (_, i) => {
+      const [y, x] = [Math.floor(i / w), i % w];
+      const within = (y % tile) * tile + (x % tile);
+      return (within * th + Math.floor(y / tile)) * tw + Math.floor(x / tile);
+    });
+    const key = `${h}×${w}`;
+    const made = this.#orders.get(key) ?? constant(tensor("int32", [h * w], order));
+    this.#orders.set(key, made);
+    return made;
+  }
+}
+
+/** Sides of tiles; on a tie the earlier, whose rounding is less. */
+const TILES = [2, 3, 4];
+const winogradWith = cached((tile: number) => new Winograd(tile));
+
+const tilesOf = ([h, w]: Size, tile: number): number => Math.ceil(h / tile) * Math.ceil(w / tile);
+/** Products of a pair of channels for an image. */
+const productsOf = (size: Size, tile: number): number => tilesOf(size, tile) * (tile + 2) ** 2;
+const bestTile = (size: Size): number =>
+  TILES.reduce((best, tile) => (productsOf(size, tile) < productsOf(size, best) ? tile : best));
+
+/** The transforms by which images of a size take the least products. */
+export const winogradFor = (size: Size): Winograd => winogradWith(bestTile(size));
+
+/** Tiles of an image. */
+export const tilesOfImage = (size: Size): number => tilesOf(size, bestTile(size));

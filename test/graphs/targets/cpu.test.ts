@@ -23,6 +23,7 @@ import { costs } from "../../../graphs/targets/cpu/costs.ts";
 import { cpuTarget, cpuTargetFor } from "../../../graphs/targets/cpu/index.ts";
 import { limitChannels } from "../../../graphs/targets/cpu/placing.ts";
 import { directly, fastest, type Way, waysFor } from "../../../graphs/targets/cpu/ways.ts";
+import { tilesOfImage } from "../../../graphs/targets/cpu/winograd.ts";
 import { lower, type Target } from "../../../graphs/targets/lower.ts";
 import { blockSize } from "../../../src/engine/block.ts";
 import { evaluate, filledWith, randomNumbers, randomTensor, relativeError } from "../run.ts";
@@ -88,6 +89,14 @@ const CASES: readonly Case[] = [
   { x: [2, 3, 20, 20], filters: 8, kernel: 7, attributes: { pads: [3, 3, 3, 3], strides: [2, 2] } },
   { x: [2, 4, 9, 9], filters: 8, kernel: 3, attributes: { pads: [2, 1, 0, 3], dilations: [2, 1] } },
   { x: [2, 4, 9, 9], filters: 8, kernel: 3, attributes: { pads: [1, 1, 1, 1], group: 2 } },
+  // Images that Winograd's tiles of 4, 3 and 2 fill, and that none does.
+  ...[2, 3, 5, 6, 7].map((side) => ({
+    x: [9, 8, side, side],
+    filters: 16,
+    kernel: 3,
+    attributes: { pads: [1, 1, 1, 1] },
+  })),
+  { x: [4, 8, 3, 12], filters: 8, kernel: 3, attributes: { pads: [1, 1, 1, 1] } },
   // More than one chunk, the last one ragged.
   { x: [5, 8, 96, 96], filters: 8, kernel: 3, attributes: { pads: [1, 1, 1, 1] } },
   { x: [7, 8, 96, 96], filters: 9, kernel: 3, attributes: { pads: [1, 1, 1, 1], strides: [2, 2] } },
@@ -259,6 +268,21 @@ describe("convolutions", () => {
     expect(waysFor(shape)).toEqual(["winograd", "im2col"]);
     expect(waysFor({ ...shape, inputChannels: 3 })).toEqual(["thin", "im2col"]);
     expect(waysFor({ ...shape, geometry: geometry(8, 2) })).toEqual(["im2col"]);
+  });
+
+  test.each([
+    [2, 1],
+    [3, 1],
+    [4, 1],
+    [5, 4],
+    [6, 4],
+    [7, 4],
+    [8, 4],
+    [12, 9],
+    [14, 16],
+    [224, 56 * 56],
+  ])("an image of side %i has %i of Winograd's tiles, by which it takes the least products", (side, tiles) => {
+    expect(tilesOfImage([side, side])).toBe(tiles);
   });
 
   test("the cost table chooses the fastest way at the nearest shape", () => {
