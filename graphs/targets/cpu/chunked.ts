@@ -3,7 +3,7 @@
  * what differs by image and channel, as a batch norm's factors do by branch, is a row [1, c·C] for a chunk of c images.
  */
 import type { Type, Value } from "../../onnx/graph.ts";
-import { concat, expandAs, slice } from "../../ops/index.ts";
+import { concat, expandAs, hardSigmoid, slice } from "../../ops/index.ts";
 import type { Layout, Lowered } from "../layout.ts";
 import { shaped } from "./contrib.ts";
 
@@ -77,7 +77,12 @@ export interface Known {
   readonly again?: Followed;
   /** 1 where the value is positive, else 0, from such values; times tensors as large, where the layout gates. */
   readonly positive?: (times?: readonly Value[]) => readonly Value[];
+  /** Of a gradient to what a ReLU gave, `of`: its parts where that is positive, else 0, by less than a mask of them all. */
+  readonly masked?: { readonly of: Lowered; readonly parts: () => readonly Value[] };
 }
+
+/** 1 where y = relu(x) is positive, else 0: one pass, where a comparison and a cast take two. */
+export const mask = (y: Value): Value => hardSigmoid(y, { alpha: 1e38, beta: 0 });
 
 /** What a lowering of this target said of its result. */
 export const knownOf = (x: Lowered): Known => (x.known as Known | undefined) ?? {};

@@ -8,7 +8,6 @@ import {
   exp,
   expand,
   globalAveragePool,
-  hardSigmoid,
   identity,
   leakyRelu,
   max,
@@ -38,6 +37,7 @@ import {
   isChunked,
   type Known,
   knownOf,
+  mask,
   type Phased,
   type Phases,
   type Place,
@@ -129,6 +129,9 @@ const follow = (a: Lowered, b: Lowered): Placed | undefined => {
 const activationGrad: Lowering = ({ inputs: [y, dy] }) => {
   const { layout } = y as Lowered;
   if (!isChunked(layout) || !sameShape((y as Lowered).type, (dy as Lowered).type)) return undefined;
+  const { masked } = knownOf(dy as Lowered);
+  if (masked !== undefined && masked.of === y && layout.name === (dy as Lowered).layout.name)
+    return [{ layout, parts: masked.parts() }];
   const back = (dy as Lowered).in(layout);
   const { positive } = knownOf(y as Lowered);
   if (layout.gates && positive !== undefined) return [{ layout, parts: positive(back) }];
@@ -185,9 +188,6 @@ const binary =
     };
     return [{ layout, parts: a.parts.map((_, i) => both(i)) }];
   };
-
-/** 1 where y = relu(x) is positive, else 0: one pass, where a comparison and a cast take two. */
-const mask = (y: Value): Value => hardSigmoid(y, { alpha: 1e38, beta: 0 });
 
 const pixelAxes = ({ axes }: Reduction, rank: number): boolean =>
   rank === 4 &&

@@ -441,6 +441,30 @@ describe("max pooling in blocks", () => {
   );
 });
 
+describe("a strided stem", () => {
+  const stems: readonly [images: number, channels: number, size: number][] = [
+    [4, 16, 32],
+    [2, 8, 16],
+    [3, 64, 48],
+    [12, 64, 96],
+  ];
+  test.each(stems)(
+    "of %i images to %i channels, size %i: batch norm, ReLU and max pooling behind it",
+    async (images, channels, size) => {
+      const [x, w] = [image("x", [images, 3, size, size]), image("w", [channels, 3, 7, 7])];
+      const [scale, bias] = [image("scale", [1, channels]), image("bias", [1, channels])];
+      const seen = conv(x, w, { strides: [2, 2], pads: [3, 3, 3, 3] });
+      const [normal] = batchNormTraining.outputs(seen, scale, bias, { branches: 1, epsilon: 1e-5 }) as [Value];
+      const positive = relu(normal);
+      const y = maxPool(positive, { kernel_shape: [3, 3], strides: [2, 2], pads: [1, 1, 1, 1] });
+      const dy = image("dy", y.shape);
+      const [dx, dw, dScale, dBias, between] = vjp([y], [dy], [x, w, scale, bias, normal]) as Value[];
+      const outputs = { y, dx: dx!, dw: dw!, dScale: dScale!, dBias: dBias!, between: between! };
+      for (const target of cpuTargets) await compare(outputs, [x, w, scale, bias, dy], target, 5e-5, size);
+    },
+  );
+});
+
 describe("batch norm", () => {
   test.each([
     [1, 1, 8, 4],

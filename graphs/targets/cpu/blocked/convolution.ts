@@ -49,6 +49,8 @@ interface Served {
   readonly shape: ConvShape;
 }
 
+const isStrided = ({ geometry }: ConvShape): boolean => geometry.strides.some((s) => s !== 1);
+
 const servedAs = (
   block: number,
   place: Place,
@@ -58,8 +60,7 @@ const servedAs = (
   if (shape === undefined) return undefined;
   const stem = !isBlocked(place(x)) && shape.inputChannels < block;
   // A strided stem is faster so even where its results are brought to pixels: there every place of its kernel is a copy.
-  const strided = shape.geometry.strides.some((s) => s !== 1);
-  if (!isBlocked(place(y)) && (stem ? !strided : !isBlocked(place(x)))) return undefined;
+  if (!isBlocked(place(y)) && (stem ? !isStrided(shape) : !isBlocked(place(x)))) return undefined;
   const [own, its] = [stem ? 1 : sharing(block, x.shape), sharing(block, y.shape)];
   if (own * its === 0) return undefined;
   const together = Math.max(own, its);
@@ -115,7 +116,8 @@ const forward =
       return recut(viewed(each, Math.max(block, type.shape[1]!)), layout.chunks);
     };
     const parts = results({});
-    const to = place(type);
+    // What follows a strided stem follows it in blocks, max pooling above all.
+    const to = stem && isStrided(shape) ? layout : place(type);
     if (!isBlocked(to)) return [{ layout: to, parts: to.take?.(layout, parts, type) as Value[] }];
     // A sum and a ReLU behind it are the last of the convolution's passes; an operand that is kept for a pass back would be copied first.
     const known: Known = onlyForward && chunks.length === layout.chunks.length ? { followed: results } : {};

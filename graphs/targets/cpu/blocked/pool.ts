@@ -4,7 +4,7 @@
  *
  * onnxruntime's MaxPool with places and a scatter take row-major images, one thread and twice the time (ResNet-18 on 224×224 images).
  */
-import { constant, type Value } from "../../../onnx/graph.ts";
+import { constant, type Type, type Value } from "../../../onnx/graph.ts";
 import { float32 } from "../../../onnx/tensor.ts";
 import {
   add,
@@ -18,10 +18,10 @@ import {
 } from "../../../ops/index.ts";
 import type { Lowered } from "../../layout.ts";
 import type { Lowering } from "../../lower.ts";
-import type { Phases, Place } from "../chunked.ts";
+import { type Known, mask, type Phases, type Place } from "../chunked.ts";
 import { shaped } from "../contrib.ts";
 import { inChunks, joined, recut } from "./cut.ts";
-import { isBlocked } from "./layout.ts";
+import { blockedLayout, isBlocked } from "./layout.ts";
 import { activated, blockedConv, blockedMaxPool } from "./nchwc.ts";
 
 /** An axis of images: 0 from the top to the bottom, 1 from left to right. */
@@ -88,8 +88,17 @@ const tapped = (
   return shaped(result, plus.shape);
 };
 
+/** Gradients of windows along an axis. */
+interface Along {
+  readonly axis: Axis;
+  readonly reach: Reach;
+  readonly block: number;
+  /** Whether dy is 0 where no pixel is above 0: what lies before the first pixel, a zero, takes nothing from the others then. */
+  readonly positive: boolean;
+}
+
 /** dx along an axis of windows, of which y are the largest pixels; x has twice as many pixels along it. */
-const gradientAlong = (x: Value, y: Value, dy: Value, axis: Axis, reach: Reach, block: number): Value => {
+const gradientAlong = (x: Value, y: Value, dy: Value, { axis, reach, block, positive }: Along): Value => {
   const back = (even: Value, odd: Value): Value => {
     const phases: Phases = axis === 0 ? [[even], [odd]] : [[even, odd]];
     return joined(phases, x.shape, block);
@@ -101,7 +110,7 @@ const gradientAlong = (x: Value, y: Value, dy: Value, axis: Axis, reach: Reach, 
     const odd = butFor([-1], 0, dy, y);
     return back(sub(dy, odd), odd);
   }
-  const rest = butFor([-1, 0], 1, dy, beyondEdge(y, axis, block));
+  const rest = butFor([-1, 0], 1, dy, positive ? y : beyondEdge(y, axis, block));
   const third = butFor([-1], 0, rest, y);
   // Each first pixel of a window is the third of the one before.
   const odd = tapped(sub(dy, rest), axis, block, [0, 1], [0, 1, 1], third);
@@ -140,35 +149,44 @@ const pooled = (x: Value, [down, across]: readonly [Reach, Reach]): Value =>
   largestAlong(largestAlong(x, 1, across), 0, down);
 
 const forward =
-  (place: Place): Lowering =>
+  (block: number, place: Place): Lowering =>
   ({ inputs: [x], attributes, types: [y] }) => {
     const { layout, type } = x as Lowered;
     const reaches = reachesOf(attributes, type.shape.slice(2));
-    const to = place(y!);
-    if (!isBlocked(layout) || !isBlocked(to) || reaches === undefined) return undefined;
+    if (!isBlocked(layout) || reaches === undefined) return undefined;
     const parts = (x as Lowered).in(layout).map((part) => pooled(part, reaches));
-    return [{ layout: to, parts: recut(parts, to.chunks) }];
+    const own = blockedLayout(block, y as Type);
+    const cut = recut(parts, own.chunks);
+    const to = place(y as Type);
+    return [
+      isBlocked(to) ? { layout: to, parts: cut } : { layout: to, parts: to.take?.(own, cut, y as Type) as Value[] },
+    ];
   };
 
 const gradient =
-  (block: number, place: Place): Lowering =>
-  ({ inputs: [x, y, dy], attributes }) => {
+  (block: number): Lowering =>
+  ({ inputs: [x, , dy], attributes }) => {
     const { layout, type } = x as Lowered;
     const reaches = reachesOf(attributes, type.shape.slice(2));
-    if (!isBlocked(layout) || !isBlocked(place((y as Lowered).type)) || reaches === undefined) return undefined;
+    if (!isBlocked(layout) || reaches === undefined) return undefined;
     const [down, across] = reaches;
     const back = inChunks(dy as Lowered, block, layout.chunks);
-    const parts = (x as Lowered).in(layout).map((part, i) => {
-      const rows = largestAlong(part, 1, across);
-      const most = largestAlong(rows, 0, down);
-      const sides = gradientAlong(rows, most, back[i]!, 0, down, block);
-      return gradientAlong(part, rows, sides, 1, across, block);
-    });
-    return [{ layout, parts }];
+    // Computed anew if that is cheap, rather than kept since the forward pass.
+    const gradients = (positive: boolean) =>
+      (x as Lowered).recomputed(layout).map((part, i) => {
+        const rows = largestAlong(part, 1, across);
+        const most = largestAlong(rows, 0, down);
+        const given = positive ? mul(back[i]!, mask(most)) : back[i]!;
+        const sides = gradientAlong(rows, most, given, { axis: 0, reach: down, block, positive });
+        return gradientAlong(part, rows, sides, { axis: 1, reach: across, block, positive });
+      });
+    // No pixel is taken that is not the largest, so that a ReLU's mask of those, a quarter of them, is that of all.
+    const known: Known = { masked: { of: x as Lowered, parts: () => gradients(true) } };
+    return [{ layout, parts: gradients(false), known }];
   };
 
 /** Entries for max pooling on a processor with blocks of `block` channels. */
 export const blockedPools = (block: number, place: Place): readonly [OpDefinition, Lowering][] => [
-  [maxPool.definition, forward(place)],
-  [maxPoolGrad.definition, gradient(block, place)],
+  [maxPool.definition, forward(block, place)],
+  [maxPoolGrad.definition, gradient(block)],
 ];
