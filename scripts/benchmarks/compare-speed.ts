@@ -4,14 +4,18 @@
  *
  *     npm run build
  *     node dist/scripts/benchmarks/compare-speed.js --python PYTHON [--widths 16,32,64] [--images 32,96] [--batches 32,64,128]
- *       [--stem cifar|imagenet] [--rounds 5] [--threads 2] [--modes authors,hoisted,bf16] [--targets cpu,cpu-pixels] [--reference advcl_torch.py]
+ *       [--stem cifar|imagenet] [--replicas 1,2] [--rounds 5] [--threads 2] [--modes authors,hoisted,bf16] [--targets cpu,cpu-pixels] [--reference advcl_torch.py]
  *
  * Without lists: width 64, 32×32 images, batch 32. `authors`: clean views anew in each attack step, NCHW; `hoisted`: clean views once,
  * channels last; `bf16`: that under autocast; `--modes none`: our targets alone. Wall seconds and the processor's seconds, which other programs on the machine disturb
  * less; peaks in GB; ratios are PyTorch's seconds over ours. PYTHON has torch. The last line is one JSON object.
  */
+import { once } from "node:events";
+import { isMainThread, type MessagePort, parentPort, Worker, workerData } from "node:worker_threads";
 import { advcl } from "../../graphs/methods/advcl.ts";
+import { averagedStep } from "../../graphs/steps/split.ts";
 import { benchFeeds } from "../../src/bench/measure.ts";
+import { joinThreads, sharedMemory, type ThreadPlace } from "../../src/distributed/threads.ts";
 import { chooseEngine } from "../../src/engine/engine.ts";
 import { RequestError } from "../../src/errors.ts";
 import { existingPath, numbersIn, readFlags } from "../flags.ts";
@@ -36,6 +40,7 @@ const { values } = readFlags(import.meta.url, {
     modes: { type: "string", default: "authors,hoisted" },
     targets: { type: "string", default: "cpu" },
     stem: { type: "string", default: "cifar" },
+    replicas: { type: "string" },
   },
 });
 const threads = Number(values.threads);
@@ -55,25 +60,66 @@ const shapes: readonly Shape[] = numbersIn("widths", values.widths ?? "64").flat
   ),
 );
 
-/** Our half: one step a turn, whose results the next one starts from. */
-const serve = async ({ width, size, batch }: Shape): Promise<void> => {
-  const engine = await chooseEngine({ provider: "cpu", threads, target: values.targets });
-  const step = advcl.build({
+/** What makes one step of a replica, or of all there is, whose results the next one starts from. */
+const prepare = async ({ width, size, batch }: Shape, place?: ThreadPlace) => {
+  const replicas = place?.size ?? 1;
+  const ranks = place && { size: replicas, rank: place.rank, batchNorm: true, negatives: true };
+  const spoken = place && { ranks: joinThreads(place).within, speaking: true };
+  const engine = await chooseEngine({
+    provider: "cpu",
+    threads: Math.max(1, Math.floor(threads / replicas)),
+    target: values.targets,
+    ...spoken,
+  });
+  const own = advcl.build({
     ...advcl.paper,
-    batch,
+    batch: batch / replicas,
     size,
     depth: 18,
     width,
     stem,
     clusters: [2, 10, 50, 100, 500],
     attackSteps: 5,
+    ranks,
   });
+  const step = ranks === undefined ? own : averagedStep(own, replicas, 1);
   const { session, model } = await engine.load(step);
   const feeds = benchFeeds(step, 1);
-  await serveTurns({ target: engine.target.name, nodes: model.nodes.size }, async () => {
+  const turn = async (): Promise<void> => {
     const results = await session.run(feeds);
     for (const [name, value] of Object.entries(results)) if (name.startsWith("next.")) feeds[name.slice(5)] = value;
+  };
+  return { ready: { target: engine.target.name, nodes: model.nodes.size }, turn };
+};
+
+/** A thread of another replica, and what has it make a step. */
+interface Replica {
+  readonly shape: Shape;
+  readonly place: ThreadPlace;
+}
+
+const serveReplica = async ({ shape, place }: Replica, port: MessagePort): Promise<void> => {
+  const { turn } = await prepare(shape, place);
+  port.on("message", () => void turn());
+  port.postMessage("ready");
+};
+
+/** Our half: one step a turn. */
+const serve = async (shape: Shape): Promise<void> => {
+  const size = Number(values.replicas ?? 1);
+  const memory = sharedMemory(size);
+  const placeOf = (rank: number): ThreadPlace => ({ rank, size, memory, limitSeconds: 60 });
+  const others = Array.from({ length: size - 1 }, (_, i) => {
+    const workerData: Replica = { shape, place: placeOf(i + 1) };
+    return new Worker(new URL(import.meta.url), { workerData, argv: process.argv.slice(2) });
   });
+  await Promise.all(others.map((other) => once(other, "message")));
+  const { ready, turn } = await prepare(shape, size === 1 ? undefined : placeOf(0));
+  await serveTurns(ready, async () => {
+    for (const other of others) other.postMessage("turn");
+    await turn();
+  });
+  await Promise.all(others.map((other) => other.terminate()));
 };
 
 /** Our step and PyTorch's in each of its modes; one sentence where a worker ended, as one that lacks memory does. */
@@ -83,9 +129,14 @@ const measure = async ({ width, size, batch }: Shape): Promise<readonly Summary[
   const torch = { width, size, batch, threads, stem, reference };
   const modes = values.modes === "none" ? [] : values.modes.split(",");
   const targets = values.targets.split(",");
+  const counts = numbersIn("replicas", values.replicas ?? "1");
   const contenders = [
-    ...targets.map((target) =>
-      ourWorker(import.meta.url, { ...own, targets: target }, targets.length === 1 ? "ours" : target),
+    ...targets.flatMap((target) =>
+      counts.map((replicas) => {
+        const name = targets.length === 1 ? "ours" : target;
+        const settings = { ...own, targets: target, replicas };
+        return ourWorker(import.meta.url, settings, replicas === 1 ? name : `${name}, ${replicas} replicas`);
+      }),
     ),
     ...modes.map((mode) => torchWorker(`torch ${mode}`, values.python, "pretrain", { ...torch, mode })),
   ];
@@ -112,4 +163,5 @@ const compare = async (): Promise<void> => {
   console.log(JSON.stringify({ machine: on, rounds: Number(values.rounds), rows }));
 };
 
-await (values.worker ? serve(shapes[0] as Shape) : compare());
+if (isMainThread) await (values.worker ? serve(shapes[0] as Shape) : compare());
+else await serveReplica(workerData as Replica, parentPort as MessagePort);

@@ -7,6 +7,8 @@ export interface Collective {
   readonly size: number;
   /** Number of this process among those of its machine, which picks the GPU. */
   readonly localRank: number;
+  /** Whether the ranks are threads of one process, which share its cores and train as one. */
+  readonly together?: boolean;
   /** Seconds that were spent in communication so far, waiting for slower ranks included. */
   readonly seconds: number;
   /**

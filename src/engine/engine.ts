@@ -168,7 +168,7 @@ const engineAsked = (request: EngineRequest, provider: Provider): EngineName | "
   }
   if (engine === "binding" || provider === "webgpu")
     throw new RequestError(
-      `--batch-norm global and --negatives global need --engine native with --provider cpu or cuda; choose those, or local`,
+      "--batch-norm global, --negatives global and --replicas need --engine native with --provider cpu or cuda; choose those, or leave them out",
     );
   return "native";
 };

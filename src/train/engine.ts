@@ -1,6 +1,7 @@
 /** The engine that a training runs on. */
 import type { Collective } from "../distributed/collective.ts";
 import { chooseEngine, type Engine, type EngineRequest } from "../engine/engine.ts";
+import { RequestError } from "../errors.ts";
 import type { VerbContext } from "../verbs/verb.ts";
 
 /**
@@ -10,13 +11,16 @@ import type { VerbContext } from "../verbs/verb.ts";
 export const trainingEngine = async (
   settings: EngineRequest,
   { begun, log }: VerbContext,
-  { localRank, size }: Collective,
+  { localRank, size, together }: Collective,
   spoken: Pick<EngineRequest, "ranks" | "speaking"> | undefined,
 ): Promise<{ readonly engine: Engine; readonly target: string | undefined }> => {
   const begunWith = (await begun())?.target;
   // Ranks of one machine would disturb each other.
   const timing = size === 1 ? log : undefined;
-  const engine = await chooseEngine({ ...settings, device: localRank, ...spoken, begunWith, timing });
+  const threads = together ? Math.max(1, Math.floor(settings.threads / size)) : settings.threads;
+  const engine = await chooseEngine({ ...settings, threads, device: localRank, ...spoken, begunWith, timing });
+  if (together && engine.provider !== "cpu")
+    throw new RequestError("--replicas shares the cores of a CPU; leave it out on a GPU, or choose --provider cpu");
   const left = settings.target === undefined && engine.provider !== "webgpu";
   return { engine, target: left ? engine.target.name : undefined };
 };

@@ -253,7 +253,7 @@ const run = async (given: GivenFinetuning, context: VerbContext): Promise<Finetu
   context.log(
     `${scheme}: ${encoderName(network)} width ${network.width}, branch ${network.branches ? branch : "only one"}, ` +
       `${images.training.count} images of ${images.name} in ${classes} classes, ${loader.stepsPerEpoch} steps of ${batch} an epoch${partsText(settings.accumulate)}, ` +
-      `${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
+      `${ranksText(ranks, collective)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({

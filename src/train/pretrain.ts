@@ -275,7 +275,7 @@ const run = async (settings: Settings, context: VerbContext): Promise<PretrainRe
   const knn = await createKnn(engine, network, dataset, test, collective);
   context.log(
     `${method.title}: ${encoderName(network)} width ${network.width}, ${dataset.count} images of ${network.size}×${network.size}, ` +
-      `${loader.stepsPerEpoch} steps of ${batch} an epoch${partsText(accumulate)}, ${ranksText(ranks)}on ${engine.provider} (${engine.reason})`,
+      `${loader.stepsPerEpoch} steps of ${batch} an epoch${partsText(accumulate)}, ${ranksText(ranks, collective)}on ${engine.provider} (${engine.reason})`,
   );
   try {
     const trained = await train({

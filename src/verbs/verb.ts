@@ -2,6 +2,7 @@
 import type { z } from "zod";
 import { alone, type Collective } from "../distributed/collective.ts";
 import { launched } from "../distributed/launcher.ts";
+import { threadsHere } from "../distributed/threads.ts";
 import { RequestError } from "../errors.ts";
 import { warnOfUnits } from "../models/units.ts";
 import type { Basis, RunConfig } from "../runs/config.ts";
@@ -152,6 +153,14 @@ export const defineVerb = <const Own extends Shape, Result>(
       throw new RequestError(
         `${spec.name} runs in one process, and a launcher started ${place.size}; start it without mpirun or srun`,
       );
+    const size = Number(values.replicas ?? 1);
+    if (size > 1 && threadsHere() === undefined) {
+      if (place !== undefined)
+        throw new RequestError("--replicas is of one process, and a launcher started several; leave it out");
+      const { overThreads } = await import("./rank-threads.ts");
+      const request = { verb: spec.name, settings: values, size, limitSeconds: Number(values.rankTimeout) };
+      return overThreads({ ...request, signal: options.signal }, () => perform(settings, options));
+    }
     const { context, close } = openContext(spec as unknown as Spec, values, options);
     try {
       warnOfUnits(values, context.warn);

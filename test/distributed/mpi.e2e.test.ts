@@ -187,7 +187,7 @@ needsMpi("several ranks", () => {
         .filter((line) => line.startsWith("error:"));
     const out = join(folder, "refused");
     expect(refused(`${pretrain} --batch-norm global --engine binding --out ${out}`)).toEqual([
-      expect.stringContaining("--batch-norm global and --negatives global need --engine native"),
+      expect.stringContaining("--batch-norm global, --negatives global and --replicas need --engine native"),
     ]);
     expect(refused(`${pretrain.replace("--batch 32", "--batch 33")} --out ${out}`)).toEqual([
       expect.stringContaining("a batch of 33 can't be shared by 2 ranks"),
