@@ -8,11 +8,11 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { peakMemory } from "../../src/bench/measure.ts";
+import { coreLatency } from "../../src/engine/core-latency.ts";
 import { processor } from "../../src/engine/devices.ts";
 import { median } from "../../src/engine/median.ts";
 import { RunError } from "../../src/errors.ts";
 import { packageRoot } from "../../src/version.ts";
-import { coreLatency } from "./core-latency.ts";
 
 /** Figures of one turn. */
 export interface Turn {

@@ -7,6 +7,7 @@ import { blockedName } from "../../graphs/targets/cpu/placing.ts";
 import { defineVerb } from "../verbs/verb.ts";
 import { packageRoot, versions } from "../version.ts";
 import { blockSize } from "./block.ts";
+import { coreLatency, coresText } from "./core-latency.ts";
 import { availableCores } from "./cores.ts";
 import { cudaDependencies, cudaFiles, gpuDevices, gpuNames, processor, vulkanDrivers } from "./devices.ts";
 import { chooseEngine, type Engine, engineOf } from "./engine.ts";
@@ -25,6 +26,8 @@ export interface ProviderState {
 
 export interface DoctorResult {
   readonly processor: ReturnType<typeof processor> & { readonly cores: number };
+  /** Nanoseconds from one core to another and what follows from them. */
+  readonly cores: { readonly apart: number | undefined; readonly message: string };
   /** Bytes. */
   readonly memory: number;
   readonly gpus: readonly string[];
@@ -98,6 +101,7 @@ export const doctorRows = (found: DoctorResult): [string, string][] => {
   const { libraries, providers, auto, native, onCuda } = found;
   return [
     ["processor", `${name}, ${cores} cores, ${vectors} (onnxruntime's blocks of ${blockSize} channels)`],
+    ["cores", found.cores.message],
     ["memory", `${gigabytes(found.memory)}, ${gigabytes(freemem())} free`],
     ["GPUs", printNames(found.gpus, "none found")],
     ...Object.entries(found.versions).map(([key, value]): [string, string] => [key, value]),
@@ -166,8 +170,10 @@ export const doctor = defineVerb(
       webgpu: tryProvider("webgpu", threads),
     };
     const { provider, reason, name, nameReason, precision, graphs } = await chooseEngine({ provider: "auto", threads });
+    const apart = await coreLatency();
     return {
       processor: { ...processor(), cores: availableCores() },
+      cores: { apart, message: coresText(apart) },
       memory: totalmem(),
       gpus: gpuNames(),
       versions: versions(),
