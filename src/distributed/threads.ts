@@ -100,7 +100,8 @@ class Rooms {
   /** A rank that has not said as much as this one. */
   #slow(): number | undefined {
     for (let rank = 0; rank < this.#place.size; rank++)
-      if (Atomics.load(this.#words, saidBy(rank)) - this.#said < 0) return rank;
+      // Counts begin anew after 2^32 messages.
+      if (((Atomics.load(this.#words, saidBy(rank)) - this.#said) | 0) < 0) return rank;
     return undefined;
   }
 

@@ -58,7 +58,7 @@ export const overThreads = async <T>(
   const own = joinThreads(placeOf(0));
   const others = Array.from({ length: size - 1 }, (_, i) =>
     startRank({ verb, settings, place: placeOf(i + 1) }, signal).then((reply) => {
-      if (reply === undefined) own.fail();
+      if (reply === undefined || reply.failed !== undefined) own.fail();
       return reply;
     }),
   );
