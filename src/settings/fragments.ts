@@ -186,7 +186,7 @@ export const replicasSetting = {
   replicas: setting(
     z.int().min(1).max(64).default(1),
     "share every batch among so many parts of this process, each with its part of the threads and an engine of its own; batch norm and negatives are of the whole batch. Faster on the CPU where cores share no cache",
-    { group: "Execution", changeable: true },
+    { group: "Run", changeable: true },
   ),
 };
 
