@@ -137,31 +137,29 @@ const speakWithin = (rooms: Rooms): WithinProgram => {
   /** Values at an address; views are kept, since the engine's memory lies where it lay in the steps before. */
   const at = (address: bigint, from: number, to: number): Float32Array => {
     const key = `${address} ${from} ${to}`;
-    const known = views.get(key) ?? new Float32Array(koffi.view(address + BigInt(4 * from), 4 * (to - from)));
+    const known = views.get(key);
+    if (known !== undefined) return known;
     if (views.size >= VIEWS) views.clear();
-    views.set(key, known);
-    return known;
-  };
-  const attempt = (work: () => void): void => {
-    try {
-      work();
-    } catch (error) {
-      failure = error as Error;
-      throw error;
-    }
+    const made = new Float32Array(koffi.view(address + BigInt(4 * from), 4 * (to - from)));
+    views.set(key, made);
+    return made;
   };
   const each = (
     from: bigint,
     count: number,
     take: (rooms: readonly Float32Array[], from: number, to: number) => void,
-  ) =>
-    attempt(() => {
+  ): void => {
+    try {
       for (const [start, end] of piecesOf(count))
         rooms.exchange(
           (room) => room.set(at(from, start, end)),
           (all) => take(all, start, end),
         );
-    });
+    } catch (error) {
+      failure = error as Error;
+      throw error;
+    }
+  };
   return {
     get failure() {
       return failure;

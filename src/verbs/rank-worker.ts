@@ -2,7 +2,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { asRank, joinThreads, OtherRankFailed } from "../distributed/threads.ts";
 import type { RankData, RankReply } from "./rank-threads.ts";
-import type { Reporter } from "./reporter.ts";
+import { quietReporter, type Reporter } from "./reporter.ts";
 import type { Verb } from "./verb.ts";
 
 const { verb, settings, place } = workerData as RankData;
@@ -13,12 +13,7 @@ const aborting = new AbortController();
 port.once("message", () => aborting.abort());
 
 /** Rank 0 says what is to be said. */
-const silent: Reporter = {
-  log: () => {},
-  warn: () => {},
-  print: () => {},
-  progress: () => ({ update: () => {}, stop: () => {} }),
-};
+const silent: Reporter = { ...quietReporter, warn: () => {} };
 
 try {
   const verbs = (await import("../index.ts")) as unknown as Readonly<Record<string, Verb<never, unknown>>>;

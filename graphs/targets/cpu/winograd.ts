@@ -187,14 +187,16 @@ class Winograd {
 
   /** Where the pixels lie after the transform from windows along both axes: [m,m,T,T'] each cut where tiles reach beyond. */
   #order(h: number, w: number): Value {
+    const key = `${h}×${w}`;
+    const known = this.#orders.get(key);
+    if (known !== undefined) return known;
     const [tile, th, tw] = [this.#tile, this.#tiles(h), this.#tiles(w)];
     const order = Int32Array.from({ length: h * w }, (_, i) => {
       const [y, x] = [Math.floor(i / w), i % w];
       const within = (y % tile) * tile + (x % tile);
       return (within * th + Math.floor(y / tile)) * tw + Math.floor(x / tile);
     });
-    const key = `${h}×${w}`;
-    const made = this.#orders.get(key) ?? constant(tensor("int32", [h * w], order));
+    const made = constant(tensor("int32", [h * w], order));
     this.#orders.set(key, made);
     return made;
   }

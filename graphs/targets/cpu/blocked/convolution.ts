@@ -232,7 +232,7 @@ const gradWeight =
     const { stem, together, shape } = served;
     const { geometry: g } = shape;
     const deep = stem ? deepened(block, shape) : undefined;
-    if (stem && deep === undefined && g.strides.some((s) => s !== 1)) return undefined;
+    if (stem && deep === undefined && isStrided(shape)) return undefined;
     const { chunks } = blockedLayout(block, stem ? output : input);
     const given = viewed(inChunks(dy as Lowered, block, chunks), shape.outputChannels);
     // Computed anew if that is cheap, rather than kept since the forward pass.

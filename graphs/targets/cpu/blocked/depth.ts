@@ -66,8 +66,8 @@ export const depthOf = (shape: ConvShape): Depth | undefined => {
   };
   const [h, w] = [g.input[0] / sy, g.input[1] / sx];
   const jumped = sy * sx * channels;
-  /** Where the pixel at a place of a stride's window of a channel comes to lie. */
-  const channelOf = (channel: number, place: number): number => place * channels + channel;
+  /** Which channel a pixel of a stride's window becomes; pixels are counted channel by channel. */
+  const channelOf = (pixel: number): number => (pixel % (sy * sx)) * channels + Math.floor(pixel / (sy * sx));
   return {
     shape: {
       ...shape,
@@ -89,18 +89,16 @@ export const depthOf = (shape: ConvShape): Depth | undefined => {
       },
     }),
     flat: (x) => {
-      const values = Float32Array.from({ length: jumped * channels * sy * sx }, (_, i) => {
-        const [given, rest] = [Math.floor(i / (channels * sy * sx)), i % (channels * sy * sx)];
-        return Number(given === channelOf(Math.floor(rest / (sy * sx)), rest % (sy * sx)));
-      });
+      const values = Float32Array.from({ length: jumped * jumped }, (_, i) =>
+        Number(Math.floor(i / jumped) === channelOf(i % jumped)),
+      );
       const filters = constant(tensor("float32", [jumped, channels, sy, sx], values));
       return convTranspose(x, filters, absent, { kernel_shape: [sy, sx], strides: [sy, sx] });
     },
     inBlock: (x, block) => {
-      const values = Float32Array.from({ length: channels * sy * sx * block }, (_, i) => {
-        const [from, to] = [Math.floor(i / block), i % block];
-        return Number(to === channelOf(Math.floor(from / (sy * sx)), from % (sy * sx)));
-      });
+      const values = Float32Array.from({ length: jumped * block }, (_, i) =>
+        Number(i % block === channelOf(Math.floor(i / block))),
+      );
       return blockedConv([x, constant(tensor("float32", [block, channels, sy, sx], values))], {
         kernel_shape: [sy, sx],
         pads: [0, 0, 0, 0],
