@@ -1,9 +1,9 @@
 /**
- * Whether training with Winograd's rounding ends where training without it ends: the same steps on the CPU target and on
- * `cpu-direct`, for several seeds, and the spread of the seeds beside the difference.
+ * Whether training on two targets, which round otherwise, ends alike: the same steps for several seeds, and the spread of the seeds beside
+ * the difference. `cpu,cpu-direct` is with Winograd's algorithm and without, `cpu,cpu-bfloat16-32` float32 and bfloat16.
  *
  *     npm run build
- *     node dist/scripts/parity/compare-quality.js --data CIFAR10_FOLDER --pseudo-labels FILE --out FOLDER
+ *     node dist/scripts/parity/compare-quality.js --data CIFAR10_FOLDER --pseudo-labels FILE --out FOLDER [--targets cpu,cpu-direct]
  *       [--steps 300] [--width 32] [--batch 16] [--attack-steps 5] [--lr 0.03] [--seeds 0,1,2] [--threads 2]
  *
  * Takes hours; run again, it goes on where it was. The loss is the mean over the last tenth of the steps; the kNN accuracy
@@ -22,6 +22,7 @@ const { values } = readFlags(import.meta.url, {
     data: { type: "string" },
     "pseudo-labels": { type: "string" },
     out: { type: "string" },
+    targets: { type: "string", default: "cpu,cpu-direct" },
     steps: { type: "string", default: "300" },
     width: { type: "string", default: "32" },
     batch: { type: "string", default: "16" },
@@ -81,20 +82,22 @@ const mean = (numbers: readonly number[]): number => numbers.reduce((a, b) => a 
 const deviation = (numbers: readonly number[]): number =>
   Math.sqrt(numbers.reduce((sum, x) => sum + (x - mean(numbers)) ** 2, 0) / (numbers.length - 1));
 
-const targets = ["cpu", "cpu-direct"] as const;
-const ends: Record<(typeof targets)[number], End[]> = { cpu: [], "cpu-direct": [] };
-for (const seed of seeds) for (const target of targets) ends[target].push(await train(target, seed));
+const targets = values.targets.split(",");
+if (targets.length !== 2) throw new RequestError("give two targets, such as --targets cpu,cpu-bfloat16-32");
+const ends = targets.map((): End[] => []);
+for (const seed of seeds) for (const [i, target] of targets.entries()) ends[i]!.push(await train(target, seed));
 
 let apart = false;
+const longest = Math.max(...targets.map((target) => target.length));
 for (const figure of ["loss", "accuracy"] as const) {
-  const [winograd, direct] = targets.map((target) => ends[target].map((end) => end[figure])) as [number[], number[]];
-  const spread = Math.max(deviation(winograd), deviation(direct));
-  const difference = mean(winograd) - mean(direct);
+  const both = ends.map((all) => all.map((end) => end[figure])) as [number[], number[]];
+  const spread = Math.max(...both.map(deviation));
+  const difference = mean(both[0]) - mean(both[1]);
   apart ||= Math.abs(difference) > spread;
   const all = (numbers: readonly number[]) =>
     `${numbers.map((x) => x.toFixed(4)).join("  ")}  mean ${mean(numbers).toFixed(4)} ± ${deviation(numbers).toFixed(4)}`;
-  console.log(`${figure.padEnd(9)} with Winograd     ${all(winograd)}`);
-  console.log(`${figure.padEnd(9)} without Winograd  ${all(direct)}`);
+  for (const [i, target] of targets.entries())
+    console.log(`${figure.padEnd(9)} on ${target.padEnd(longest)}  ${all(both[i]!)}`);
   console.log(`${figure.padEnd(9)} difference ${difference.toFixed(4)}, spread of the seeds ${spread.toFixed(4)}`);
 }
 if (apart) {

@@ -4,7 +4,7 @@
  *
  * Forward (Ioffe & Szegedy 2015): y = f·x + t with f = scale/σ, t = bias - mean·f, σ² = E[x²] - mean² + ε.
  * Backward: with x̂ = (x - mean)/σ and means over a branch's channel, dx = f·(dy - mean(dy) - x̂·mean(dy·x̂)), that is
- * dx = f·dy + p·x + q with p = -f·mean(dy·x̂)/σ and q = -f·mean(dy) - p·mean.
+ * dx = f·dy + p·x + q with p = -f·mean(dy·x̂)/σ and q = -f·mean(dy) - p·mean; where that is one pass, f·(dy + (p/f)·x + q/f).
  */
 import type { Type, Value } from "../../onnx/graph.ts";
 import {
@@ -61,14 +61,19 @@ interface Pairs {
 
 /** Means over the pixels of parts and of their products with others. */
 const momentsWith = ({ parts, layout, shape }: Chunked, other: readonly Value[]): Pairs => {
-  const [, , h = 0, w = 0] = shape;
-  const { productSums } = layout;
+  const pixels = shape[2]! * shape[3]!;
+  const { moments, productSums } = layout;
+  if (moments !== undefined)
+    return {
+      rows: parts.map((part, i) => moments(part, other[i] === part ? undefined : other[i])),
+      scales: [1 / pixels, 1 / pixels],
+    };
   return {
     rows: parts.map((part, i) => [
       layout.means(part),
       productSums?.(part, other[i]!) ?? layout.means(mul(part, other[i]!)),
     ]),
-    scales: [1, productSums === undefined ? 1 : 1 / (h * w)],
+    scales: [1, productSums === undefined ? 1 : 1 / pixels],
   };
 };
 
@@ -95,15 +100,6 @@ const branchPair = ({ rows, scales }: Pairs, { layout, shape }: Chunked, branche
   return [first!, scales[1] === scales[0] ? second! : mul(second!, scales[1] / scales[0])];
 };
 
-/** Means over the pixels of parts and of their squares. */
-const momentsOf = (chunked: Chunked): Pairs => {
-  const { parts, layout, shape } = chunked;
-  const { moments } = layout;
-  if (moments === undefined) return momentsWith(chunked, parts);
-  const pixels = shape[2]! * shape[3]!;
-  return { rows: parts.map(moments), scales: [1 / pixels, 1 / pixels] };
-};
-
 const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }) => {
   const layout = (x as Lowered).layout;
   if (!isChunked(layout)) return undefined;
@@ -111,7 +107,7 @@ const training: Lowering = ({ inputs: [x, scale, bias], attributes, types: [y] }
   const parts = (x as Lowered).in(layout);
   const [images = 0] = (y as Type).shape;
   const chunked: Chunked = { parts, layout, shape: (y as Type).shape };
-  const [own, squares] = branchPair(momentsOf(chunked), chunked, branches);
+  const [own, squares] = branchPair(momentsWith(chunked, parts), chunked, branches);
   const ownVariance = max(sub(squares, mul(own, own)), 0);
   const [mean, variance] = statisticsOverRanks(own, ownVariance, ranks);
   const factor = div((scale as Lowered).plain, sqrt(add(variance, epsilon)));
@@ -138,22 +134,38 @@ const affine = (
   return { layout, parts: recompute(), recompute, ...(known && { known }) };
 };
 
-/** factor·dy, chunk by chunk, and what is summed of dy and its products with x. */
-const scaledAndSummed = (
-  chunked: Chunked,
-  x: readonly Value[],
-  factors: readonly Value[],
-): { readonly scaled: readonly Value[]; readonly pairs: Pairs } => {
-  const { parts, layout, shape } = chunked;
-  const { scaledWithSums } = layout;
-  if (scaledWithSums === undefined)
-    return { scaled: parts.map((part, i) => layout.scaled(part, factors[i]!)), pairs: momentsWith(chunked, x) };
-  const pixels = shape[2]! * shape[3]!;
-  const all = parts.map((part, i) => scaledWithSums(part, x[i]!, factors[i]!));
-  return {
-    scaled: all.map(([scaled]) => scaled),
-    pairs: { rows: all.map(([, sums, products]) => [sums, products]), scales: [1 / pixels, 1 / pixels] },
-  };
+/** What the gradient to x is made of, [nb,C] each but for the chunks: f·(dy - meanG - x̂·meanGN), x̂ = (x - centre)/sigma. */
+interface Gradient {
+  readonly x: readonly Value[];
+  readonly dy: Chunked;
+  readonly f: Value;
+  readonly sigma: Value;
+  readonly centre: Value;
+  readonly meanG: Value;
+  readonly meanGN: Value;
+}
+
+/** f·(dy + slope·x + term), in one pass. */
+const combinedGrad = (
+  { x, dy, f, sigma, centre, meanG, meanGN }: Gradient,
+  rowsOf: (perBranch: Value) => readonly Value[],
+  combined: NonNullable<ChunkedLayout["combined"]>,
+): readonly Value[] => {
+  const slope = neg(div(meanGN, sigma));
+  const term = neg(add(meanG, mul(slope, centre)));
+  const [factors, slopes, terms] = [rowsOf(f), rowsOf(slope), rowsOf(term)];
+  return dy.parts.map((part, i) => combined(part, x[i]!, { factor: factors[i]!, slope: slopes[i]!, term: terms[i]! }));
+};
+
+/** f·dy + p·x + q. */
+const affineGrad = (
+  { x, dy: { parts, layout }, f, sigma, centre, meanG, meanGN }: Gradient,
+  rowsOf: (perBranch: Value) => readonly Value[],
+): readonly Value[] => {
+  const p = neg(div(mul(f, meanGN), sigma));
+  const q = neg(add(mul(f, meanG), mul(p, centre)));
+  const [fs, ps, qs] = [rowsOf(f), rowsOf(p), rowsOf(q)];
+  return x.map((part, i) => layout.affine(part, ps[i]!, qs[i]!, layout.scaled(parts[i]!, fs[i]!)));
 };
 
 const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attributes, types: [dx] }) => {
@@ -167,19 +179,15 @@ const trainingGrad: Lowering = ({ inputs: [x, dy, scale, mean, variance], attrib
   const centre = (mean as Lowered).plain;
   const f = div((scale as Lowered).plain, sigma);
   const g: Chunked = { parts: (dy as Lowered).in(layout), layout, shape };
-  const { scaled, pairs } = scaledAndSummed(g, parts, branchRows(f, layout, images));
-  const [meanG, meanGX] = branchPair(pairs, g, branches);
-  const meanGN = div(sub(meanGX, mul(centre, meanG)), sigma);
-  const [allG, allGN] = meansOverRanks([meanG, meanGN], ranks) as [Value, Value];
-  const p = neg(div(mul(f, allGN), sigma));
-  const q = neg(add(mul(f, allG), mul(p, centre)));
-  const [ps, qs] = [p, q].map((v) => branchRows(v, layout, images)) as [Value[], Value[]];
+  const [ownG, ownGX] = branchPair(momentsWith(g, parts), g, branches);
+  const ownGN = div(sub(ownGX, mul(centre, ownG)), sigma);
+  const [meanG, meanGN] = meansOverRanks([ownG, ownGN], ranks) as [Value, Value];
+  const gradient: Gradient = { x: parts, dy: g, f, sigma, centre, meanG, meanGN };
+  const rowsOf = (perBranch: Value) => branchRows(perBranch, layout, images);
+  const { combined } = layout;
+  const made = combined === undefined ? affineGrad(gradient, rowsOf) : combinedGrad(gradient, rowsOf, combined);
   const count = (images / branches) * h * w;
-  return [
-    { layout, parts: parts.map((part, i) => layout.affine(part, ps[i]!, qs[i]!, scaled[i]!)) },
-    mul(meanGN, count),
-    mul(meanG, count),
-  ];
+  return [{ layout, parts: made }, mul(ownGN, count), mul(ownG, count)];
 };
 
 /** Evaluation mode: the same affine map with given statistics. */

@@ -17,6 +17,13 @@ export interface Then {
   readonly times?: Value | undefined;
 }
 
+/** Rows of `combined`. */
+export interface CombinedRows {
+  readonly factor: Value;
+  readonly slope: Value;
+  readonly term: Value;
+}
+
 export interface ChunkedLayout extends Layout {
   /** Images of each tensor. */
   readonly chunks: readonly number[];
@@ -24,10 +31,10 @@ export interface ChunkedLayout extends Layout {
   means(part: Value): Value;
   /** Sums over the pixels of the products of two parts, a row, where that is one pass over both. */
   readonly productSums?: (a: Value, b: Value) => Value;
-  /** Sums over the pixels of a part and of its squares, rows, where that is one pass over it. */
-  readonly moments?: (part: Value) => readonly [Value, Value];
-  /** dy by a row, then sums over the pixels of dy and of its products with x, rows, where that is one pass over both. */
-  readonly scaledWithSums?: (dy: Value, x: Value, factor: Value) => readonly [Value, Value, Value];
+  /** Sums over the pixels of a part and of its products with another, or its squares, rows, where that is one pass over both. */
+  readonly moments?: (part: Value, other?: Value) => readonly [Value, Value];
+  /** factor·(part + slope·other + term) by rows, where that is one pass over both. */
+  readonly combined?: (part: Value, other: Value, rows: CombinedRows) => Value;
   /** factor·part + term by rows, and plus a tensor as large. */
   affine(part: Value, factor: Value, term: Value, plus?: Value): Value;
   /** The same with what follows, where that is one pass over the part. */

@@ -13,9 +13,11 @@ import {
   bfloat16GradWeight,
   bfloat16Name,
   type Convolution,
+  type Mapped,
   rowMap,
   rowSums,
 } from "../../../graphs/targets/cpu/bfloat16/ops.ts";
+import { row } from "../../../graphs/targets/cpu/contrib.ts";
 import { cpuBfloat16Target } from "../../../graphs/targets/cpu/index.ts";
 import { type Lowering, lower } from "../../../graphs/targets/lower.ts";
 import { portable } from "../../../graphs/targets/portable.ts";
@@ -27,6 +29,7 @@ import { profileOf } from "../../../src/engine/profile.ts";
 import { createSession } from "../../../src/engine/session.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../../graphs/run.ts";
 import { residualBlock } from "../../graphs/targets/residual-block.ts";
+import { widened } from "../../graphs/targets/widened.ts";
 import { available } from "../../needs.ts";
 
 const here = available("onednn", missingBfloat16(1) === undefined) ? describe : describe.skip;
@@ -68,6 +71,7 @@ const base: Convolution = {
   pads: [1, 1],
   strides: [1, 1],
   dilations: [1, 1],
+  narrow: 0,
 };
 const CASES: readonly (readonly [string, Convolution])[] = [
   ["plain", base],
@@ -87,6 +91,7 @@ const CASES: readonly (readonly [string, Convolution])[] = [
   ],
   ["dilated beyond the images", { ...base, input: [4, 4], output: [4, 4], pads: [2, 2], dilations: [2, 2] }],
   ["single pixels", { ...base, input: [1, 1], output: [1, 1] }],
+  ["chunks larger than the filter", { ...base, channels: [3, 2], inputChunks: [20, 20, 9], outputChunks: [20, 20, 9] }],
   ["one image", { ...base, inputChunks: [1], outputChunks: [1] }],
 ];
 
@@ -125,65 +130,124 @@ here("oneDNN", () => {
   const maps = flags.flatMap((term) =>
     flags.flatMap((plus) =>
       flags.flatMap((times) =>
-        ["none", "relu", "positive"].map((activation) => ({ term, plus, times, activation, narrow: 0 }) as const),
+        ["none", "relu", "positive"].map((activation) => ({
+          ...{ term, plus, times, activation, narrow: 0 },
+          gain: Number(activation === "none"),
+        })),
       ),
     ),
   );
+  /** Operands of maps and of sums, [7,40] and [1,40]. */
+  const large = ["x", "plus", "times"].map((name) => given(name, [7, 40])) as [Value, Value, Value];
+  const rows = ["factor", "term", "gain"].map((name) => given(name, [1, 40])) as [Value, Value, Value];
+  const operandsOf = (does: Mapped, [x, plus, times]: typeof large): Value[] => [
+    ...[x, rows[0]],
+    ...(does.term ? [rows[1]] : []),
+    ...(does.plus ? [plus] : []),
+    ...(does.times ? [times] : []),
+    ...(does.gain ? [rows[2]] : []),
+  ];
+  const feedsOf = (values: readonly Value[], seed: number) => {
+    const random = randomNumbers(seed);
+    return Object.fromEntries(
+      values.map((value) => [value.node.attributes.name as string, randomTensor(random, value.shape)]),
+    );
+  };
+
   test("maps of rows with all that may follow them", async () => {
-    const [x, plus, times] = ["x", "plus", "times"].map((name) => given(name, [7, 40])) as [Value, Value, Value];
-    const [factor, term] = ["factor", "term"].map((name) => given(name, [1, 40])) as [Value, Value];
     const outputs = Object.fromEntries(
-      maps.map((does, i) => {
-        const more = [...(does.term ? [term] : []), ...(does.plus ? [plus] : []), ...(does.times ? [times] : [])];
-        return [`y${i}`, rowMap(x, factor, ...more, does)] as const;
-      }),
+      maps.map((does, i) => [`y${i}`, rowMap(...operandsOf(does, large), does)] as const),
     );
-    const random = randomNumbers(2);
-    const feeds = Object.fromEntries(
-      [x, plus, times, factor, term].map((value) => [
-        value.node.attributes.name as string,
-        randomTensor(random, value.shape),
-      ]),
-    );
+    const feeds = feedsOf([...large, ...rows], 2);
     const session = await runOf(outputs);
     expectNear(await session.run(feeds), await evaluate(outputs, feeds));
     await session.release();
   });
 
+  /** The same value in bfloat16. */
+  const asNarrow = (x: Value): Value =>
+    rowMap(x, row(x.dim(1), 1), { term: 0, plus: 0, activation: "none", times: 0, gain: 0, narrow: 1 });
+  /** Back to float32, which any session returns. */
+  const asWide = (x: Value): Value =>
+    rowMap(x, row(x.dim(1), 1), { term: 0, plus: 0, activation: "none", times: 0, gain: 0, narrow: 0 });
+
+  test.each([
+    ["all in bfloat16", (values: typeof large) => values.map(asNarrow), 1],
+    ["of bfloat16 to float32", (values: typeof large) => values.map(asNarrow), 0],
+    ["of float32 to bfloat16", (values: typeof large) => values, 1],
+    ["of bfloat16 with float32", ([x, ...more]: typeof large) => [asNarrow(x), ...more], 1],
+    ["of float32 with bfloat16", ([x, ...more]: typeof large) => [x, ...more.map(asNarrow)], 0],
+  ] as const)("maps of rows: %s", async (_, lie, narrow) => {
+    const values = lie(large) as typeof large;
+    const outputs = Object.fromEntries(
+      maps.map((does, i) => {
+        const y = rowMap(...operandsOf(does, values), { ...does, narrow });
+        return [`y${i}`, narrow === 1 ? asWide(y) : y] as const;
+      }),
+    );
+    const feeds = feedsOf([...large, ...rows], 4);
+    const session = await runOf(outputs);
+    const [actual, expected] = [await session.run(feeds), await evaluate(widened(outputs), feeds)];
+    await session.release();
+    // Sums in another order may round to the next of bfloat16's numbers, of which there are 256 in an octave.
+    for (const [name, { data }] of Object.entries(expected))
+      for (const [j, v] of (data as Float32Array).entries())
+        expect([
+          name,
+          j,
+          Math.abs((actual[name]!.data as Float32Array)[j]! - v) <= (narrow ? 2 ** -7 : 1e-5) * Math.abs(v) + 1e-6,
+        ]).toEqual([name, j, true]);
+  });
+
   test.each([40, 37, 512])(
-    "sums over rows of %i columns, of a tensor and of its products with another",
+    "sums over rows of %i columns, of a tensor and of its products with another, in float32 and in bfloat16",
     async (columns) => {
-      const [x, dy] = ["x", "dy"].map((name) => given(name, [9, columns])) as [Value, Value];
-      const factor = given("factor", [1, columns]);
-      const [scaled, sums, products] = rowSums.outputs(x, dy, factor, { scaled: 1 }) as [Value, Value, Value];
-      const [own, squares] = rowSums.outputs(x, { scaled: 0 }) as [Value, Value];
-      const outputs = { scaled, sums, products, own, squares };
-      const random = randomNumbers(columns);
-      const feeds = Object.fromEntries(
-        [x, dy, factor].map((value) => [value.node.attributes.name as string, randomTensor(random, value.shape)]),
-      );
+      const [x, y] = ["x", "y"].map((name) => given(name, [9, columns])) as [Value, Value];
+      const named = (name: string, values: readonly Value[]) => values.map((v, i) => [`${name}${i}`, v] as const);
+      const outputs = Object.fromEntries([
+        ...named("both", rowSums.outputs(x, y)),
+        ...named("own", rowSums.outputs(x)),
+        ...named("narrow", rowSums.outputs(asNarrow(x), asNarrow(y))),
+        ...named("ownNarrow", rowSums.outputs(asNarrow(x))),
+      ]);
+      const feeds = feedsOf([x, y], columns);
       const session = await runOf(outputs);
-      expectNear(await session.run(feeds), await evaluate(outputs, feeds));
+      expectNear(await session.run(feeds), await evaluate(widened(outputs), feeds));
       await session.release();
     },
   );
 
-  test("what only convolutions read is told in bfloat16, and nothing changes by a bit", async () => {
+  test("a convolution and its gradients in bfloat16", async () => {
+    const c = { ...base, narrow: 1 };
+    const w = given("w", [24, 8, 3, 3]);
+    const [x, dy] = [parts("x", c.inputChunks, 8, c.input), parts("dy", c.outputChunks, 24, c.output)];
+    const [nearX, nearDy] = [x.map(asNarrow), dy.map(asNarrow)];
+    const outputs = Object.fromEntries([
+      ...bfloat16Conv.outputs(w, ...nearX, c).map((y, i) => [`y${i}`, asWide(y)] as const),
+      ...bfloat16GradInput.outputs(w, ...nearDy, c).map((y, i) => [`dx${i}`, asWide(y)] as const),
+      ["dw", bfloat16GradWeight(...nearX, ...nearDy, base)] as const,
+    ]);
+    const feeds = feedsOf([w, ...x, ...dy], 6);
+    const session = await runOf(outputs);
+    const [actual, expected] = [await session.run(feeds), await evaluate(widened(outputs), feeds)];
+    await session.release();
+    for (const [name, { data }] of Object.entries(expected)) {
+      const error = relativeError(actual[name]!.data as Float32Array, data as Float32Array);
+      expect([name, error < (name === "dw" ? 1e-5 : 3e-4)]).toEqual([name, true]);
+    }
+  });
+
+  test("a residual block with its values in bfloat16 is what they mean", async () => {
     const { outputs, inputs } = residualBlock();
-    const random = randomNumbers(5);
-    const feeds = Object.fromEntries(
-      inputs.map((value) => [value.node.attributes.name as string, randomTensor(random, value.shape)]),
-    );
-    const lowered = lower(outputs, cpuBfloat16Target());
-    const [wide, narrow] = await Promise.all(
-      [lowered, narrowed(lowered)].map(async (made) => {
-        const session = await runOf(made);
-        const results = await session.run(feeds);
-        await session.release();
-        return results;
-      }),
-    );
-    expect(narrow).toEqual(wide);
+    const feeds = feedsOf(inputs, 5);
+    const made = narrowed(lower(outputs, cpuBfloat16Target()));
+    const session = await runOf(made);
+    const [actual, expected] = [await session.run(feeds), await evaluate(widened(made), feeds)];
+    await session.release();
+    for (const name of Object.keys(outputs) as (keyof typeof outputs)[]) {
+      const error = relativeError(actual[name]!.data as Float32Array, expected[name].data as Float32Array);
+      expect([name, error < 1e-5]).toEqual([name, true]);
+    }
   });
 
   test("is taken for --precision bfloat16, by the native engine; classifiers are judged in float32", async () => {

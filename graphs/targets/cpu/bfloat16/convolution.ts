@@ -30,6 +30,7 @@ const planOf = (volumes: Volumes, shape: ConvShape, input: Type, output: Type) =
     outputChunks: to.chunks,
     channels: [shape.inputChannels, shape.outputChannels],
     ...shape.geometry,
+    narrow: 0,
   };
   return { from, to, convolution };
 };

@@ -3,7 +3,7 @@
  * factor·x + term by rows with what follows them are one pass.
  */
 import type { Value } from "../../../onnx/graph.ts";
-import type { Then } from "../chunked.ts";
+import type { CombinedRows, Then } from "../chunked.ts";
 import { row } from "../contrib.ts";
 import { CHUNK, equalChunks, MOST_CHUNKS, type PixelLayout, pixelChunks } from "../pixel.ts";
 import { type Mapped, rowMap, rowSums } from "./ops.ts";
@@ -21,10 +21,14 @@ const fused = (part: Value, factor: Value, term: Value | undefined, { plus, acti
     plus: Number(plus !== undefined),
     activation: activation ?? "none",
     times: Number(times !== undefined),
+    gain: 0,
     narrow: 0,
   };
   return rowMap(...operands, does);
 };
+
+const combined = (part: Value, other: Value, { factor, slope, term }: CombinedRows): Value =>
+  rowMap(other, slope, term, part, factor, { term: 1, plus: 1, activation: "none", times: 0, gain: 1, narrow: 0 });
 
 /** A row that a product with it leaves a part as it is. */
 const unit = (part: Value): Value => row(part.dim(1), 1);
@@ -53,7 +57,7 @@ const inVolumes = {
   gates: true,
   gated: (y, dy) => fused(y, unit(y), undefined, { activation: "positive", times: dy }),
   sum: (a, b) => fused(a, unit(a), undefined, { plus: b }),
-  moments: (part) => rowSums.outputs(part, { scaled: 0 }) as unknown as readonly [Value, Value],
-  scaledWithSums: (dy, x, factor) =>
-    rowSums.outputs(x, dy, factor, { scaled: 1 }) as unknown as readonly [Value, Value, Value],
+  moments: (part, other) =>
+    rowSums.outputs(...[part, ...(other === undefined ? [] : [other])]) as unknown as readonly [Value, Value],
+  combined,
 } satisfies Partial<PixelLayout>;

@@ -36,6 +36,8 @@ export interface Convolution {
   readonly pads: readonly number[];
   readonly strides: readonly number[];
   readonly dilations: readonly number[];
+  /** What is made, but for a gradient to the weights, is rounded to bfloat16 and told as its bits: narrow.ts says where. */
+  readonly narrow: number;
 }
 
 const attributes = {
@@ -48,6 +50,7 @@ const attributes = {
   pads: "ints",
   strides: "ints",
   dilations: "ints",
+  narrow: "int",
 } as const;
 
 /** Significant bits that bfloat16 drops of float32's. */
@@ -67,6 +70,18 @@ const windowOf = ({ input, output, kernel, pads, strides, dilations }: Convoluti
   return { pads: [...pads, ...after], strides, dilations, group: 1 };
 };
 
+/** Of values that are bits of bfloat16, which this project has no type for. */
+export const NARROW = "uint16";
+
+/** The type of what is made, narrow or not. */
+export const madeOf = (narrow: number): Type["dtype"] => (narrow === 1 ? NARROW : "float32");
+
+/** What an op means is told of float32 alone; tests put `rounded` where a value is narrow. */
+const inFloat32 = (values: readonly Value[], narrow = 0): void => {
+  if (narrow === 1 || values.some(({ dtype }) => dtype === NARROW))
+    throw new Error("internal: values are narrowed in a lowered graph");
+};
+
 /** The convolution's input or its output, as the layout has it. */
 const sideOf = (c: Convolution, side: "input" | "output") => {
   const chunks = side === "input" ? c.inputChunks : c.outputChunks;
@@ -75,7 +90,7 @@ const sideOf = (c: Convolution, side: "input" | "output") => {
   const images = chunks.reduce((a, b) => a + b, 0);
   const layout = pixelChunks(chunks);
   return {
-    types: chunks.map((count): Type => ({ dtype: "float32", shape: [h * w, count * channels] })),
+    types: chunks.map((count): Type => ({ dtype: madeOf(c.narrow), shape: [h * w, count * channels] })),
     pack: (x: Value) => layout.pack(x),
     unpack: (parts: readonly Value[]) => layout.unpack(parts, { dtype: "float32", shape: [images, channels, h, w] }),
   };
@@ -88,6 +103,7 @@ export const bfloat16Conv: Op<readonly Value[], Convolution> = defineOp<readonly
   attributes,
   infer: (_, c) => sideOf(c, "output").types,
   lower: ([w, ...x], c) => {
+    inFloat32(x, c.narrow);
     const y = conv(rounded(sideOf(c, "input").unpack(x)), rounded(w as Value), windowOf(c));
     return sideOf(c, "output").pack(y);
   },
@@ -101,6 +117,7 @@ export const bfloat16GradInput: Op<readonly Value[], Convolution> = defineOp<rea
     attributes,
     infer: (_, c) => sideOf(c, "input").types,
     lower: ([w, ...dy], c) => {
+      inFloat32(dy, c.narrow);
       const back = rounded(sideOf(c, "output").unpack(dy));
       return sideOf(c, "input").pack(convGradInput(back, rounded(w as Value), { ...windowOf(c), size: c.input }));
     },
@@ -115,6 +132,7 @@ export const bfloat16GradWeight: Op<readonly Value[], Convolution> = defineOp<re
     attributes,
     infer: (_, { channels: [ci = 0, co = 0], kernel }) => ({ dtype: "float32", shape: [co, ci, ...kernel] }),
     lower: (parts, c) => {
+      inFloat32(parts);
       const x = rounded(sideOf(c, "input").unpack(parts.slice(0, c.inputChunks.length)));
       const dy = rounded(sideOf(c, "output").unpack(parts.slice(c.inputChunks.length)));
       return convGradWeight(x, dy, { ...windowOf(c), kernel: c.kernel });
@@ -122,9 +140,6 @@ export const bfloat16GradWeight: Op<readonly Value[], Convolution> = defineOp<re
     vjp: runsOnly,
   },
 );
-
-/** Of values that are bits of bfloat16, which this project has no type for. */
-export const NARROW = "uint16";
 
 /** What follows a product with a row; flags are 0 or 1. */
 export type Mapped = {
@@ -135,45 +150,42 @@ export type Mapped = {
   readonly activation: string;
   /** Times a tensor as large as x. */
   readonly times: number;
-  /** The result is rounded to bfloat16, and told as its bits: narrow.ts says where. */
+  /** Times a row. */
+  readonly gain: number;
+  /** The result is rounded to bfloat16, and told as its bits. */
   readonly narrow: number;
 };
 
 /**
- * times · a(factor·x + term + plus) for x [P,R] and rows factor, term [1,R], in one pass; the operands that `does` names, in that
- * order. a is "none", "relu", or "positive": 1 where its operand is positive, else 0.
+ * gain · times · a(factor·x + term + plus) for x [P,R] and rows factor, term, gain [1,R], in one pass; the operands that `does` names, in
+ * the order of `Mapped`. a is "none", "relu", or "positive": 1 where its operand is positive, else 0.
  */
 export const rowMap: Op<readonly Value[], Mapped> = defineOp<readonly Value[], Mapped>("rowMap", {
-  attributes: { term: "int", plus: "int", activation: "string", times: "int", narrow: "int" },
-  infer: ([x], { narrow }) => ({ dtype: narrow === 1 ? NARROW : "float32", shape: (x as Value).shape }),
+  attributes: { term: "int", plus: "int", activation: "string", times: "int", gain: "int", narrow: "int" },
+  infer: ([x], { narrow }) => ({ dtype: madeOf(narrow), shape: (x as Value).shape }),
   lower: ([x, factor, ...more], does) => {
-    if (does.narrow === 1) throw new Error("internal: rows are narrowed in a lowered graph");
+    inFloat32([x as Value, ...more], does.narrow);
     let y = mul(x as Value, factor as Value);
     for (let i = 0; i < does.term + does.plus; i++) y = add(y, more.shift() as Value);
     if (does.activation === "relu") y = relu(y);
     if (does.activation === "positive") y = cast(greater(y, 0), { to: "float32" });
-    return does.times === 1 ? mul(y, more.shift() as Value) : y;
+    for (let i = 0; i < does.times + does.gain; i++) y = mul(y, more.shift() as Value);
+    return y;
   },
   vjp: runsOnly,
 });
 
-/** What `rowSums` is of: of x alone (0), or of dy and its products with x, and it scales dy (1). */
-export type Summed = { readonly scaled: number };
-
 /**
- * Sums over the rows of dy [P,R] and of its products with x [P,R], two rows [1,R], and before them factor·dy for a row factor [1,R],
- * all in one pass; of x alone the sums of it and of its squares.
+ * Sums over the rows of x [P,R] and of its products with y [P,R], two rows [1,R], in one pass; left out, y is x. Both have one type.
  */
-export const rowSums: Op<readonly Value[], Summed> = defineOp<readonly Value[], Summed>("rowSums", {
-  attributes: { scaled: "int" },
-  infer: ([x], { scaled }) => {
-    const { dtype, shape } = x as Value;
-    const row = { dtype, shape: [1, shape[1]!] };
-    return scaled === 1 ? [{ dtype, shape }, row, row] : [row, row];
+export const rowSums: Op<readonly Value[]> = defineOp<readonly Value[]>("rowSums", {
+  infer: ([x]) => {
+    const row: Type = { dtype: "float32", shape: [1, (x as Value).dim(1)] };
+    return [row, row];
   },
-  lower: ([x, dy = x, factor]) => {
-    const sums = [dy as Value, mul(dy as Value, x as Value)].map((v) => reduceSum(v, { axes: [0], keepdims: 1 }));
-    return factor === undefined ? sums : [mul(dy as Value, factor), ...sums];
+  lower: ([x, y = x]) => {
+    inFloat32([x as Value, y as Value]);
+    return [x as Value, mul(x as Value, y as Value)].map((v) => reduceSum(v, { axes: [0], keepdims: 1 }));
   },
   vjp: runsOnly,
 });
@@ -197,12 +209,11 @@ export const convolutionOf = (
 export const mappedOf = ({ definition, attributes: does }: Node): Mapped | undefined =>
   definition === rowMap.definition ? (does as Attributes as unknown as Mapped) : undefined;
 
-/** What a node of `rowSums` does; undefined for any other node. */
-export const summedOf = ({ definition, attributes: does }: Node): Summed | undefined =>
-  definition === rowSums.definition ? (does as Attributes as unknown as Summed) : undefined;
+/** Whether a node is one of `rowSums`. */
+export const isRowSums = ({ definition }: Node): boolean => definition === rowSums.definition;
 
 /** The name of a node of these in a file, undefined for any other. */
 export const bfloat16Name = (node: Node): string | undefined =>
-  kinds.has(node.definition) || node.definition === rowMap.definition || node.definition === rowSums.definition
+  kinds.has(node.definition) || mappedOf(node) !== undefined || isRowSums(node)
     ? typedName(node.definition.name, node.inputs, node.outputs)
     : undefined;

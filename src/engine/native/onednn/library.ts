@@ -81,6 +81,7 @@ const functionsOf = (library: LibraryHandle) => {
     postOpsCreate: library.func("int dnnl_post_ops_create(_Out_ void** made)"),
     postOpsSet: library.func("int dnnl_primitive_attr_set_post_ops(void* attributes, void* operations)"),
     appendBinary: library.func("int dnnl_post_ops_append_binary(void* operations, int algorithm, void* b)"),
+    appendSum: library.func("int dnnl_post_ops_append_sum(void* operations, float scale, int zeroPoint, int type)"),
     appendEltwise: library.func("int dnnl_post_ops_append_eltwise(void* operations, int algorithm, float a, float b)"),
     query: library.func("void* dnnl_primitive_desc_query_md(void* primitive, int what, int index)"),
     primitiveCreate: library.func("int dnnl_primitive_create(_Out_ void** made, void* description)"),

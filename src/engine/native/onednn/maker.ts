@@ -106,18 +106,27 @@ export class Maker {
 
   /** A product of a tensor with one that broadcasts to it, and what is done behind it; the result is of its type. */
   product(a: Pointer, b: Pointer, after: readonly Operation[]): Pointer {
+    const { appendBinary, appendEltwise, binary } = this.#onednn.functions;
+    const attributes = this.#behind((operations) => {
+      for (const [algorithm, first, second] of after)
+        this.#onednn.attempt(
+          "adding an operation",
+          second === undefined
+            ? appendBinary(operations, algorithm, first)
+            : appendEltwise(operations, algorithm, first, second),
+        );
+    });
+    return this.#out("describing a product", binary, this.#engine, PRODUCT, a, b, a, attributes);
+  }
+
+  /** Attributes of a primitive with what is done behind it. */
+  #behind(add: (operations: Pointer) => void): Pointer {
     const { attempt, functions } = this.#onednn;
     const attributes = this.#out("making attributes", functions.attributesCreate);
     const operations = this.#out("making operations", functions.postOpsCreate);
-    for (const [algorithm, first, second] of after)
-      attempt(
-        "adding an operation",
-        second === undefined
-          ? functions.appendBinary(operations, algorithm, first)
-          : functions.appendEltwise(operations, algorithm, first, second),
-      );
+    add(operations);
     attempt("setting operations", functions.postOpsSet(attributes, operations));
-    return this.#out("describing a product", functions.binary, this.#engine, PRODUCT, a, b, a, attributes);
+    return attributes;
   }
 
   /** The address of numbers that stay where they are, as long as this does. */
@@ -127,7 +136,18 @@ export class Maker {
   }
 
   copy(from: Pointer, to: Pointer): Run {
-    const args = [from, this.#engine, to, this.#engine, null];
+    return this.#copy(from, to, null);
+  }
+
+  /** Adds a tensor to one in another layout. */
+  addition(from: Pointer, to: Pointer): Run {
+    const sum = (operations: Pointer) => this.#onednn.functions.appendSum(operations, 1, 0, 0);
+    const attributes = this.#behind((operations) => this.#onednn.attempt("adding a sum", sum(operations)));
+    return this.#copy(from, to, attributes);
+  }
+
+  #copy(from: Pointer, to: Pointer, attributes: Pointer): Run {
+    const args = [from, this.#engine, to, this.#engine, attributes];
     return this.bound(this.#out("describing a copy", this.#onednn.functions.reorder, ...args), [
       [SRC, from],
       [DST, to],

@@ -5,11 +5,14 @@ import {
   bfloat16Name,
   type Convolution,
   convolutionOf,
+  isRowSums,
+  type Mapped,
+  madeOf,
   mappedOf,
   NARROW,
-  summedOf,
 } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
 import type { CustomOp, KernelRun, Kernels } from "../custom-op.ts";
+import type { Type as DataType } from "./maker.ts";
 import { bytesOf, type ConvolutionShape, type Images, type Prepared, type Primitives, volume } from "./primitives.ts";
 
 /** Bytes of a vector, at whose multiples oneDNN likes memory to start. */
@@ -51,6 +54,19 @@ const rowsAround = (c: Convolution): { readonly above: number; readonly below: n
 
 type Side = "input" | "output";
 
+const imagesIn = ({ inputChunks }: Convolution): number => inputChunks.reduce((a, b) => a + b, 0);
+
+/** Values of a chunk this many times as large as the filter are read where they lie, not brought together (Zen 4). */
+const LARGE = 16;
+
+/** Whether a gradient to the weights is the sum of the chunks'. */
+const byChunks = ({ inputChunks, outputChunks, channels: [ci = 0, co = 0], kernel, input, output }: Convolution) => {
+  if (inputChunks.join() !== outputChunks.join()) return false;
+  const area = ([h = 0, w = 0]: readonly number[]): number => h * w;
+  const values = Math.min(...inputChunks) * (ci * area(input) + co * area(output));
+  return values >= LARGE * ci * co * area(kernel);
+};
+
 const chunksOf = (c: Convolution, side: Side): readonly number[] => (side === "input" ? c.inputChunks : c.outputChunks);
 
 const imagesOf = (c: Convolution, side: Side, count: number): Images => {
@@ -87,6 +103,9 @@ interface Rounding {
 
 /** Types of the chunks of a side, of which some are bfloat16. */
 type Types = readonly Type["dtype"][];
+
+/** A type as oneDNN calls it. */
+const heldAs = (dtype: Type["dtype"] | undefined): DataType => (dtype === NARROW ? "bfloat16" : "float32");
 
 /** Filters as oneDNN likes them: inputs and constants of a model are laid out once a run, in memory that stays. */
 class Filters {
@@ -145,8 +164,9 @@ class Plans {
     const channels = imagesOf(c, side, 1)[1];
     return piecesOf(chunks, first, count).map((piece) => {
       const images = imagesOf(c, side, piece.count);
-      const [held, narrow] = [chunks[piece.chunk]!, types[piece.chunk] === NARROW];
-      const near = volume(images, narrow ? "bfloat16" : "float32", held);
+      const [held, type] = [chunks[piece.chunk]!, heldAs(types[piece.chunk])];
+      const narrow = type === "bfloat16";
+      const near = volume(images, type, held);
       const run = this.#primitives.reorder(near, volume(images, "bfloat16", count));
       const [skipped, before] = [BigInt(piece.from * channels * (narrow ? 2 : 4)), BigInt(piece.to * channels * 2)];
       const done = narrow && piece.count === count && held === count;
@@ -165,7 +185,7 @@ class Plans {
     let first = 0;
     const chunks = chunksOf(c, to).map((count) => {
       const roundings = this.#roundings(c, from, types, first, count);
-      const prepared = this.#primitives.convolution(kind, this.#shape(c, count));
+      const prepared = this.#primitives.convolution(kind, this.#shape(c, count), heldAs(madeOf(c.narrow)));
       scratch.reserve("given", bytesOf(volume(imagesOf(c, from, count), "bfloat16")));
       scratch.reserve("filter", prepared.filterBytes);
       first += count;
@@ -184,52 +204,70 @@ class Plans {
     };
   }
 
-  /** A gradient to the weights, of all images at once. */
+  /** A gradient to the weights: of all images at once, or the sum of the chunks' where they are large. */
   weight(c: Convolution, types: Types): Compute {
-    const scratch = this.#scratch;
-    const images = c.inputChunks.reduce((a, b) => a + b, 0);
-    const inputs = c.inputChunks.length;
-    const x = this.#roundings(c, "input", types.slice(0, inputs), 0, images);
-    const dy = this.#roundings(c, "output", types.slice(inputs), 0, images);
-    const { above, below } = rowsAround(c);
-    const bordered = above + below > 0;
-    const [from, back] = [bordered ? "bordered" : "input", "output"] as const;
-    const [, channels, h, w] = imagesOf(c, "input", images);
-    const tall: Images = [images, channels, above + h + below, w];
-    const shape = { ...this.#shape(c, images), x: tall, ...(bordered && { pads: [0, c.pads[1]!] }) };
-    scratch.reserve(from, bytesOf(volume(tall, "bfloat16")));
-    scratch.reserve(back, bytesOf(volume(shape.y, "bfloat16")));
-    const first = BigInt(2 * above * w * images * channels);
-    const prepared = this.#primitives.convolution("weight", shape);
-    scratch.reserve("filter", prepared.filterBytes);
+    let first = 0;
+    const sums = (byChunks(c) ? c.inputChunks : [imagesIn(c)]).map((count) => {
+      first += count;
+      return this.#weightOf(c, types, first - count, count);
+    });
+    const [ci = 0, co = 0] = c.channels;
     return ({ inputs: parts, output }) => {
-      if (bordered) scratch.clear(from);
-      const [near, held] = [scratch.at(from), scratch.at("filter")];
-      if (bordered) for (const { chunk, run } of x) run(parts[chunk]!, near + first);
-      const given = bordered ? near : gathered(x, parts, near);
-      prepared.run(given, gathered(dy, parts.slice(inputs), scratch.at(back)), held);
-      prepared.filter(held, output(0, shape.w));
+      const whole = output(0, [co, ci, ...c.kernel]);
+      for (const [i, sum] of sums.entries()) sum(parts, whole, i > 0);
     };
   }
 
-  /** Sums over rows, and with `scaled` a product with a row before them. */
-  sums(scaled: boolean, { inputs: [x], outputs }: Node): Compute {
+  /** That of `count` images from `first` on, written or added to what there is. */
+  #weightOf(c: Convolution, types: Types, first: number, count: number) {
+    const scratch = this.#scratch;
+    const inputs = c.inputChunks.length;
+    const x = this.#roundings(c, "input", types.slice(0, inputs), first, count);
+    const dy = this.#roundings(c, "output", types.slice(inputs), first, count);
+    const { above, below } = rowsAround(c);
+    const bordered = above + below > 0;
+    const [from, back] = [bordered ? "bordered" : "input", "output"] as const;
+    const [, channels, h, w] = imagesOf(c, "input", count);
+    const tall: Images = [count, channels, above + h + below, w];
+    const shape = { ...this.#shape(c, count), x: tall, ...(bordered && { pads: [0, c.pads[1]!] }) };
+    scratch.reserve(from, bytesOf(volume(tall, "bfloat16")));
+    scratch.reserve(back, bytesOf(volume(shape.y, "bfloat16")));
+    const skipped = BigInt(2 * above * w * count * channels);
+    const prepared = this.#primitives.weightGradient(shape);
+    scratch.reserve("filter", prepared.filterBytes);
+    return (parts: readonly bigint[], whole: bigint, adds: boolean): void => {
+      if (bordered) scratch.clear(from);
+      const [near, held] = [scratch.at(from), scratch.at("filter")];
+      if (bordered) for (const { chunk, run } of x) run(parts[chunk]!, near + skipped);
+      const given = bordered ? near : gathered(x, parts, near);
+      prepared.run(given, gathered(dy, parts.slice(inputs), scratch.at(back)), held);
+      (adds ? prepared.added : prepared.filter)(held, whole);
+    };
+  }
+
+  /** Sums over rows. */
+  sums({ inputs: [x], outputs }: Node): Compute {
     const [rows = 0, columns = 0] = x!.shape;
-    if (scaled) {
-      const run = this.#primitives.rowSums(rows, columns);
-      return ({ inputs, output }) => run(...inputs, ...outputs.map(({ shape }, i) => output(i, shape)));
-    }
-    const run = this.#primitives.moments(rows, columns);
+    const run = this.#primitives.rowSums(rows, columns, heldAs(x!.dtype));
     const scratch = this.#scratch;
     scratch.reserve("unread", 4 * rows * columns);
-    return ({ inputs: [given], output }) =>
-      run(given!, scratch.at("unread"), ...outputs.map(({ shape }, i) => output(i, shape)));
+    return ({ inputs: [first, second = first], output }) =>
+      run(first!, second!, scratch.at("unread"), ...outputs.map(({ shape }, i) => output(i, shape)));
+  }
+
+  /** A map of rows. */
+  map(does: Mapped, { inputs: [x, , ...more], outputs: [y] }: Node): Compute {
+    const { shape, dtype } = y!;
+    const [rows = 0, columns = 0] = shape;
+    const [plus, times] = [does.term, does.term + does.plus].map((i) => heldAs(more[i]?.dtype)) as [DataType, DataType];
+    const types = { x: heldAs(x!.dtype), plus, times, result: heldAs(dtype) };
+    const run = this.#primitives.rowMap(does, rows, columns, types);
+    return ({ inputs, output }) => run(...inputs, output(0, shape));
   }
 }
 
 /** What computes a node. */
-
-const computing = (plans: Plans, primitives: Primitives, node: Node): Compute => {
+const computing = (plans: Plans, node: Node): Compute => {
   const known = convolutionOf(node);
   if (known !== undefined) {
     const { kind, convolution } = known;
@@ -239,13 +277,10 @@ const computing = (plans: Plans, primitives: Primitives, node: Node): Compute =>
     const stays = isConstant(filter) || (isInput(filter) && filter.frame === null);
     return plans.through(kind, convolution, types.slice(1), stays ? filter : undefined);
   }
-  const summed = summedOf(node);
-  if (summed !== undefined) return plans.sums(summed.scaled === 1, node);
+  if (isRowSums(node)) return plans.sums(node);
   const does = mappedOf(node);
   if (does === undefined) throw new Error(`internal: ${node.definition.name} is not computed by oneDNN`);
-  const { shape } = node.outputs[0]!;
-  const run = primitives.rowMap(does, shape[0]!, shape[1]!);
-  return ({ inputs, output }) => run(...inputs, output(0, shape));
+  return plans.map(does, node);
 };
 
 /** One custom op for each name in the file. */
@@ -260,7 +295,7 @@ export const onednnOps = (model: Model, primitives: Primitives, address: (buffer
     const create: CustomOp["create"] = (called) => {
       const found = model.nodes.get(called);
       if (found === undefined) throw new Error(`internal: the model has no node ${called}`);
-      return computing(plans, primitives, found);
+      return computing(plans, found);
     };
     const [inputs, outputs] = [dtypes(node.inputs), dtypes(node.outputs)];
     ops.set(name, { name, provider: "CPUExecutionProvider", inputs, outputs, create });

@@ -1,5 +1,5 @@
 /** What is computed with oneDNN: rounding to bfloat16 with a change of layout, and convolutions. Each is made once and run often. */
-import type { ConvolutionKind, Mapped } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
+import type { Mapped } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
 import type { Onednn } from "./library.ts";
 import {
   longs,
@@ -87,8 +87,22 @@ export interface Prepared {
   readonly filterBytes: number;
 }
 
+/** A gradient to the weights. */
+export interface PreparedGradient extends Prepared {
+  /** Back as `filter` brings it, added to what lies there. */
+  readonly added: Run;
+}
+
 /** The bits of 1 in bfloat16. */
 const ONE = 0x3f80;
+
+/** Types of what a map of rows reads and makes; rows are float32. */
+export interface MapTypes {
+  readonly x: Type;
+  readonly plus: Type;
+  readonly times: Type;
+  readonly result: Type;
+}
 
 /** Times this, any positive number but a subnormal one is about 1 or more. */
 const HUGE = 1e38;
@@ -107,38 +121,40 @@ export class Primitives {
     return this.#once(["reorder", from, to], () => reorder(this.#maker, from, to));
   }
 
-  /**
-   * A convolution (x, w to y), its gradient to the input (dy, w to dx) or to the weights (x, dy to dw): operands in bfloat16,
-   * sums and results in float32.
-   */
-  convolution(kind: ConvolutionKind, shape: ConvolutionShape): Prepared {
-    return this.#once([kind, shape], () => convolution(this.#maker, kind, shape));
+  /** A convolution (x, w to y) or its gradient to the input (dy, w to dx): operands in bfloat16, sums in float32. */
+  convolution(kind: "forward" | "input", shape: ConvolutionShape, result: Type): Prepared {
+    return this.#once([kind, shape, result], () => convolution(this.#maker, kind, shape, result));
+  }
+
+  /** Its gradient to the weights (x, dy to dw): operands in bfloat16, sums and the result in float32. */
+  weightGradient(shape: ConvolutionShape): PreparedGradient {
+    return this.#once(["weight", shape], () => weightGradient(this.#maker, shape));
   }
 
   /** A map of rows (graphs/targets/cpu/bfloat16/ops.ts, `rowMap`) over [rows, columns]: operands, then the result. */
-  rowMap(does: Mapped, rows: number, columns: number): Run {
-    return this.#once(["rows", does, rows, columns], () => {
-      if (does.narrow === 0) return rowMap(this.#maker, does, rows, columns);
-      const ones = this.#once(["ones", rows * columns], () =>
-        this.#maker.constant(new Uint16Array(rows * columns).fill(ONE)),
-      );
-      const run = rowMap(this.#maker, does, rows, columns);
+  rowMap(does: Mapped, rows: number, columns: number, types: MapTypes): Run {
+    return this.#once(["rows", does, rows, columns, types], () => {
+      const run = rowMap(this.#maker, does, rows, columns, types);
+      if (types.x === types.result) return run;
+      const ones = this.#filled(rows * columns, types.result, 1);
       return (...addresses: readonly bigint[]) => run(...addresses, ones);
     });
   }
 
-  /** `rowSums` over [rows, columns]: of x, dy and a factor; then factor·dy, sums of dy and of its products with x. */
-  rowSums(rows: number, columns: number): Run {
-    return this.#once(["sums", rows, columns], () => rowSums(this.#maker, rows, columns));
+  /** `rowSums` over [rows, columns]: of x and y; then memory as large for what nobody reads, and both sums. */
+  rowSums(rows: number, columns: number, type: Type): Run {
+    return this.#once(["sums", rows, columns, type], () => {
+      const [zeros, ones] = [this.#filled(columns, "float32", 0), this.#filled(columns, "float32", 1)];
+      return rowSums(this.#maker, { rows, columns, type }, zeros, ones);
+    });
   }
 
-  /** The same of x alone: x, memory as large for what nobody reads, then sums of x and of its squares. */
-  moments(rows: number, columns: number): Run {
-    return this.#once(["moments", rows, columns], () => {
-      const run = this.rowSums(rows, columns);
-      const ones = this.#maker.constant(new Float32Array(columns).fill(1));
-      return (x, unread, sums, squares) => run(x!, x!, ones, unread!, sums!, squares!);
-    });
+  #filled(count: number, type: Type, value: 0 | 1): bigint {
+    return this.#once(["filled", count, type, value], () =>
+      this.#maker.constant(
+        type === "bfloat16" ? new Uint16Array(count).fill(value * ONE) : new Float32Array(count).fill(value),
+      ),
+    );
   }
 
   #once<T>(key: unknown, make: () => T): T {
@@ -158,54 +174,58 @@ const reorder = (maker: Maker, from: Strided, to: Strided): Run => {
 
 /**
  * A product with a row, and what follows it as operations behind the same pass. oneDNN has fast code for results of the first factor's
- * type alone: bfloat16 comes of ones in bfloat16, the last operand, times x, and the row is the first of the operations.
+ * type alone: another type comes of ones of it, the last operand, times x, and the row is the first of the operations.
  */
-const rowMap = (maker: Maker, does: Mapped, rows: number, columns: number): Run => {
-  const { term, plus, activation, times, narrow } = does;
+const rowMap = (maker: Maker, does: Mapped, rows: number, columns: number, types: MapTypes): Run => {
+  const { term, plus, activation, times, gain } = does;
   const matrix = (height: number, type: Type = "float32") =>
     maker.tensor({ dims: [height, columns], strides: [columns, 1], type });
-  const [whole, row, result] = [matrix(rows), matrix(1), matrix(rows, narrow === 1 ? "bfloat16" : "float32")];
+  const row = matrix(1);
+  const [whole, result] = [matrix(rows, types.x), matrix(rows, types.result)];
+  const direct = types.x === types.result;
   const after: Operation[] = [];
-  if (narrow === 1) after.push([MUL, row]);
+  if (!direct) after.push([MUL, row]);
   if (term === 1) after.push([ADD, row]);
-  if (plus === 1) after.push([ADD, whole]);
+  if (plus === 1) after.push([ADD, matrix(rows, types.plus)]);
   if (activation === "relu") after.push([RELU, 0, 0]);
   if (activation === "positive") after.push([LINEAR, HUGE, 0], [CLIP, 0, 1]);
-  if (times === 1) after.push([MUL, whole]);
+  if (times === 1) after.push([MUL, matrix(rows, types.times)]);
+  if (gain === 1) after.push([MUL, row]);
   const operands = after.flatMap(([, operand, beta], i): Operand[] =>
     beta === undefined ? [[postOperand(i), operand]] : [],
   );
-  if (narrow === 0)
+  if (direct)
     return maker.bound(maker.product(whole, row, after), [[SRC, whole], [SRC_1, row], ...operands, [DST, result]]);
   return maker.bound(maker.product(result, whole, after), [[SRC_1, whole], ...operands, [DST, result], [SRC, result]]);
 };
 
 /**
- * The gradient of a batch norm of mean 0 and variance 1 over pixels, where each column is a channel: to its input it is factor·dy,
- * to its shift the sums of dy, to its scale those of dy·x.
+ * The gradient of a batch norm of mean 0 and variance 1 over pixels, where each column is a channel: to its shift the sums of y, to its
+ * scale those of y·x. That to its input is not read.
  */
-const rowSums = (maker: Maker, rows: number, columns: number): Run => {
+const rowSums = (
+  maker: Maker,
+  { rows, columns, type }: { readonly rows: number; readonly columns: number; readonly type: Type },
+  zeros: bigint,
+  ones: bigint,
+): Run => {
   const pixels = maker.tensor({
     dims: [1, columns, rows, 1],
     strides: [rows * columns, 1, columns, columns],
-    type: "float32",
+    type,
   });
   const row = maker.tensor({ dims: [columns], strides: [1], type: "float32" });
   const run = maker.bound(maker.normGradient(pixels), [
-    [SRC, pixels],
     [DIFF_DST, pixels],
-    [SCALE, row],
+    [SRC, pixels],
     [DIFF_SRC, pixels],
     [DIFF_SHIFT, row],
     [DIFF_SCALE, row],
+    [SCALE, row],
     [MEAN, row],
     [VARIANCE, row],
   ]);
-  const [zeros, ones] = [0, 1].map((value) => maker.constant(new Float32Array(columns).fill(value))) as [
-    bigint,
-    bigint,
-  ];
-  return (...addresses) => run(...addresses, zeros, ones);
+  return (...addresses) => run(...addresses, ones, zeros, ones);
 };
 
 /** A convolution's window in three dimensions, of which the third, the images, it leaves alone. */
@@ -223,44 +243,52 @@ const windowOf = ({ x, w, y, strides, dilations, pads }: ConvolutionShape): BigI
   ].map(longs);
 };
 
-const convolution = (maker: Maker, kind: ConvolutionKind, shape: ConvolutionShape): Prepared => {
+/** What a convolution and its gradients are described by. */
+const partsOf = (maker: Maker, shape: ConvolutionShape) => {
   const window = windowOf(shape);
   const plain = rowMajor(shape.w);
-  const [narrow, wide] = ["bfloat16", "float32"] as const;
   const images = (side: "x" | "y", type: Type) => maker.tensor(volume(shape[side], type));
   const filter = (type: Type) => maker.any(plain.dims, type);
-  const forward = maker.forward(images("x", narrow), filter(narrow), images("y", wide), window);
-  const prepared = (description: Pointer, argument: number, others: readonly [Operand, Operand], last = false) => {
+  const forward = (result: Type) =>
+    maker.forward(images("x", "bfloat16"), filter("bfloat16"), images("y", result), window);
+  /** The filter as a described primitive wants it, row-major, and its bytes in between. */
+  const heldBy = (description: Pointer, argument: number) => {
     const held = maker.held(description, queries[argument]!);
-    const [first, second] = others;
-    const own: Operand = [argument, held];
-    const row = maker.tensor(plain);
-    return {
-      run: maker.bound(description, last ? [first, second, own] : [first, own, second]),
-      filter: last ? maker.copy(held, row) : maker.copy(row, held),
-      filterBytes: maker.bytes(held),
-    };
+    return { held, row: maker.tensor(plain), filterBytes: maker.bytes(held) };
   };
-  if (kind === "forward")
-    return prepared(forward, WEIGHTS, [
-      [SRC, images("x", narrow)],
-      [DST, images("y", wide)],
-    ]);
-  if (kind === "input") {
-    const [dx, dy] = [images("x", wide), images("y", narrow)];
-    return prepared(maker.toInput(dx, filter(narrow), dy, window, forward), WEIGHTS, [
-      [DIFF_DST, dy],
-      [DIFF_SRC, dx],
-    ]);
-  }
-  const [x, dy] = [images("x", narrow), images("y", narrow)];
-  return prepared(
-    maker.toWeights(x, filter(wide), dy, window, forward),
-    DIFF_WEIGHTS,
-    [
-      [SRC, x],
-      [DIFF_DST, dy],
-    ],
-    true,
-  );
+  return { window, images, filter, forward, heldBy };
+};
+
+const convolution = (maker: Maker, kind: "forward" | "input", shape: ConvolutionShape, result: Type): Prepared => {
+  const { window, images, filter, forward, heldBy } = partsOf(maker, shape);
+  const [given, made] = kind === "forward" ? (["x", "y"] as const) : (["y", "x"] as const);
+  const [from, to] = [images(given, "bfloat16"), images(made, result)];
+  const description =
+    kind === "forward" ? forward(result) : maker.toInput(to, filter("bfloat16"), from, window, forward("float32"));
+  const { held, row, filterBytes } = heldBy(description, WEIGHTS);
+  const [source, target] = kind === "forward" ? [SRC, DST] : [DIFF_DST, DIFF_SRC];
+  const operands: readonly Operand[] = [
+    [source, from],
+    [WEIGHTS, held],
+    [target, to],
+  ];
+  return { run: maker.bound(description, operands), filter: maker.copy(row, held), filterBytes };
+};
+
+const weightGradient = (maker: Maker, shape: ConvolutionShape): PreparedGradient => {
+  const { window, images, filter, forward, heldBy } = partsOf(maker, shape);
+  const [x, dy] = [images("x", "bfloat16"), images("y", "bfloat16")];
+  const description = maker.toWeights(x, filter("float32"), dy, window, forward("float32"));
+  const { held, row, filterBytes } = heldBy(description, DIFF_WEIGHTS);
+  const operands: readonly Operand[] = [
+    [SRC, x],
+    [DIFF_DST, dy],
+    [DIFF_WEIGHTS, held],
+  ];
+  return {
+    run: maker.bound(description, operands),
+    filter: maker.copy(held, row),
+    added: maker.addition(held, row),
+    filterBytes,
+  };
 };
