@@ -19,7 +19,7 @@ interface CompletedFlag {
 const valuesOf = (row: SettingRow): CompletedFlag["values"] => {
   if (row.type === "boolean") return "none";
   if (row.type === "path") return "path";
-  return row.type === "enum" ? row.values : "other";
+  return row.values.length > 0 ? row.values : "other";
 };
 
 const flagsOf = ({ rows }: Completed): readonly CompletedFlag[] => [

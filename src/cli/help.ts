@@ -41,7 +41,7 @@ export const printColumns = (rows: Columns, width: number, left = leftOf(rows)):
 const printRow = (key: string, row: SettingRow, width: number): readonly [string, string] => {
   const name = kebabCase(key);
   const negatable = row.type === "boolean" && row.default === true;
-  const choices = row.type === "enum" ? (row.pattern ?? row.values.join("|")) : placeholders[row.type];
+  const choices = row.pattern ?? [...row.values, ...(row.type === "enum" ? [] : [placeholders[row.type]])].join("|");
   const many = row.type === "enum" && choices.length > width / 2; // they stand in the text then
   const flag = negatable ? `--no-${name}` : `--${name} ${many ? "NAME" : choices}`.trimEnd();
   const also = row.aliases?.length ? [`also ${row.aliases.map((alias) => `--${alias}`).join(", ")}`] : [];

@@ -4,6 +4,7 @@
  */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
+import { cacheGroups } from "./cache-groups.ts";
 import { compiledFile } from "./compiled.ts";
 import { availableCores } from "./cores.ts";
 import { median } from "./median.ts";
@@ -38,11 +39,31 @@ export const coreLatency = async (): Promise<number | undefined> => {
  */
 const FAR = 120;
 
+/** How cores lie to each other: in groups that share a cache, as the system tells, and how many ns apart two of them are just now. */
+export interface CoresApart {
+  readonly groups: number | undefined;
+  readonly nanoseconds: number | undefined;
+}
+
+/** Looks where cores lie. */
+export const coresApart = async (): Promise<CoresApart> => ({
+  groups: cacheGroups(),
+  nanoseconds: await coreLatency(),
+});
+
+/** How many replicas of a training such cores want, and why. */
+export const replicasFor = ({
+  groups = 1,
+  nanoseconds,
+}: CoresApart): { readonly count: number; readonly why: string } => {
+  if (nanoseconds === undefined) return { count: 1, why: "one core" };
+  if (groups > 1) return { count: groups, why: `cores share a cache in ${groups} groups` };
+  const apart = `${nanoseconds.toFixed(0)} ns from core to core, as they were just now`;
+  return nanoseconds < FAR ? { count: 1, why: apart } : { count: 2, why: `${apart}: they share no cache` };
+};
+
 /** What `doctor` says of it. */
-export const coresText = (nanoseconds: number | undefined): string => {
-  if (nanoseconds === undefined) return "one core";
-  const apart = `${nanoseconds.toFixed(0)} ns from one to another, as they were just now`;
-  return nanoseconds < FAR
-    ? apart
-    : `${apart}: they share no cache, so pretrain and finetune may be faster with --replicas 2`;
+export const coresText = (apart: CoresApart): string => {
+  const { count, why } = replicasFor(apart);
+  return count === 1 ? why : `${why}, so pretrain and finetune may be faster with --replicas ${count} (or auto)`;
 };

@@ -7,7 +7,7 @@ import { blockedName } from "../../graphs/targets/cpu/placing.ts";
 import { defineVerb } from "../verbs/verb.ts";
 import { packageRoot, versions } from "../version.ts";
 import { blockSize } from "./block.ts";
-import { coreLatency, coresText } from "./core-latency.ts";
+import { coresApart, coresText } from "./core-latency.ts";
 import { availableCores } from "./cores.ts";
 import { cudaDependencies, cudaFiles, gpuDevices, gpuNames, processor, vulkanDrivers } from "./devices.ts";
 import { chooseEngine, type Engine, engineOf } from "./engine.ts";
@@ -26,8 +26,12 @@ export interface ProviderState {
 
 export interface DoctorResult {
   readonly processor: ReturnType<typeof processor> & { readonly cores: number };
-  /** Nanoseconds from one core to another and what follows from them. */
-  readonly cores: { readonly apart: number | undefined; readonly message: string };
+  /** Nanoseconds from one core to another, groups of them that share a cache, and what follows from both. */
+  readonly cores: {
+    readonly apart: number | undefined;
+    readonly groups: number | undefined;
+    readonly message: string;
+  };
   /** Bytes. */
   readonly memory: number;
   readonly gpus: readonly string[];
@@ -170,10 +174,10 @@ export const doctor = defineVerb(
       webgpu: tryProvider("webgpu", threads),
     };
     const { provider, reason, name, nameReason, precision, graphs } = await chooseEngine({ provider: "auto", threads });
-    const apart = await coreLatency();
+    const apart = await coresApart();
     return {
       processor: { ...processor(), cores: availableCores() },
-      cores: { apart, message: coresText(apart) },
+      cores: { apart: apart.nanoseconds, groups: apart.groups, message: coresText(apart) },
       memory: totalmem(),
       gpus: gpuNames(),
       versions: versions(),

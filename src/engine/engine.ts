@@ -123,6 +123,13 @@ const pick = async (threads: number): Promise<{ provider: Provider; reason: stri
   return { provider: "cpu", reason: why };
 };
 
+/** What a provider that is asked for comes to, and why. */
+export const providerFor = async (
+  provider: EngineRequest["provider"],
+  threads: number,
+): Promise<{ provider: Provider; reason: string }> =>
+  provider === "auto" ? pick(threads) : { provider, reason: "as asked" };
+
 /** Choices of the settings that say how onnxruntime is reached and what its products compute in. */
 export const engineNames = ["auto", "binding", "native"] as const;
 export const precisionNames = ["auto", ...precisions] as const;
@@ -184,7 +191,7 @@ const evaluationOptionsOf =
 /** Picks the engine of a request. Throws a RequestError where what it names is not there. */
 export const chooseEngine = async (request: EngineRequest): Promise<Engine> => {
   const { provider, threads, target: named } = request;
-  const { provider: chosen, reason } = provider === "auto" ? await pick(threads) : { provider, reason: "as asked" };
+  const { provider: chosen, reason } = await providerFor(provider, threads);
   const { name, nameReason } = pickEngine(engineAsked(request, chosen), chosen);
   const precision = pickPrecision(precisionAsked(request), chosen, name, threads);
   const options: SessionOptions = {

@@ -8,7 +8,7 @@ import { isTargetName, targetNames, targetPattern } from "../engine/targets.ts";
 import { matchings } from "../models/fit.ts";
 import { layouts } from "../models/input.ts";
 import { depthNames, stemNames } from "../runs/network.ts";
-import { path, setting } from "./schema.ts";
+import { autoOr, path, setting } from "./schema.ts";
 
 const common = { group: "Common settings" };
 
@@ -184,8 +184,8 @@ const ranks = { group: "Several processes (MPI)" };
 /** Of verbs whose batches threads of one process can share. */
 export const replicasSetting = {
   replicas: setting(
-    z.int().min(1).max(64).default(1),
-    "share every batch among so many parts of this process, each with its part of the threads and an engine of its own; batch norm and negatives are of the whole batch. Faster on the CPU where cores share no cache",
+    autoOr(z.int().min(1).max(64)).default(1),
+    "share every batch among so many parts of this process, each with its part of the threads and an engine of its own; batch norm and negatives are of the whole batch. Faster on the CPU where cores share no cache; auto: as many as there are groups of cores that share one, which the run then keeps",
     { group: "Run", changeable: true },
   ),
 };

@@ -41,7 +41,8 @@ const toList = (value: unknown, element: (item: unknown) => unknown): readonly u
 };
 
 /** What a row makes of a value as users write it; undefined where it cannot. */
-const convert = ({ type }: SettingRow, value: unknown): unknown => {
+const convert = ({ type, values }: SettingRow, value: unknown): unknown => {
+  if (values.includes(String(value))) return String(value);
   switch (type) {
     case "number":
     case "integer":

@@ -41,6 +41,10 @@ export const setting = <Schema extends z.ZodType>(
   return own;
 };
 
+/** A number, or `auto`, which leaves it to the machine. */
+export const autoOr = <Schema extends z.ZodNumber>(schema: Schema): z.ZodUnion<[z.ZodEnum<{ auto: "auto" }>, Schema]> =>
+  z.union([z.enum(["auto"]), schema]);
+
 /** A path to a file or folder. */
 export const path = (): z.ZodString => z.string().min(1);
 
@@ -66,7 +70,7 @@ export interface SettingRow extends SettingMeta {
   readonly min: number | undefined;
   /** Greatest value allowed, or greatest value of each element. */
   readonly max: number | undefined;
-  /** Names of an enum; none of other types. */
+  /** Names of an enum, or words that stand for a number; none of other types. */
   readonly values: readonly string[];
   readonly schema: z.ZodType;
 }
@@ -100,6 +104,10 @@ const kindOf = (schema: z.ZodType, { path: isPath, names }: Partial<SettingMeta>
   if (schema instanceof z.ZodNumber) {
     const type = schema.format === "safeint" ? "integer" : "number";
     return { ...plain, type, min: limit(schema.minValue), max: limit(schema.maxValue) };
+  }
+  if (schema instanceof z.ZodUnion) {
+    const [word, number] = schema.options as [z.ZodEnum, z.ZodNumber];
+    return { ...kindOf(number, {}), values: word.options.map(String) };
   }
   if (schema instanceof z.ZodBoolean) return { ...plain, type: "boolean" };
   if (schema instanceof z.ZodString && names !== undefined) return { ...plain, type: "enum", values: names };
@@ -157,5 +165,6 @@ export const expectation = (row: SettingRow): string => {
     strings: "texts separated by commas",
     enum: row.pattern ?? printNames(row.values),
   };
-  return expected[row.type];
+  const words = row.type === "enum" ? [] : row.values;
+  return [...words, expected[row.type]].join(" or ");
 };

@@ -73,6 +73,16 @@ interface Opened {
   close(): Promise<void>;
 }
 
+/** What the run was begun with that these settings go on with; undefined where there is none. */
+const begunBy = async (
+  spec: Pick<Spec, "runFolder">,
+  { out, resume, override }: Readonly<Record<string, SettingValue>>,
+): Promise<RunConfig | undefined> => {
+  if (resume !== true || typeof out !== "string") return undefined;
+  const { readRunConfig } = await import("../runs/config.ts");
+  return readRunConfig(spec.runFolder(out), override === true ? "override" : "resume");
+};
+
 const openContext = (spec: Spec, settings: Readonly<Record<string, SettingValue>>, options: VerbOptions): Opened => {
   const { rows } = spec;
   const reporter = options.reporter ?? quietReporter;
@@ -99,12 +109,7 @@ const openContext = (spec: Spec, settings: Readonly<Record<string, SettingValue>
     },
     recorded,
     changeable,
-    begun: async () => {
-      const { out, resume, override } = settings;
-      if (resume !== true || typeof out !== "string") return undefined;
-      const { readRunConfig } = await import("../runs/config.ts");
-      return readRunConfig(spec.runFolder(out), override === true ? "override" : "resume");
-    },
+    begun: () => begunBy(spec, settings),
     openRun: async ({ collective = alone, ...kept } = {}) => {
       const { openRunFolder } = await import("../runs/run-folder.ts");
       const { openShared } = await import("../distributed/shared-run.ts");
@@ -153,6 +158,12 @@ export const defineVerb = <const Own extends Shape, Result>(
       throw new RequestError(
         `${spec.name} runs in one process, and a launcher started ${place.size}; start it without mpirun or srun`,
       );
+    if (values.replicas === "auto") {
+      const { chooseReplicas } = await import("./replicas.ts");
+      const { count, why } = await chooseReplicas(values, place, await begunBy(spec, values));
+      options.reporter?.log(`--replicas auto: ${count} (${why})`);
+      return perform({ ...settings, replicas: count }, options);
+    }
     const size = Number(values.replicas ?? 1);
     if (size > 1 && threadsHere() === undefined) {
       if (place !== undefined)

@@ -180,6 +180,12 @@ describe("settings", () => {
     expect(await resolve("--out", out)).toMatchObject({ lr: 0.5 });
   });
 
+  test("a number that may be left to the machine is one or the other", async () => {
+    expect(await resolve("--replicas", "auto")).toMatchObject({ replicas: "auto" });
+    expect(await resolve("--replicas", "4")).toMatchObject({ replicas: 4 });
+    expect(await resolve("--config", await yaml("auto.yaml", "replicas: auto\n"))).toMatchObject({ replicas: "auto" });
+  });
+
   test.each([
     [["--atack-steps", "5"], "advcl pretrain has no setting --atack-steps; did you mean --attack-steps?"],
     [["--attackSteps", "5"], "advcl pretrain has no setting --attackSteps; did you mean --attack-steps?"],
@@ -197,6 +203,8 @@ describe("settings", () => {
     [["--lr="], '--lr is "" but must be a number of at least 0'],
     [["--eps", "8"], '--eps is "8" but pixels lie in [0, 1], and it must be a number from 0 to 1; did you mean 8/255?'],
     [["--attack-steps", "2.5"], '--attack-steps is "2.5" but must be a whole number of at least 0'],
+    [["--replicas", "many"], '--replicas is "many" but must be auto or a whole number from 1 to 64'],
+    [["--replicas", "0"], '--replicas is "0" but must be auto or a whole number from 1 to 64'],
     [["--clusters", "2,x"], '--clusters is "2,x" but must be whole numbers separated by commas, each of at least 2'],
     [["--dataset", "cifar"], '--dataset is "cifar" but must be cifar10, cifar100 or stl10; did you mean cifar10?'],
     [["--dataset", "imagenet"], '--dataset is "imagenet" but must be cifar10, cifar100 or stl10'],

@@ -78,6 +78,18 @@ needsKoffi("--replicas", () => {
     expect(await apart(whole, run)).toBe(0);
   });
 
+  test("auto is a number from the run's first step on, which a resumed run keeps", () => {
+    const run = join(folder, "auto");
+    const args = `${pretrain.replace("--threads 1", "--threads 2")} --replicas auto --out ${run}`;
+    const begun = advcl(args);
+    const count = /^--replicas auto: (\d+) \(.+\)$/m.exec(begun.stderr)?.[1];
+    expect([begun.status, begun.status === 0 || begun.stderr]).toEqual([0, true]);
+    expect(["1", "2"]).toContain(count);
+    expect(readFileSync(join(run, "config.yaml"), "utf8")).toMatch(new RegExp(`^ {2}replicas: ${count}$`, "m"));
+    const { status, stderr } = advcl(`${args.replace("--epochs 10", "--epochs 11")} --resume --override`);
+    expect([status, stderr]).toEqual([0, expect.stringContaining(`--replicas auto: ${count} (as the run began)`)]);
+  });
+
   test("finetuning shares its batches too", () => {
     const common = "--dataset shapes --limit 64 --test-limit 32 --batch 32 --epochs 1 --workers 0 --target portable";
     const run = join(folder, "finetuned");
