@@ -9,7 +9,7 @@ import { availableCores } from "../../src/engine/cores.ts";
 import { RequestError, RunError } from "../../src/errors.ts";
 import { openRunFolder } from "../../src/runs/run-folder.ts";
 import { commonSettings, outSetting } from "../../src/settings/fragments.ts";
-import { path as pathSchema, rowsOf, setting } from "../../src/settings/schema.ts";
+import { autoOr, path as pathSchema, rowsOf, setting } from "../../src/settings/schema.ts";
 import type { Resolved } from "../../src/settings/spec.ts";
 import { defineVerb, type VerbContext } from "../../src/verbs/verb.ts";
 import { Sink } from "../sink.ts";
@@ -33,6 +33,7 @@ const shape = {
   ),
   attackSteps: setting(z.int().min(0).default(5), "steps of the attack", { aliases: ["pgd-steps"], group: "Attack" }),
   clusters: setting(z.array(z.int().min(2)).default([2, 10]), "numbers of clusters"),
+  replicas: setting(autoOr(z.int().min(1).max(64)).default(1), "parts that share a batch"),
   weights: setting(z.array(z.number()).default([]), "weights"),
   attacks: setting(z.array(z.string()).default(["clean", "pgd20"]), "attacks in order"),
   dataset: setting(z.enum(["cifar10", "cifar100", "stl10"]).default("cifar10"), "images"),
@@ -82,6 +83,7 @@ describe("settings", () => {
       eps: 8 / 255,
       attackSteps: 5,
       clusters: [2, 10],
+      replicas: 1,
       weights: [],
       attacks: ["clean", "pgd20"],
       dataset: "cifar10",
@@ -154,6 +156,7 @@ describe("settings", () => {
       "eps: 8/255 # default",
       "attack-steps: 7 # preset paper",
       "clusters: [2, 10] # default",
+      "replicas: 1 # default",
       `weights: [1, 2] # ${path}`,
       "attacks: [clean, pgd20] # default",
       "dataset: cifar10 # default",
@@ -329,6 +332,7 @@ describe("running", () => {
       eps: 8 / 255,
       attackSteps: 5,
       clusters: [2, 10],
+      replicas: 1,
       weights: [],
       attacks: ["clean", "pgd20"],
       dataset: "cifar10",
@@ -360,6 +364,7 @@ Settings:
   --lr X                        base learning rate (default 0.5)
   --eps X                       radius of the attack (default 8/255)
   --clusters N,…                numbers of clusters (default 2,10)
+  --replicas auto|N             parts that share a batch (default 1)
   --weights X,…                 weights (default none)
   --attacks NAME,…              attacks in order (default clean,pgd20)
   --dataset cifar10|cifar100|stl10

@@ -24,7 +24,7 @@ import { portable } from "../../../graphs/targets/portable.ts";
 import { chooseEngine } from "../../../src/engine/engine.ts";
 import { missingBfloat16, type OnednnTools, onednnKernels } from "../../../src/engine/native/onednn/available.ts";
 import type { Onednn } from "../../../src/engine/native/onednn/library.ts";
-import { piecesOf } from "../../../src/engine/native/onednn/ops.ts";
+import { piecesOf, stripsOf } from "../../../src/engine/native/onednn/ops.ts";
 import { profileOf } from "../../../src/engine/profile.ts";
 import { createSession } from "../../../src/engine/session.ts";
 import { evaluate, randomNumbers, randomTensor, relativeError } from "../../graphs/run.ts";
@@ -217,6 +217,20 @@ here("oneDNN", () => {
     },
   );
 
+  test("sums over rows of more than a cache holds, strip by strip", async () => {
+    const [x, y] = ["x", "y"].map((name) => given(name, [1501, 512])) as [Value, Value];
+    expect(stripsOf(1501, 4 * 512).map(({ count }) => count)).toEqual([501, 501, 499]);
+    const named = (name: string, values: readonly Value[]) => values.map((v, i) => [`${name}${i}`, v] as const);
+    const outputs = Object.fromEntries([
+      ...named("both", rowSums.outputs(x, y)),
+      ...named("ownNarrow", rowSums.outputs(asNarrow(x))),
+    ]);
+    const feeds = feedsOf([x, y], 7);
+    const session = await runOf(outputs);
+    expectNear(await session.run(feeds), await evaluate(widened(outputs), feeds));
+    await session.release();
+  });
+
   test("a convolution and its gradients in bfloat16", async () => {
     const c = { ...base, narrow: 1 };
     const w = given("w", [24, 8, 3, 3]);
@@ -275,6 +289,16 @@ test("a profile counts them among convolutions and matrix products", () => {
     nodes: new Map(),
   } as unknown as Model);
   expect(products).toBe(0.75);
+});
+
+test("strips hold all rows, nearly as many each", () => {
+  expect(stripsOf(9216, 2048)).toEqual(Array.from({ length: 18 }, (_, i) => ({ from: 512 * i, count: 512 })));
+  expect(stripsOf(7, 4)).toEqual([{ from: 0, count: 7 }]);
+  expect(stripsOf(3, 2 ** 21).map(({ from, count }) => [from, count])).toEqual([
+    [0, 1],
+    [1, 1],
+    [2, 1],
+  ]);
 });
 
 test("which chunks hold some images", () => {

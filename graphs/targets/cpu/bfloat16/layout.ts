@@ -14,6 +14,9 @@ import { type Mapped, rowMap, rowSums } from "./ops.ts";
  */
 export type ChunkImages = 16 | 32;
 
+/** Values of a chunk from which on it has 16 images: caches hold more of it (Zen 4). */
+const LARGEST = 2 ** 22;
+
 const fused = (part: Value, factor: Value, term: Value | undefined, { plus, activation, times }: Then): Value => {
   const operands = [part, factor, term, plus, times].filter((value) => value !== undefined);
   const does: Mapped = {
@@ -37,8 +40,9 @@ const unit = (part: Value): Value => row(part.dim(1), 1);
 export const volumes = (images: ChunkImages): ((type: { readonly shape: readonly number[] }) => PixelLayout) => {
   const cut = ({ shape }: { readonly shape: readonly number[] }): PixelLayout => {
     const [n = 0, c = 0, h = 0, w = 0] = shape;
-    const least = 2 ** Math.floor(Math.log2(Math.max(images, CHUNK / (c * h * w))));
-    const chunks = equalChunks(n, Math.max(least, Math.ceil(n / MOST_CHUNKS / images) * images));
+    const few = images * c * h * w > LARGEST ? 16 : images;
+    const least = 2 ** Math.floor(Math.log2(Math.max(few, CHUNK / (c * h * w))));
+    const chunks = equalChunks(n, Math.max(least, Math.ceil(n / MOST_CHUNKS / few) * few));
     return {
       ...pixelChunks(chunks),
       ...inVolumes,
