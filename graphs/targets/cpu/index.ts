@@ -13,6 +13,7 @@ import { bfloat16Convolutions } from "./bfloat16/convolution.ts";
 import { type ChunkImages, volumes } from "./bfloat16/layout.ts";
 import { narrowed } from "./bfloat16/narrow.ts";
 import { bfloat16Name } from "./bfloat16/ops.ts";
+import { bfloat16Pools } from "./bfloat16/pool.ts";
 import { blockedConvolutions } from "./blocked/convolution.ts";
 import { blockedPools } from "./blocked/pool.ts";
 import type { Place } from "./chunked.ts";
@@ -87,7 +88,7 @@ export const cpuBfloat16Target = (images: ChunkImages = 16): Target => ({
   lowerings: new Map([
     ...bfloat16Convolutions(volumes(images)),
     ...batchNorms,
-    ...pools,
+    ...bfloat16Pools(volumes(images)),
     ...elementwise(volumes(images)),
   ]),
   loops: "keep",

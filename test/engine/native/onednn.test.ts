@@ -2,7 +2,7 @@
 import { describe, expect, test } from "@jest/globals";
 import { apply, input, type Value } from "../../../graphs/onnx/graph.ts";
 import { allNodesOf } from "../../../graphs/onnx/order.ts";
-import type { Tensor } from "../../../graphs/onnx/tensor.ts";
+import { sizeOf, type Tensor } from "../../../graphs/onnx/tensor.ts";
 import type { Model } from "../../../graphs/onnx/write.ts";
 import type { OpDefinition } from "../../../graphs/ops/index.ts";
 import { compile } from "../../../graphs/steps/step.ts";
@@ -11,6 +11,8 @@ import {
   bfloat16Conv,
   bfloat16GradInput,
   bfloat16GradWeight,
+  bfloat16MaxPool,
+  bfloat16MaxPoolGrad,
   bfloat16Name,
   type Convolution,
   type Mapped,
@@ -23,11 +25,12 @@ import { type Lowering, lower } from "../../../graphs/targets/lower.ts";
 import { portable } from "../../../graphs/targets/portable.ts";
 import { chooseEngine } from "../../../src/engine/engine.ts";
 import { missingBfloat16, type OnednnTools, onednnKernels } from "../../../src/engine/native/onednn/available.ts";
+import { piecesOf } from "../../../src/engine/native/onednn/chunks.ts";
 import type { Onednn } from "../../../src/engine/native/onednn/library.ts";
-import { piecesOf, stripsOf } from "../../../src/engine/native/onednn/ops.ts";
+import { stripsOf } from "../../../src/engine/native/onednn/rows.ts";
 import { profileOf } from "../../../src/engine/profile.ts";
 import { createSession } from "../../../src/engine/session.ts";
-import { evaluate, randomNumbers, randomTensor, relativeError } from "../../graphs/run.ts";
+import { evaluate, filledWith, randomNumbers, randomTensor, relativeError } from "../../graphs/run.ts";
 import { residualBlock } from "../../graphs/targets/residual-block.ts";
 import { widened } from "../../graphs/targets/widened.ts";
 import { available } from "../../needs.ts";
@@ -248,6 +251,47 @@ here("oneDNN", () => {
     for (const [name, { data }] of Object.entries(expected)) {
       const error = relativeError(actual[name]!.data as Float32Array, data as Float32Array);
       expect([name, error < (name === "dw" ? 1e-5 : 3e-4)]).toEqual([name, true]);
+    }
+  });
+
+  const pool = { ...base, channels: [8, 8], input: [8, 6], output: [4, 3], strides: [2, 2] };
+  const POOLS: readonly (readonly [string, Convolution])[] = [
+    ["ImageNet's stem", pool],
+    ["without overlap", { ...pool, kernel: [2, 2], pads: [0, 0] }],
+    ["an uneven window", { ...pool, kernel: [3, 2], pads: [0, 0], strides: [1, 1], output: [6, 5] }],
+    ["chunks that cross", { ...pool, inputChunks: [7, 13], outputChunks: [5, 9, 6] }],
+    ["three channels", { ...pool, channels: [3, 3] }],
+  ];
+  test.each(POOLS)("max pooling and its gradient, to the first of equal pixels: %s", async (_, c) => {
+    const channels = c.channels[0]!;
+    const [x, dy] = [parts("x", c.inputChunks, channels, c.input), parts("dy", c.outputChunks, channels, c.output)];
+    const [nearX, nearDy] = [x.map(asNarrow), dy.map(asNarrow)];
+    const narrow = { ...c, narrow: 1 };
+    const named = (name: string, values: readonly Value[]) => values.map((v, i) => [`${name}${i}`, v] as const);
+    const outputs = Object.fromEntries([
+      ...named("y", bfloat16MaxPool.outputs(...x, c)),
+      ...named("dx", bfloat16MaxPoolGrad.outputs(...x, ...dy, c)),
+      ...named("narrowY", bfloat16MaxPool.outputs(...nearX, narrow).map(asWide)),
+      ...named("narrowDx", bfloat16MaxPoolGrad.outputs(...nearX, ...nearDy, narrow).map(asWide)),
+    ]);
+    // Few different numbers, so that windows have equal pixels; those of dy have few bits, so that sums of four are exact.
+    const random = randomNumbers(8);
+    const few = (shape: readonly number[], of: (v: number) => number) =>
+      filledWith(
+        "float32",
+        shape,
+        Array.from({ length: sizeOf(shape) }, () => of(random())),
+      );
+    const feeds = Object.fromEntries([
+      ...x.map((v) => [v.node.attributes.name as string, few(v.shape, (r) => Math.round(4 * r - 2) / 2)] as const),
+      ...dy.map((v) => [v.node.attributes.name as string, few(v.shape, (r) => Math.round(16 * r - 8) / 8)] as const),
+    ]);
+    const session = await runOf(outputs);
+    const [actual, expected] = [await session.run(feeds), await evaluate(widened(outputs), feeds)];
+    await session.release();
+    for (const [name, { data }] of Object.entries(expected)) {
+      const found = actual[name]!.data as Float32Array;
+      expect([name, (data as Float32Array).filter((v, i) => found[i] !== v).length]).toEqual([name, 0]);
     }
   });
 

@@ -9,6 +9,7 @@ import {
   conv,
   convGradInput,
   convGradWeight,
+  maxPool,
   type OpDefinition,
 } from "../../../graphs/ops/index.ts";
 import { volumes } from "../../../graphs/targets/cpu/bfloat16/layout.ts";
@@ -90,6 +91,24 @@ describe("a convolution and its gradients", () => {
       expect.any(String),
     );
   });
+});
+
+test("max pooling and its gradient are one op each, for all chunks", async () => {
+  const x = image("x", [20, 6, 8, 8]);
+  const y = maxPool(x, { kernel_shape: [3, 3], strides: [2, 2], pads: [1, 1, 1, 1] });
+  const dy = image("dy", y.shape);
+  const outputs = { y, dx: vjp([y], [dy], [x])[0] as Value };
+  const lowered = lower(outputs, cpuBfloat16Target());
+  const names = allNodesOf(Object.values(lowered)).map(({ definition }) => definition.name);
+  expect(names.filter((name) => /MaxPool|maxPool|Scatter/.test(name)).sort()).toEqual([
+    "bfloat16MaxPool",
+    "bfloat16MaxPoolGrad",
+  ]);
+  const random = randomNumbers(9);
+  const feeds = { x: exact(random, x.shape), dy: exact(random, dy.shape) };
+  const [actual, expected] = [await evaluate(lowered, feeds), await evaluate(outputs, feeds)];
+  for (const name of ["y", "dx"] as const)
+    expect(relativeError(actual[name].data as Float32Array, expected[name].data as Float32Array)).toBe(0);
 });
 
 /** The same mathematics in portable ops: operands of convolutions and of their gradients are rounded. */
@@ -195,4 +214,7 @@ test("chunks hold sixteen images at least, or as many as are asked for, and no m
   expect(chunks(5, 64, 32, 32)).toEqual([5]);
   expect(chunks(512, 64, 32, 32)).toEqual(Array(8).fill(64));
   expect(chunks(32, 512, 4, 4)).toEqual([32]);
+  // Of large images, more than caches hold, sixteen.
+  expect(volumes(32)({ shape: [64, 32, 96, 96] }).chunks).toEqual([16, 16, 16, 16]);
+  expect(volumes(32)({ shape: [64, 64, 48, 48] }).chunks).toEqual([32, 32]);
 });

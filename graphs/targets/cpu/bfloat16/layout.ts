@@ -15,7 +15,7 @@ import { type Mapped, rowMap, rowSums } from "./ops.ts";
 export type ChunkImages = 16 | 32;
 
 /** Values of a chunk from which on it has 16 images: caches hold more of it (Zen 4). */
-const LARGEST = 2 ** 22;
+const LARGEST = 2 ** 23;
 
 const fused = (part: Value, factor: Value, term: Value | undefined, { plus, activation, times }: Then): Value => {
   const operands = [part, factor, term, plus, times].filter((value) => value !== undefined);

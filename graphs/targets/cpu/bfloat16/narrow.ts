@@ -5,7 +5,7 @@
 import { rewrite } from "../../../deploy/rewrite.ts";
 import { apply, type Node, subgraphsOf, type Value } from "../../../onnx/graph.ts";
 import { allNodesOf } from "../../../onnx/order.ts";
-import { convolutionOf, isRowSums, mappedOf } from "./ops.ts";
+import { convolutionOf, isRowSums, mappedOf, pooledOf } from "./ops.ts";
 
 /** Values that a node may make and read in bfloat16: all that it makes or none. */
 interface Narrowable {
@@ -19,6 +19,7 @@ const narrowable = (node: Node): Narrowable => {
   if (known?.kind === "weight") return { made: [], read: inputs };
   // A filter comes first.
   if (known !== undefined) return { made: outputs, read: inputs.slice(1) };
+  if (pooledOf(node) !== undefined) return { made: outputs, read: inputs };
   const does = mappedOf(node);
   if (does === undefined) return { made: [], read: isRowSums(node) ? inputs : [] };
   const [x, , ...more] = inputs;

@@ -12,6 +12,8 @@ import {
   convGradWeight,
   defineOp,
   greater,
+  maxPool,
+  maxPoolGrad,
   mul,
   notDifferentiable,
   type Op,
@@ -190,6 +192,51 @@ export const rowSums: Op<readonly Value[]> = defineOp<readonly Value[]>("rowSums
   vjp: runsOnly,
 });
 
+const poolOf = (c: Convolution) => {
+  const { group: _, ...window } = windowOf(c);
+  return { kernel_shape: c.kernel, ...window };
+};
+
+/** Parts of y, the largest pixels of windows over the parts of x in bfloat16; channels and chunks as a convolution has them. */
+export const bfloat16MaxPool: Op<readonly Value[], Convolution> = defineOp<readonly Value[], Convolution>(
+  "bfloat16MaxPool",
+  {
+    attributes,
+    infer: (_, c) => sideOf(c, "output").types,
+    lower: (x, c) => {
+      inFloat32(x, c.narrow);
+      return sideOf(c, "output").pack(maxPool(rounded(sideOf(c, "input").unpack(x)), poolOf(c)));
+    },
+    vjp: runsOnly,
+  },
+);
+
+/** Parts of dx from the parts of x and then those of dy, each of which goes to the first largest pixel of its window. */
+export const bfloat16MaxPoolGrad: Op<readonly Value[], Convolution> = defineOp<readonly Value[], Convolution>(
+  "bfloat16MaxPoolGrad",
+  {
+    attributes,
+    infer: (_, c) => sideOf(c, "input").types,
+    lower: (parts, c) => {
+      inFloat32(parts, c.narrow);
+      const x = rounded(sideOf(c, "input").unpack(parts.slice(0, c.inputChunks.length)));
+      const dy = rounded(sideOf(c, "output").unpack(parts.slice(c.inputChunks.length)));
+      return sideOf(c, "input").pack(maxPoolGrad(x, maxPool(x, poolOf(c)), dy, poolOf(c)));
+    },
+    vjp: runsOnly,
+  },
+);
+
+/** What a node of these pools, and whether it is the gradient; undefined for any other node. */
+export const pooledOf = ({
+  definition,
+  attributes: own,
+}: Node): { readonly gradient: boolean; readonly convolution: Convolution } | undefined => {
+  const gradient = definition === bfloat16MaxPoolGrad.definition;
+  if (!gradient && definition !== bfloat16MaxPool.definition) return undefined;
+  return { gradient, convolution: own as Attributes as unknown as Convolution };
+};
+
 const kinds = new Map<object, ConvolutionKind>([
   [bfloat16Conv.definition, "forward"],
   [bfloat16GradInput.definition, "input"],
@@ -214,6 +261,6 @@ export const isRowSums = ({ definition }: Node): boolean => definition === rowSu
 
 /** The name of a node of these in a file, undefined for any other. */
 export const bfloat16Name = (node: Node): string | undefined =>
-  kinds.has(node.definition) || mappedOf(node) !== undefined || isRowSums(node)
+  kinds.has(node.definition) || pooledOf(node) !== undefined || mappedOf(node) !== undefined || isRowSums(node)
     ? typedName(node.definition.name, node.inputs, node.outputs)
     : undefined;

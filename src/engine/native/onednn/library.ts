@@ -42,6 +42,7 @@ const VERSION = 3;
 /** Its functions that are called here, of which those that return a status are called through `attempt`. */
 const functionsOf = (library: LibraryHandle) => {
   const window = "int64_t* strides, int64_t* dilates, int64_t* before, int64_t* after";
+  const pooling = "int64_t* strides, int64_t* kernel, int64_t* dilates, int64_t* before, int64_t* after";
   return {
     engineCreate: library.func("int dnnl_engine_create(_Out_ void** engine, int kind, size_t index)"),
     streamCreate: library.func("int dnnl_stream_create(_Out_ void** stream, void* engine, uint flags)"),
@@ -76,6 +77,12 @@ const functionsOf = (library: LibraryHandle) => {
     ),
     normBackward: library.func(
       "int dnnl_batch_normalization_backward_primitive_desc_create(_Out_ void** made, void* engine, int kind, void* dx, void* dy, void* x, float epsilon, uint flags, void* hint, void* attributes)",
+    ),
+    poolForward: library.func(
+      `int dnnl_pooling_forward_primitive_desc_create(_Out_ void** made, void* engine, int kind, int algorithm, void* x, void* y, ${pooling}, void* attributes)`,
+    ),
+    poolBackward: library.func(
+      `int dnnl_pooling_backward_primitive_desc_create(_Out_ void** made, void* engine, int algorithm, void* dx, void* dy, ${pooling}, void* hint, void* attributes)`,
     ),
     attributesCreate: library.func("int dnnl_primitive_attr_create(_Out_ void** made)"),
     postOpsCreate: library.func("int dnnl_post_ops_create(_Out_ void** made)"),

@@ -14,6 +14,7 @@ const BACKWARD = 128; // dnnl_backward
 /** `dnnl_use_global_stats | dnnl_use_scale | dnnl_use_shift` */
 const GIVEN_STATISTICS = 7;
 const DIRECT = 1; // dnnl_convolution_direct
+const MAX = 0x1ff; // dnnl_pooling_max
 const PRODUCT = 0x1fff1; // dnnl_binary_mul
 /** `DNNL_ARG_SRC` and `DNNL_ARG_DST`. */
 const [SRC, DST] = [1, 17] as const;
@@ -102,6 +103,17 @@ export class Maker {
     const forward = this.#out("describing a norm", normForward, this.#engine, FORWARD, x, x, 0, GIVEN_STATISTICS, null);
     const args = [this.#engine, BACKWARD, x, x, x, 0, GIVEN_STATISTICS, forward, null];
     return this.#out("describing a norm's gradient", normBackward, ...args);
+  }
+
+  /** Max pooling; `window` holds strides, kernel, dilations and pads. */
+  largest(x: Pointer, y: Pointer, window: readonly BigInt64Array[]): Pointer {
+    const args = [this.#engine, FORWARD, MAX, x, y, ...window, null];
+    return this.#out("describing a pooling", this.#onednn.functions.poolForward, ...args);
+  }
+
+  largestGradient(dx: Pointer, dy: Pointer, window: readonly BigInt64Array[], forward: Pointer): Pointer {
+    const args = [this.#engine, MAX, dx, dy, ...window, forward, null];
+    return this.#out("describing a pooling's gradient", this.#onednn.functions.poolBackward, ...args);
   }
 
   /** A product of a tensor with one that broadcasts to it, and what is done behind it; the result is of its type. */

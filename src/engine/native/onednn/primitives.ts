@@ -21,6 +21,7 @@ const WEIGHTS = 33;
 const MEAN = 49;
 const VARIANCE = 50;
 const SCALE = 51;
+const WORKSPACE = 64;
 const DIFF_SRC = 129;
 const DIFF_DST = 145;
 const DIFF_WEIGHTS = 161;
@@ -42,6 +43,7 @@ const queries: Readonly<Record<number, number>> = {
   [DIFF_WEIGHTS]: 132,
   [DST]: 133,
   [DIFF_DST]: 134,
+  [WORKSPACE]: 135,
 };
 
 /** Images of C channels and H by W pixels. */
@@ -93,6 +95,18 @@ export interface PreparedGradient extends Prepared {
   readonly added: Run;
 }
 
+/** A window's sizes, and images as many before it as after. */
+export interface PoolingShape extends Omit<ConvolutionShape, "w"> {
+  readonly kernel: readonly number[];
+}
+
+/** Max pooling: of x to y and to what the gradient needs to know, and from that and dy to dx. */
+export interface PreparedPooling {
+  readonly run: Run;
+  readonly gradient: Run;
+  readonly knownBytes: number;
+}
+
 /** The bits of 1 in bfloat16. */
 const ONE = 0x3f80;
 
@@ -129,6 +143,11 @@ export class Primitives {
   /** Its gradient to the weights (x, dy to dw): operands in bfloat16, sums and the result in float32. */
   weightGradient(shape: ConvolutionShape): PreparedGradient {
     return this.#once(["weight", shape], () => weightGradient(this.#maker, shape));
+  }
+
+  /** Max pooling of images in bfloat16 and its gradient. */
+  pooling(shape: PoolingShape): PreparedPooling {
+    return this.#once(["pooling", shape], () => pooling(this.#maker, shape));
   }
 
   /** A map of rows (graphs/targets/cpu/bfloat16/ops.ts, `rowMap`) over [rows, columns]: operands, then the result. */
@@ -228,10 +247,10 @@ const rowSums = (
   return (...addresses) => run(...addresses, ones, zeros, ones);
 };
 
-/** A convolution's window in three dimensions, of which the third, the images, it leaves alone. */
-const windowOf = ({ x, w, y, strides, dilations, pads }: ConvolutionShape): BigInt64Array[] => {
+/** A window's strides, dilations and pads in three dimensions, of which the third, the images, it leaves alone. */
+const windowOf = ({ x, y, kernel, strides, dilations, pads }: PoolingShape): BigInt64Array[] => {
   const last = [0, 1].map((i) => {
-    const seen = (y[2 + i]! - 1) * strides[i]! + (w[2 + i]! - 1) * dilations[i]! + 1;
+    const seen = (y[2 + i]! - 1) * strides[i]! + (kernel[i]! - 1) * dilations[i]! + 1;
     return seen - x[2 + i]! - pads[i]!;
   });
   const reaches = dilations.map((d) => d - 1);
@@ -245,7 +264,7 @@ const windowOf = ({ x, w, y, strides, dilations, pads }: ConvolutionShape): BigI
 
 /** What a convolution and its gradients are described by. */
 const partsOf = (maker: Maker, shape: ConvolutionShape) => {
-  const window = windowOf(shape);
+  const window = windowOf({ ...shape, kernel: shape.w.slice(2) });
   const plain = rowMajor(shape.w);
   const images = (side: "x" | "y", type: Type) => maker.tensor(volume(shape[side], type));
   const filter = (type: Type) => maker.any(plain.dims, type);
@@ -290,5 +309,19 @@ const weightGradient = (maker: Maker, shape: ConvolutionShape): PreparedGradient
     filter: maker.copy(held, row),
     added: maker.addition(held, row),
     filterBytes,
+  };
+};
+
+const pooling = (maker: Maker, shape: PoolingShape): PreparedPooling => {
+  const [strides, ...rest] = windowOf(shape) as [BigInt64Array, ...BigInt64Array[]];
+  const window = [strides, longs([...shape.kernel, 1]), ...rest];
+  const [x, y] = [maker.tensor(volume(shape.x, "bfloat16")), maker.tensor(volume(shape.y, "bfloat16"))];
+  const forward = maker.largest(x, y, window);
+  const known: Operand = [WORKSPACE, maker.held(forward, queries[WORKSPACE]!)];
+  const gradient: readonly Operand[] = [[DIFF_DST, y], known, [DIFF_SRC, x]];
+  return {
+    run: maker.bound(forward, [[SRC, x], [DST, y], known]),
+    gradient: maker.bound(maker.largestGradient(x, y, window, forward), gradient),
+    knownBytes: maker.bytes(known[1]),
   };
 };
