@@ -98,6 +98,12 @@ const sideOf = (c: Convolution, side: "input" | "output") => {
   };
 };
 
+/** x and dy, rounded, of the parts of x and then those of dy. */
+const bothOf = (parts: readonly Value[], c: Convolution): readonly [x: Value, dy: Value] => [
+  rounded(sideOf(c, "input").unpack(parts.slice(0, c.inputChunks.length))),
+  rounded(sideOf(c, "output").unpack(parts.slice(c.inputChunks.length))),
+];
+
 const runsOnly = notDifferentiable("runs only, never differentiated");
 
 /** Parts of y [N,Co,H',W'] from the filter w [Co,Ci,kh,kw] and the parts of x [N,Ci,H,W]. */
@@ -135,8 +141,7 @@ export const bfloat16GradWeight: Op<readonly Value[], Convolution> = defineOp<re
     infer: (_, { channels: [ci = 0, co = 0], kernel }) => ({ dtype: "float32", shape: [co, ci, ...kernel] }),
     lower: (parts, c) => {
       inFloat32(parts);
-      const x = rounded(sideOf(c, "input").unpack(parts.slice(0, c.inputChunks.length)));
-      const dy = rounded(sideOf(c, "output").unpack(parts.slice(c.inputChunks.length)));
+      const [x, dy] = bothOf(parts, c);
       return convGradWeight(x, dy, { ...windowOf(c), kernel: c.kernel });
     },
     vjp: runsOnly,
@@ -219,8 +224,7 @@ export const bfloat16MaxPoolGrad: Op<readonly Value[], Convolution> = defineOp<r
     infer: (_, c) => sideOf(c, "input").types,
     lower: (parts, c) => {
       inFloat32(parts, c.narrow);
-      const x = rounded(sideOf(c, "input").unpack(parts.slice(0, c.inputChunks.length)));
-      const dy = rounded(sideOf(c, "output").unpack(parts.slice(c.inputChunks.length)));
+      const [x, dy] = bothOf(parts, c);
       return sideOf(c, "input").pack(maxPoolGrad(x, maxPool(x, poolOf(c)), dy, poolOf(c)));
     },
     vjp: runsOnly,

@@ -26,6 +26,12 @@ export const imagesOf = (c: Convolution, side: Side, count: number): Images => {
   return [count, c.channels[side === "input" ? 0 : 1]!, h, w];
 };
 
+/** The shape of a chunk of `count` images, as the layout has it. */
+export const shapeOf = (c: Convolution, side: Side, count: number): readonly number[] => {
+  const [, channels, h, w] = imagesOf(c, side, count);
+  return [h * w, count * channels];
+};
+
 /** Some images of a chunk, and where they go among those that are computed at once. */
 export interface Piece {
   readonly chunk: number;

@@ -20,6 +20,7 @@ import {
   imagesOf,
   roundingsOf,
   type Side,
+  shapeOf,
   type Tools,
   type Types,
 } from "./chunks.ts";
@@ -107,8 +108,7 @@ class Convolutions {
       scratch.reserve("given", bytesOf(volume(imagesOf(c, from, count), "bfloat16")));
       scratch.reserve("filter", prepared.filterBytes);
       first += count;
-      const [, channels, h, w] = imagesOf(c, to, count);
-      return { roundings, prepared, shape: [h * w, count * channels] };
+      return { roundings, prepared, shape: shapeOf(c, to, count) };
     });
     return ({ inputs: [filter, ...parts], output }) => {
       const [near, own] = [scratch.at("given"), scratch.at("filter")];

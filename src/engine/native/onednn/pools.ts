@@ -9,6 +9,7 @@ import {
   piecesOf,
   roundingsOf,
   type Side,
+  shapeOf,
   type Tools,
   type Types,
 } from "./chunks.ts";
@@ -17,12 +18,9 @@ import { bytesOf, volume } from "./primitives.ts";
 
 const BYTES = { bfloat16: 2n, float32: 4n } as const;
 
-/** Shapes of the chunks of a side, as the layout has them. */
+/** Shapes of the chunks of a side. */
 const shapesOf = (c: Convolution, side: Side): readonly (readonly number[])[] =>
-  chunksOf(c, side).map((count) => {
-    const [, channels, h, w] = imagesOf(c, side, count);
-    return [h * w, count * channels];
-  });
+  chunksOf(c, side).map((count) => shapeOf(c, side, count));
 
 /** A pooling of `count` images. */
 const prepare = ({ primitives, scratch }: Tools, c: Convolution, count: number) => {
