@@ -15,7 +15,9 @@ import {
   bfloat16MaxPoolGrad,
   bfloat16Name,
   type Convolution,
+  imageShape,
   type Mapped,
+  ofImages,
   rowMap,
   rowSums,
 } from "../../../graphs/targets/cpu/bfloat16/ops.ts";
@@ -74,6 +76,7 @@ const base: Convolution = {
   pads: [1, 1],
   strides: [1, 1],
   dilations: [1, 1],
+  depth: [],
   narrow: 0,
 };
 const CASES: readonly (readonly [string, Convolution])[] = [
@@ -95,6 +98,16 @@ const CASES: readonly (readonly [string, Convolution])[] = [
   ["dilated beyond the images", { ...base, input: [4, 4], output: [4, 4], pads: [2, 2], dilations: [2, 2] }],
   ["single pixels", { ...base, input: [1, 1], output: [1, 1] }],
   ["chunks larger than the filter", { ...base, channels: [3, 2], inputChunks: [20, 20, 9], outputChunks: [20, 20, 9] }],
+  ["images", { ...base, inputChunks: [20], channels: [3, 24], depth: [1, 1] }],
+  [
+    "images under a stride",
+    { ...base, inputChunks: [20], channels: [3, 24], strides: [2, 2], output: [3, 3], depth: [1, 1] },
+  ],
+  [
+    "blocks of pixels of images",
+    { ...base, inputChunks: [20], channels: [18, 4], kernel: [4, 4], pads: [2, 1], depth: [2, 3] },
+  ],
+  ["low images", { ...base, inputChunks: [20], channels: [3, 4], input: [2, 5], output: [2, 5], depth: [1, 1] }],
   ["one image", { ...base, inputChunks: [1], outputChunks: [1] }],
 ];
 
@@ -110,7 +123,8 @@ here("oneDNN", () => {
   test.each(CASES)("a convolution and its gradients: %s", async (_, c) => {
     const [ci = 0, co = 0] = c.channels;
     const w = given("w", [co, ci, ...c.kernel]);
-    const [x, dy] = [parts("x", c.inputChunks, ci, c.input), parts("dy", c.outputChunks, co, c.output)];
+    const dy = parts("dy", c.outputChunks, co, c.output);
+    const x = ofImages(c) ? [given("x", imageShape(c))] : parts("x", c.inputChunks, ci, c.input);
     const named = (name: string, values: readonly Value[]) => values.map((value, i) => [`${name}${i}`, value] as const);
     const outputs = Object.fromEntries([
       ...named("y", bfloat16Conv.outputs(w, ...x, c)),

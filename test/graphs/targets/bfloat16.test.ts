@@ -63,6 +63,9 @@ const CASES: readonly [x: readonly number[], w: readonly number[], attributes: C
   [[40, 3, 12, 12], [8, 3, 3, 3], { pads: [1, 1, 1, 1] }],
   [[40, 8, 9, 8], [5, 8, 3, 3], { pads: [1, 1, 1, 1], strides: [2, 2] }],
   [[3, 6, 9, 8], [4, 6, 1, 1], { strides: [2, 2] }],
+  [[18, 3, 12, 8], [8, 3, 7, 7], { pads: [3, 3, 3, 3], strides: [2, 2] }],
+  [[18, 3, 9, 8], [8, 3, 3, 5], { pads: [0, 2, 1, 1], strides: [3, 2] }],
+  [[18, 3, 9, 8], [8, 3, 3, 3], { pads: [1, 1, 1, 1], strides: [2, 2] }],
   [[17, 4, 7, 5], [3, 4, 4, 2], { pads: [1, 0, 2, 1], dilations: [1, 2] }],
 ];
 
@@ -194,7 +197,7 @@ describe("values in bfloat16", () => {
     const [row, given] = [image("row", [1, 128]), image("given", [36, 128])];
     const [y] = bfloat16Conv.outputs(w, ...volumes(16)(x).pack(x), {
       ...{ inputChunks: [16], outputChunks: [16], channels: [8, 8], input: [6, 6], output: [6, 6], kernel: [3, 3] },
-      ...{ pads: [1, 1], strides: [1, 1], dilations: [1, 1], narrow: 0 },
+      ...{ pads: [1, 1], strides: [1, 1], dilations: [1, 1], depth: [], narrow: 0 },
     }) as [Value];
     const map = { term: 0, plus: 0, activation: "relu", times: 0, gain: 0, narrow: 0 };
     const typesOf = (ends: Record<string, Value>) =>

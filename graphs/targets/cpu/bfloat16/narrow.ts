@@ -5,7 +5,7 @@
 import { rewrite } from "../../../deploy/rewrite.ts";
 import { apply, type Node, subgraphsOf, type Value } from "../../../onnx/graph.ts";
 import { allNodesOf } from "../../../onnx/order.ts";
-import { convolutionOf, isRowSums, mappedOf, pooledOf } from "./ops.ts";
+import { convolutionOf, isRowSums, mappedOf, ofImages, pooledOf } from "./ops.ts";
 
 /** Values that a node may make and read in bfloat16: all that it makes or none. */
 interface Narrowable {
@@ -16,9 +16,14 @@ interface Narrowable {
 const narrowable = (node: Node): Narrowable => {
   const { inputs, outputs } = node;
   const known = convolutionOf(node);
-  if (known?.kind === "weight") return { made: [], read: inputs };
-  // A filter comes first.
-  if (known !== undefined) return { made: outputs, read: inputs.slice(1) };
+  if (known !== undefined) {
+    const { kind, convolution } = known;
+    const images = ofImages(convolution);
+    if (kind === "weight") return { made: [], read: images ? inputs.slice(1) : inputs };
+    // A filter comes first.
+    if (kind === "forward") return { made: outputs, read: images ? [] : inputs.slice(1) };
+    return { made: images ? [] : outputs, read: inputs.slice(1) };
+  }
   if (pooledOf(node) !== undefined) return { made: outputs, read: inputs };
   const does = mappedOf(node);
   if (does === undefined) return { made: [], read: isRowSums(node) ? inputs : [] };

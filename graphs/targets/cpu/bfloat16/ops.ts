@@ -19,7 +19,9 @@ import {
   type Op,
   reduceSum,
   relu,
+  reshape,
   sub,
+  transpose,
 } from "../../../ops/index.ts";
 import { typedName } from "../../kernel-name.ts";
 import { pixelChunks } from "../pixel.ts";
@@ -38,9 +40,17 @@ export interface Convolution {
   readonly pads: readonly number[];
   readonly strides: readonly number[];
   readonly dilations: readonly number[];
-  /** What is made, but for a gradient to the weights, is rounded to bfloat16 and told as its bits: narrow.ts says where. */
+  /**
+   * [s, s'] where the input is one tensor of row-major images [N, Ci/(s·s'), s·H, s'·W] in float32, whose pixels in blocks of s by s' are its
+   * channels (place in the block, channel of the image); empty where it is in chunks.
+   */
+  readonly depth: readonly number[];
+  /** What is made, but for a gradient to the weights or to images, is rounded to bfloat16 and told as its bits: narrow.ts says where. */
   readonly narrow: number;
 }
+
+/** Whether the input is images, not chunks. */
+export const ofImages = ({ depth }: Convolution): boolean => depth.length > 0;
 
 const attributes = {
   inputChunks: "ints",
@@ -52,6 +62,7 @@ const attributes = {
   pads: "ints",
   strides: "ints",
   dilations: "ints",
+  depth: "ints",
   narrow: "int",
 } as const;
 
@@ -84,8 +95,34 @@ const inFloat32 = (values: readonly Value[], narrow = 0): void => {
     throw new Error("internal: values are narrowed in a lowered graph");
 };
 
+/** All images [N,C,s·H,s'·W] whose pixels are channels of the input. */
+export const imageShape = ({
+  inputChunks: [n = 0],
+  channels: [ci = 0],
+  input: [h = 0, w = 0],
+  depth: [s = 1, t = 1],
+}: Convolution): readonly number[] => [n, ci / (s * t), s * h, t * w];
+
+const imageSide = (c: Convolution) => {
+  const shape = imageShape(c);
+  const [n = 0, channels = 0] = shape;
+  const [[h = 0, w = 0], [s = 1, t = 1]] = [c.input, c.depth];
+  return {
+    types: [{ dtype: "float32", shape }] satisfies Type[],
+    pack: (x: Value) => {
+      const apart = reshape(x, [n, s, t, channels, h, w]);
+      return [reshape(transpose(apart, { perm: [0, 3, 4, 1, 5, 2] }), shape)];
+    },
+    unpack: ([images]: readonly Value[]) => {
+      const apart = reshape(images!, [n, channels, h, s, w, t]);
+      return reshape(transpose(apart, { perm: [0, 3, 5, 1, 2, 4] }), [n, c.channels[0]!, h, w]);
+    },
+  };
+};
+
 /** The convolution's input or its output, as the layout has it. */
 const sideOf = (c: Convolution, side: "input" | "output") => {
+  if (side === "input" && ofImages(c)) return imageSide(c);
   const chunks = side === "input" ? c.inputChunks : c.outputChunks;
   const channels = c.channels[side === "input" ? 0 : 1]!;
   const [h = 0, w = 0] = c[side];

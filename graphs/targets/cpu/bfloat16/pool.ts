@@ -20,7 +20,7 @@ const planOf = (volumes: Volumes, x: Type, y: Type, attributes: ConvAttributes) 
     channels: [channels, channels],
     input: x.shape.slice(2),
     output: y.shape.slice(2),
-    ...{ kernel, pads: pads.slice(0, 2), strides, dilations, narrow: 0 },
+    ...{ kernel, pads: pads.slice(0, 2), strides, dilations, depth: [], narrow: 0 },
   };
   return { from, to, pooling };
 };

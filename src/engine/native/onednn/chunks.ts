@@ -1,7 +1,8 @@
 /** Chunks of images as oneDNN reads them: some of them as one volume in bfloat16, as they lie or rounded and brought together. */
 import type { Type } from "../../../../graphs/onnx/graph.ts";
-import { type Convolution, NARROW } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
+import { type Convolution, NARROW, ofImages } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
 import type { KernelRun } from "../custom-op.ts";
+import { fromImages } from "./images.ts";
 import type { Type as DataType } from "./maker.ts";
 import { type Images, type Primitives, volume } from "./primitives.ts";
 import type { Scratch } from "./scratch.ts";
@@ -83,6 +84,7 @@ export const roundingsOf = (
 ): readonly Rounding[] => {
   const chunks = chunksOf(c, side);
   const channels = imagesOf(c, side, 1)[1];
+  if (side === "input" && ofImages(c)) return [{ chunk: 0, run: fromImages(primitives, c, first, count), done: false }];
   return piecesOf(chunks, first, count).map((piece) => {
     const images = imagesOf(c, side, piece.count);
     const [held, type] = [chunks[piece.chunk]!, heldAs(types[piece.chunk])];

@@ -5,9 +5,11 @@ import {
   bfloat16Name,
   type Convolution,
   convolutionOf,
+  imageShape,
   isRowSums,
   madeOf,
   mappedOf,
+  ofImages,
   pooledOf,
 } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
 import type { CustomOp, Kernels } from "../custom-op.ts";
@@ -24,6 +26,7 @@ import {
   type Tools,
   type Types,
 } from "./chunks.ts";
+import { toImages } from "./images.ts";
 import { poolBy, poolGradientBy } from "./pools.ts";
 import { bytesOf, type ConvolutionShape, type Images, type Prepared, type Primitives, volume } from "./primitives.ts";
 import { rowMapBy, rowSumsBy } from "./rows.ts";
@@ -43,10 +46,18 @@ const rowsAround = (c: Convolution): { readonly above: number; readonly below: n
 const LARGE = 16;
 
 /** Whether a gradient to the weights is the sum of the chunks'. */
-const byChunks = ({ inputChunks, outputChunks, channels: [ci = 0, co = 0], kernel, input, output }: Convolution) => {
-  if (inputChunks.join() !== outputChunks.join()) return false;
+const byChunks = (c: Convolution) => {
+  const {
+    inputChunks,
+    outputChunks,
+    channels: [ci = 0, co = 0],
+    kernel,
+    input,
+    output,
+  } = c;
+  if (!ofImages(c) && inputChunks.join() !== outputChunks.join()) return false;
   const area = ([h = 0, w = 0]: readonly number[]): number => h * w;
-  const values = Math.min(...inputChunks) * (ci * area(input) + co * area(output));
+  const values = Math.min(...outputChunks) * (ci * area(input) + co * area(output));
   return values >= LARGE * ci * co * area(kernel);
 };
 
@@ -94,30 +105,36 @@ class Convolutions {
   }
 
   /**
-   * A convolution or its gradient to the input, chunk by chunk of what it makes.
+   * A convolution or its gradient to the input, chunk by chunk of what it makes, or of what it reads where it makes images.
    * @param types of the chunks that it reads
    * @param kept the filter where it is an input or a constant of the model, the same throughout a run
    */
   through(kind: "forward" | "input", c: Convolution, types: Types, kept: Value | undefined): Compute {
     const [from, to]: [Side, Side] = kind === "forward" ? ["input", "output"] : ["output", "input"];
     const scratch = this.#scratch;
+    const images = kind === "input" && ofImages(c);
     let first = 0;
-    const chunks = chunksOf(c, to).map((count) => {
+    const chunks = chunksOf(c, images ? from : to).map((count) => {
       const roundings = roundingsOf(this.#primitives, c, from, types, [first, count]);
       const prepared = this.#primitives.convolution(kind, this.#shape(c, count), heldAs(madeOf(c.narrow)));
       scratch.reserve("given", bytesOf(volume(imagesOf(c, from, count), "bfloat16")));
       scratch.reserve("filter", prepared.filterBytes);
+      if (images) scratch.reserve("made", bytesOf(volume(imagesOf(c, to, count), "float32")));
+      const deliver = images ? toImages(this.#primitives, c, first, count) : undefined;
       first += count;
-      return { roundings, prepared, shape: shapeOf(c, to, count) };
+      return { roundings, prepared, shape: shapeOf(c, to, count), deliver };
     });
     return ({ inputs: [filter, ...parts], output }) => {
       const [near, own] = [scratch.at("given"), scratch.at("filter")];
+      const whole = images ? output(0, imageShape(c)) : undefined;
       let last: Prepared | undefined;
-      chunks.forEach(({ roundings, prepared, shape }, i) => {
+      chunks.forEach(({ roundings, prepared, shape, deliver }, i) => {
         const held = kept === undefined ? own : this.#filters.packed(prepared, kept, filter!);
         if (kept === undefined && last !== prepared) prepared.filter(filter!, own);
         last = prepared;
-        prepared.run(gathered(roundings, parts, near), held, output(i, shape));
+        const made = whole === undefined ? output(i, shape) : scratch.at("made");
+        prepared.run(gathered(roundings, parts, near), held, made);
+        deliver?.(made, whole!);
       });
     };
   }
@@ -125,7 +142,7 @@ class Convolutions {
   /** A gradient to the weights: of all images at once, or the sum of the chunks' where they are large. */
   weight(c: Convolution, types: Types): Compute {
     let first = 0;
-    const sums = (byChunks(c) ? c.inputChunks : [imagesIn(c)]).map((count) => {
+    const sums = (byChunks(c) ? c.outputChunks : [imagesIn(c)]).map((count) => {
       first += count;
       return this.#weightOf(c, types, first - count, count);
     });
