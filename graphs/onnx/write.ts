@@ -174,12 +174,18 @@ class Writer {
     subgraph.inputs.forEach((value, i) => {
       this.#names.set(value, this.#unique(`${path}/input_${i}`));
     });
+    // A body's outputs are made in it, each under a name of its own.
+    const names = subgraph.outputs.map((value, i) => {
+      const name = this.#unique(`${path}/output_${i}`);
+      const own = value.frame === subgraph.frame && !isConstant(value) && !this.#names.has(value);
+      if (own) this.#names.set(value, name);
+      return { name, own };
+    });
     const scope = new Map<string, TensorProto>();
     const node = this.#all(scheduled(subgraph.outputs, subgraph.frame), scope);
-    // A body's outputs are made in it, each under a name of its own.
     const output = subgraph.outputs.map((value, i) => {
-      const name = this.#unique(`${path}/output_${i}`);
-      node.push(identityNode(name, this.#nameOf(value, scope)));
+      const { name, own } = names[i]!;
+      if (!own) node.push(identityNode(name, this.#nameOf(value, scope)));
       return this.#info(value, name);
     });
     return {

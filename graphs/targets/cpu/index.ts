@@ -11,8 +11,9 @@ import { portable } from "../portable.ts";
 import { batchNorms } from "./batch-norm.ts";
 import { bfloat16Convolutions } from "./bfloat16/convolution.ts";
 import { type ChunkImages, volumes } from "./bfloat16/layout.ts";
+import { bfloat16Name } from "./bfloat16/name.ts";
 import { narrowed } from "./bfloat16/narrow.ts";
-import { bfloat16Name } from "./bfloat16/ops.ts";
+import { bfloat16Attacks } from "./bfloat16/pgd-step.ts";
 import { bfloat16Pools } from "./bfloat16/pool.ts";
 import { blockedConvolutions } from "./blocked/convolution.ts";
 import { blockedPools } from "./blocked/pool.ts";
@@ -89,6 +90,7 @@ export const cpuBfloat16Target = (images: ChunkImages = 16): Target => ({
     ...bfloat16Convolutions(volumes(images)),
     ...batchNorms,
     ...bfloat16Pools(volumes(images)),
+    ...bfloat16Attacks,
     ...elementwise(volumes(images)),
   ]),
   loops: "keep",

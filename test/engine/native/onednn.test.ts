@@ -6,6 +6,7 @@ import { sizeOf, type Tensor } from "../../../graphs/onnx/tensor.ts";
 import type { Model } from "../../../graphs/onnx/write.ts";
 import type { OpDefinition } from "../../../graphs/ops/index.ts";
 import { compile } from "../../../graphs/steps/step.ts";
+import { bfloat16Name } from "../../../graphs/targets/cpu/bfloat16/name.ts";
 import { narrowed } from "../../../graphs/targets/cpu/bfloat16/narrow.ts";
 import {
   bfloat16Conv,
@@ -13,7 +14,6 @@ import {
   bfloat16GradWeight,
   bfloat16MaxPool,
   bfloat16MaxPoolGrad,
-  bfloat16Name,
   type Convolution,
   imageShape,
   type Mapped,
@@ -21,6 +21,7 @@ import {
   rowMap,
   rowSums,
 } from "../../../graphs/targets/cpu/bfloat16/ops.ts";
+import { boundedStep } from "../../../graphs/targets/cpu/bfloat16/pgd-step.ts";
 import { row } from "../../../graphs/targets/cpu/contrib.ts";
 import { cpuBfloat16Target } from "../../../graphs/targets/cpu/index.ts";
 import { type Lowering, lower } from "../../../graphs/targets/lower.ts";
@@ -266,6 +267,34 @@ here("oneDNN", () => {
       const error = relativeError(actual[name]!.data as Float32Array, data as Float32Array);
       expect([name, error < (name === "dw" ? 1e-5 : 3e-4)]).toEqual([name, true]);
     }
+  });
+
+  test("a step of an attack moves each pixel as its ops do, whatever its gradient's size", async () => {
+    const shape = [2, 3, 5, 4];
+    const [x, gradient, least, most] = ["x", "gradient", "least", "most"].map((name) => given(name, shape)) as [
+      ...[Value, Value, Value, Value],
+    ];
+    const outputs = { next: boundedStep(x, gradient, least, most, { stepSize: 2 / 255 }) };
+    const random = randomNumbers(12);
+    const filled = (of: (i: number) => number) =>
+      filledWith(
+        "float32",
+        shape,
+        Array.from({ length: sizeOf(shape) }, (_, i) => of(i)),
+      );
+    const images = filled(() => random());
+    const at = images.data as Float32Array;
+    const feeds = {
+      x: images,
+      // Zeros of both signs, the smallest numbers and the largest.
+      gradient: filled((i) => [0, -0, 1.4e-45, -1.4e-45, 1e-39, 1, -2, 3e38, -3e38][i % 9]!),
+      least: filled((i) => at[i]! - random() / 100),
+      most: filled((i) => at[i]! + random() / 100),
+    };
+    const session = await runOf(outputs);
+    const [actual, expected] = [await session.run(feeds), await evaluate(outputs, feeds)];
+    await session.release();
+    expect(Array.from(actual.next!.data as Float32Array)).toEqual(Array.from(expected.next.data as Float32Array));
   });
 
   const pool = { ...base, channels: [8, 8], input: [8, 6], output: [4, 3], strides: [2, 2] };

@@ -1,5 +1,7 @@
 /** The bfloat16 target by what its ops mean, which any machine computes: no oneDNN is needed here. */
 import { describe, expect, test } from "@jest/globals";
+import { pgd } from "../../../graphs/attacks/pgd.ts";
+import { linf } from "../../../graphs/attacks/threat-model.ts";
 import { vjp } from "../../../graphs/autodiff/grad.ts";
 import { apply, input, type Value } from "../../../graphs/onnx/graph.ts";
 import { allNodesOf } from "../../../graphs/onnx/order.ts";
@@ -10,13 +12,14 @@ import {
   convGradInput,
   convGradWeight,
   maxPool,
+  mul,
   type OpDefinition,
 } from "../../../graphs/ops/index.ts";
 import { volumes } from "../../../graphs/targets/cpu/bfloat16/layout.ts";
+import { bfloat16Name } from "../../../graphs/targets/cpu/bfloat16/name.ts";
 import { narrowed } from "../../../graphs/targets/cpu/bfloat16/narrow.ts";
 import {
   bfloat16Conv,
-  bfloat16Name,
   convolutionOf,
   isRowSums,
   mappedOf,
@@ -112,6 +115,18 @@ test("max pooling and its gradient are one op each, for all chunks", async () =>
   const [actual, expected] = [await evaluate(lowered, feeds), await evaluate(outputs, feeds)];
   for (const name of ["y", "dx"] as const)
     expect(relativeError(actual[name].data as Float32Array, expected[name].data as Float32Array)).toBe(0);
+});
+
+test("a step of an attack under L∞ is one op, with the bounds made once before the loop", async () => {
+  const clean = image("clean", [4, 3, 6, 6]);
+  const attacked = pgd({ threat: linf(8 / 255), steps: 3, stepSize: 2 / 255 }, (x) => mul(x, x))(clean, clean);
+  const lowered = lower({ attacked }, cpuBfloat16Target());
+  const count = (values: readonly Value[], name: string) =>
+    allNodesOf(values).filter(({ definition }) => definition.name === name).length;
+  expect(["boundedStep", "Sign", "Clip", "Sub"].map((name) => count([lowered.attacked], name))).toEqual([1, 0, 0, 1]);
+  const feeds = { clean: filledWith("float32", clean.shape, Array.from({ length: clean.size }, randomNumbers(4))) };
+  const [actual, expected] = [await evaluate(lowered, feeds), await evaluate({ attacked }, feeds)];
+  expect(Array.from(actual.attacked.data as Float32Array)).toEqual(Array.from(expected.attacked.data as Float32Array));
 });
 
 /** The same mathematics in portable ops: operands of convolutions and of their gradients are rounded. */

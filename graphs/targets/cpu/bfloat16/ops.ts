@@ -23,7 +23,6 @@ import {
   sub,
   transpose,
 } from "../../../ops/index.ts";
-import { typedName } from "../../kernel-name.ts";
 import { pixelChunks } from "../pixel.ts";
 
 /** A convolution without groups of all chunks; pairs are [height, width]. */
@@ -278,7 +277,7 @@ export const pooledOf = ({
   return { gradient, convolution: own as Attributes as unknown as Convolution };
 };
 
-const kinds = new Map<object, ConvolutionKind>([
+const kinds: ReadonlyMap<object, ConvolutionKind> = new Map<object, ConvolutionKind>([
   [bfloat16Conv.definition, "forward"],
   [bfloat16GradInput.definition, "input"],
   [bfloat16GradWeight.definition, "weight"],
@@ -299,9 +298,3 @@ export const mappedOf = ({ definition, attributes: does }: Node): Mapped | undef
 
 /** Whether a node is one of `rowSums`. */
 export const isRowSums = ({ definition }: Node): boolean => definition === rowSums.definition;
-
-/** The name of a node of these in a file, undefined for any other. */
-export const bfloat16Name = (node: Node): string | undefined =>
-  kinds.has(node.definition) || pooledOf(node) !== undefined || mappedOf(node) !== undefined || isRowSums(node)
-    ? typedName(node.definition.name, node.inputs, node.outputs)
-    : undefined;

@@ -1,60 +1,12 @@
 /** What lies between the network and the rest of a step: its pooling, and the step of the attack on its images. */
-import { constantOf, type Node, type Type, type Value } from "../../../onnx/graph.ts";
-import {
-  add,
-  clip,
-  expand,
-  max,
-  min,
-  mul,
-  type OpDefinition,
-  type Reduction,
-  reduceMean,
-  reshape,
-  sign,
-  sub,
-} from "../../../ops/index.ts";
+import type { Type } from "../../../onnx/graph.ts";
+import { clip, expand, type OpDefinition, type Reduction, reduceMean, reshape } from "../../../ops/index.ts";
 import { type Lowered, rowMajor, sameShape } from "../../layout.ts";
 import type { Lowering } from "../../lower.ts";
+import { pgdStepOf } from "../../pgd-step.ts";
 import { pgdStepKernel } from "../kernels/pgd-step.ts";
 import { pixelMean, pixelSpread } from "../kernels/pixels.ts";
 import type { Layouts } from "./layouts.ts";
-
-/** The operands of a value that an op of this kind made. */
-const operands = (
-  value: Value | undefined,
-  { definition }: { readonly definition: OpDefinition },
-): readonly Value[] | undefined => (value?.node.definition === definition ? value.node.inputs : undefined);
-
-const numberOf = (value: Value | undefined): number | undefined => {
-  const held = value && constantOf(value);
-  return held !== undefined && value?.size === 1 ? Number(held.data[0]) : undefined;
-};
-
-interface Step {
-  readonly x: Value;
-  readonly gradient: Value;
-  readonly clean: Value;
-  readonly stepSize: number;
-  readonly eps: number;
-}
-
-/** The step that a Clip ends, as graphs/attacks writes it: clip(min(max(x + stepSize · sign(g), clean - eps), clean + eps), 0, 1). */
-export const pgdStepOf = ({ inputs: [limited, low, high] }: Node): Step | undefined => {
-  const [above, most] = operands(limited, min) ?? [];
-  const [moved, least] = operands(above, max) ?? [];
-  const [x, scaled] = operands(moved, add) ?? [];
-  const [direction, stepSize] = operands(scaled, mul) ?? [];
-  const [gradient] = operands(direction, sign) ?? [];
-  const [clean, below] = operands(least, sub) ?? [];
-  const [same, beyond] = operands(most, add) ?? [];
-  const [step, eps] = [numberOf(stepSize), numberOf(below)];
-  if (x === undefined || gradient === undefined || clean === undefined || clean !== same) return undefined;
-  if (step === undefined || eps === undefined || eps !== numberOf(beyond)) return undefined;
-  if (numberOf(low) !== 0 || numberOf(high) !== 1) return undefined;
-  const same4 = [gradient, clean].every((v) => v.shape.join() === x.shape.join() && v.dtype === "float32");
-  return same4 && x.rank === 4 && x.dtype === "float32" ? { x, gradient, clean, stepSize: step, eps } : undefined;
-};
 
 export const elementwiseLowerings = (layouts: Layouts): readonly (readonly [OpDefinition, Lowering])[] => {
   const attack: Lowering = ({ node, lowered }) => {

@@ -4,6 +4,7 @@
  */
 import { constantOf, type Value } from "../../../onnx/graph.ts";
 import { add, definitions, div, mul, type OpDefinition, reshape, sub } from "../../../ops/index.ts";
+import { numberOf, operands } from "../../operands.ts";
 import { combineKernel } from "../kernels/combine.ts";
 import { sgdKernel } from "../kernels/sgd.ts";
 
@@ -11,14 +12,6 @@ type Outputs = Readonly<Record<string, Value>>;
 
 /** Addresses of one launch: 8 bytes each, of 4096. */
 const MOST_ADDRESSES = 500;
-
-const operands = (value: Value | undefined, { definition }: { readonly definition: object }): readonly Value[] =>
-  value?.node.definition === definition ? value.node.inputs : [];
-
-const numberOf = (value: Value | undefined): number | undefined => {
-  const held = value && constantOf(value);
-  return held !== undefined && value?.size === 1 ? Number(held.data[0]) : undefined;
-};
 
 interface Update {
   readonly weight: Value;

@@ -1,8 +1,8 @@
 /** The bfloat16 convolutions of a model (graphs/targets/cpu/bfloat16) as custom ops of onnxruntime, computed with oneDNN. */
 import { isConstant, isInput, type Node, type Value } from "../../../../graphs/onnx/graph.ts";
 import type { Model } from "../../../../graphs/onnx/write.ts";
+import { bfloat16Name, stepSizeOf } from "../../../../graphs/targets/cpu/bfloat16/name.ts";
 import {
-  bfloat16Name,
   type Convolution,
   convolutionOf,
   imageShape,
@@ -29,7 +29,7 @@ import {
 import { toImages } from "./images.ts";
 import { poolBy, poolGradientBy } from "./pools.ts";
 import { bytesOf, type ConvolutionShape, type Images, type Prepared, type Primitives, volume } from "./primitives.ts";
-import { rowMapBy, rowSumsBy } from "./rows.ts";
+import { boundedStepBy, rowMapBy, rowSumsBy } from "./rows.ts";
 import { ALIGNED, aligned, Scratch } from "./scratch.ts";
 
 /**
@@ -194,6 +194,8 @@ const computing = (tools: Tools, convolutions: Convolutions, node: Node): Comput
   }
   const pooled = pooledOf(node);
   if (pooled !== undefined) return (pooled.gradient ? poolGradientBy : poolBy)(tools, pooled.convolution, types);
+  const stepSize = stepSizeOf(node);
+  if (stepSize !== undefined) return boundedStepBy(tools, stepSize, node);
   if (isRowSums(node)) return rowSumsBy(tools, node);
   const does = mappedOf(node);
   if (does === undefined) throw new Error(`internal: ${node.definition.name} is not computed by oneDNN`);

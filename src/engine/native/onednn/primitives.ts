@@ -1,39 +1,12 @@
 /** What is computed with oneDNN: rounding to bfloat16 with a change of layout, and convolutions. Each is made once and run often. */
 import type { Mapped } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
+import { DIFF_DST, DIFF_SRC, DIFF_WEIGHTS, DST, SRC, WEIGHTS, WORKSPACE } from "./arguments.ts";
 import type { Onednn } from "./library.ts";
-import {
-  longs,
-  Maker,
-  type Operand,
-  type Operation,
-  type Pointer,
-  type Run,
-  type Strided,
-  type Type,
-} from "./maker.ts";
+import { longs, Maker, type Operand, type Pointer, type Run, type Strided, type Type } from "./maker.ts";
+
+import { boundedStep, FAR, type MapTypes, rowMap, rowSums } from "./passes.ts";
 
 const BYTES = { bfloat16: 2, float32: 4 } as const;
-
-/** `DNNL_ARG_…` */
-const SRC = 1;
-const DST = 17;
-const WEIGHTS = 33;
-const MEAN = 49;
-const VARIANCE = 50;
-const SCALE = 51;
-const WORKSPACE = 64;
-const DIFF_SRC = 129;
-const DIFF_DST = 145;
-const DIFF_WEIGHTS = 161;
-const DIFF_SCALE = 255;
-const DIFF_SHIFT = 256;
-
-/** `DNNL_ARG_ATTR_MULTIPLE_POST_OP(i) | DNNL_ARG_SRC_1` */
-const postOperand = (i: number): number => (32768 * (i + 1)) | SRC_1;
-const SRC_1 = 2;
-
-/** `dnnl_alg_kind_t`. */
-const [ADD, MUL, RELU, LINEAR, CLIP] = [0x1fff0, 0x1fff1, 0x20, 0x26, 0x2e] as const;
 
 /** `dnnl_query_…_md`, by argument. */
 const queries: Readonly<Record<number, number>> = {
@@ -110,17 +83,6 @@ export interface PreparedPooling {
 /** The bits of 1 in bfloat16. */
 const ONE = 0x3f80;
 
-/** Types of what a map of rows reads and makes; rows are float32. */
-export interface MapTypes {
-  readonly x: Type;
-  readonly plus: Type;
-  readonly times: Type;
-  readonly result: Type;
-}
-
-/** Times this, any positive number but a subnormal one is about 1 or more. */
-const HUGE = 1e38;
-
 /** Makes primitives, equal ones once. */
 export class Primitives {
   readonly #maker: Maker;
@@ -160,6 +122,14 @@ export class Primitives {
     });
   }
 
+  /** The step of an attack (graphs/targets/cpu/bfloat16/pgd-step.ts) over so many pixels: gradient, x, least, most, then the result. */
+  boundedStep(size: number, stepSize: number): Run {
+    return this.#once(["pgd", size, stepSize], () => {
+      const far = this.#once(["far"], () => this.#maker.constant(Float32Array.of(FAR)));
+      return boundedStep(this.#maker, size, stepSize, far);
+    });
+  }
+
   /** `rowSums` over [rows, columns]: of x and y; then memory as large for what nobody reads, and both sums. */
   rowSums(rows: number, columns: number, type: Type): Run {
     return this.#once(["sums", rows, columns, type], () => {
@@ -189,62 +159,6 @@ export class Primitives {
 const reorder = (maker: Maker, from: Strided, to: Strided): Run => {
   const [source, target] = [maker.tensor(from), maker.tensor(to)];
   return maker.copy(source, target);
-};
-
-/**
- * A product with a row, and what follows it as operations behind the same pass. oneDNN has fast code for results of the first factor's
- * type alone: another type comes of ones of it, the last operand, times x, and the row is the first of the operations.
- */
-const rowMap = (maker: Maker, does: Mapped, rows: number, columns: number, types: MapTypes): Run => {
-  const { term, plus, activation, times, gain } = does;
-  const matrix = (height: number, type: Type = "float32") =>
-    maker.tensor({ dims: [height, columns], strides: [columns, 1], type });
-  const row = matrix(1);
-  const [whole, result] = [matrix(rows, types.x), matrix(rows, types.result)];
-  const direct = types.x === types.result;
-  const after: Operation[] = [];
-  if (!direct) after.push([MUL, row]);
-  if (term === 1) after.push([ADD, row]);
-  if (plus === 1) after.push([ADD, matrix(rows, types.plus)]);
-  if (activation === "relu") after.push([RELU, 0, 0]);
-  if (activation === "positive") after.push([LINEAR, HUGE, 0], [CLIP, 0, 1]);
-  if (times === 1) after.push([MUL, matrix(rows, types.times)]);
-  if (gain === 1) after.push([MUL, row]);
-  const operands = after.flatMap(([, operand, beta], i): Operand[] =>
-    beta === undefined ? [[postOperand(i), operand]] : [],
-  );
-  if (direct)
-    return maker.bound(maker.product(whole, row, after), [[SRC, whole], [SRC_1, row], ...operands, [DST, result]]);
-  return maker.bound(maker.product(result, whole, after), [[SRC_1, whole], ...operands, [DST, result], [SRC, result]]);
-};
-
-/**
- * The gradient of a batch norm of mean 0 and variance 1 over pixels, where each column is a channel: to its shift the sums of y, to its
- * scale those of y·x. That to its input is not read.
- */
-const rowSums = (
-  maker: Maker,
-  { rows, columns, type }: { readonly rows: number; readonly columns: number; readonly type: Type },
-  zeros: bigint,
-  ones: bigint,
-): Run => {
-  const pixels = maker.tensor({
-    dims: [1, columns, rows, 1],
-    strides: [rows * columns, 1, columns, columns],
-    type,
-  });
-  const row = maker.tensor({ dims: [columns], strides: [1], type: "float32" });
-  const run = maker.bound(maker.normGradient(pixels), [
-    [DIFF_DST, pixels],
-    [SRC, pixels],
-    [DIFF_SRC, pixels],
-    [DIFF_SHIFT, row],
-    [DIFF_SCALE, row],
-    [SCALE, row],
-    [MEAN, row],
-    [VARIANCE, row],
-  ]);
-  return (...addresses) => run(...addresses, ones, zeros, ones);
 };
 
 /** A window's strides, dilations and pads in three dimensions, of which the third, the images, it leaves alone. */

@@ -1,4 +1,4 @@
-/** Passes over the rows of a chunk: maps of rows and sums. */
+/** Passes over the rows of a chunk, maps of rows and sums, and over images. */
 import type { Node } from "../../../../graphs/onnx/graph.ts";
 import type { Mapped } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
 import type { KernelRun } from "../custom-op.ts";
@@ -59,4 +59,11 @@ export const rowMapBy = (
   const types = { x: heldAs(x!.dtype), plus, times, result: heldAs(dtype) };
   const run = primitives.rowMap(does, rows, columns, types);
   return ({ inputs, output }) => run(...inputs, output(0, shape));
+};
+
+/** A step of an attack. */
+export const boundedStepBy = ({ primitives }: Tools, stepSize: number, { outputs: [next] }: Node): Compute => {
+  const { shape, size } = next!;
+  const run = primitives.boundedStep(size, stepSize);
+  return ({ inputs: [x, gradient, least, most], output }) => run(gradient!, x!, least!, most!, output(0, shape));
 };
