@@ -67,3 +67,9 @@ export const coresText = (apart: CoresApart): string => {
   const { count, why } = replicasFor(apart);
   return count === 1 ? why : `${why}, so pretrain and finetune may be faster with --replicas ${count} (or auto)`;
 };
+
+/** What a training says that shares no batch, where the system tells of such groups. */
+export const groupsHint = (groups: number | undefined): string | undefined =>
+  groups !== undefined && groups > 1
+    ? `cores share a cache in ${groups} groups: a step may be faster with --replicas ${groups}, or auto (npx advcl doctor)`
+    : undefined;

@@ -1,5 +1,7 @@
 /** The engine that a training runs on. */
 import type { Collective } from "../distributed/collective.ts";
+import { cacheGroups } from "../engine/cache-groups.ts";
+import { groupsHint } from "../engine/core-latency.ts";
 import { chooseEngine, type Engine, type EngineRequest } from "../engine/engine.ts";
 import { RequestError } from "../errors.ts";
 import type { VerbContext } from "../verbs/verb.ts";
@@ -21,6 +23,9 @@ export const trainingEngine = async (
   const engine = await chooseEngine({ ...settings, threads, device: localRank, ...spoken, begunWith, timing });
   if (together && engine.provider !== "cpu")
     throw new RequestError("--replicas shares the cores of a CPU; leave it out on a GPU, or choose --provider cpu");
+  const alone = size === 1 && threads > 1 && engine.provider === "cpu" && engine.name === "native";
+  const hint = alone ? groupsHint(cacheGroups()) : undefined;
+  if (hint !== undefined) log(hint);
   const left = settings.target === undefined && engine.provider !== "webgpu";
   return { engine, target: left ? engine.target.name : undefined };
 };

@@ -1,7 +1,7 @@
 /** How cores lie to each other, and what follows from it for a training. */
 import { describe, expect, test } from "@jest/globals";
 import { cacheGroups } from "../../src/engine/cache-groups.ts";
-import { coresApart, coresText, replicasFor } from "../../src/engine/core-latency.ts";
+import { coresApart, coresText, groupsHint, replicasFor } from "../../src/engine/core-latency.ts";
 import { availableCores } from "../../src/engine/cores.ts";
 
 /** Files of a Linux whose processors share caches so. */
@@ -41,6 +41,13 @@ test("a training wants as many replicas as there are groups, or two where cores 
   );
   expect(coresText({ groups: 8, nanoseconds: 90 })).toBe(
     "cores share a cache in 8 groups, so pretrain and finetune may be faster with --replicas 8 (or auto)",
+  );
+});
+
+test("a training on threads that share every op says where there are such groups, and only there", () => {
+  expect([undefined, 1].map(groupsHint)).toEqual([undefined, undefined]);
+  expect(groupsHint(2)).toBe(
+    "cores share a cache in 2 groups: a step may be faster with --replicas 2, or auto (npx advcl doctor)",
   );
 });
 
