@@ -13,7 +13,7 @@ import {
 } from "../session-contract.ts";
 import { type Argument, Handle, missingApi, type OrtApi, ortApi } from "./api.ts";
 import { type BoundProgram, bindProgram } from "./bound-program.ts";
-import { collectiveOps } from "./collective-ops.ts";
+import { collectiveOps, speaks } from "./collective-ops.ts";
 import { loadCudaRuntime } from "./cuda-runtime.ts";
 import { type CustomOpDomain, customOpDomain } from "./custom-op.ts";
 import { cudaPlaces, type Memory } from "./memory.ts";
@@ -34,7 +34,7 @@ export interface NativeSession extends Session {
   turn<T>(work: () => Promise<T>): Promise<T>;
   /** A feed of the type that the model and the engine want; throws a RunError. */
   checked(name: string, value: Tensor | undefined): Tensor;
-  /** Calls what computes: in another thread on the CPU, in this one on a GPU or where kernels are called. */
+  /** Calls what computes: in another thread on the CPU, in this one on a GPU or where kernels are called or ranks speak. */
   invoke(name: "Run" | "RunWithBinding", ...args: readonly Argument[]): Promise<void>;
   /** The engine's error as one of ours, which names node and path. */
   explain(error: unknown): Error;
@@ -139,11 +139,13 @@ export const createNativeSession = async (
     checkSlot(name, value, inputs.get(name) as SlotType);
     return value;
   };
+  const said = options.ranks !== undefined && built !== undefined && speaks(built);
+  // The CUDA provider keeps what it captured, its handles and its workspaces for each thread that runs it. On the CPU kernels and messages
+  // between ranks are JavaScript's, which another thread would have to wait for, each time.
+  const here = provider === "cuda" || options.kernels !== undefined || said;
   const invoke: NativeSession["invoke"] = async (name, ...args) => {
     options.kernels?.began?.();
-    // The CUDA provider keeps what it captured, its handles and its workspaces for each thread that runs it. On the CPU kernels
-    // are JavaScript's, which another thread would have to wait for, each time.
-    if (provider === "cuda" || options.kernels !== undefined) api.call(name, ...args);
+    if (here) api.call(name, ...args);
     else await api.callAsync(name, ...args);
   };
   let ending: Promise<void> | undefined;
