@@ -139,10 +139,10 @@ export const createNativeSession = async (
     checkSlot(name, value, inputs.get(name) as SlotType);
     return value;
   };
-  const said = options.ranks !== undefined && built !== undefined && speaks(built);
+  const speaking = options.ranks !== undefined && built !== undefined && speaks(built);
   // The CUDA provider keeps what it captured, its handles and its workspaces for each thread that runs it. On the CPU kernels and messages
   // between ranks are JavaScript's, which another thread would have to wait for, each time.
-  const here = provider === "cuda" || options.kernels !== undefined || said;
+  const here = provider === "cuda" || options.kernels !== undefined || speaking;
   const invoke: NativeSession["invoke"] = async (name, ...args) => {
     options.kernels?.began?.();
     if (here) api.call(name, ...args);

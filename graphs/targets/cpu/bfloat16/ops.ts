@@ -277,7 +277,7 @@ export const pooledOf = ({
   return { gradient, convolution: own as Attributes as unknown as Convolution };
 };
 
-const kinds: ReadonlyMap<object, ConvolutionKind> = new Map<object, ConvolutionKind>([
+const kinds = new Map<object, ConvolutionKind>([
   [bfloat16Conv.definition, "forward"],
   [bfloat16GradInput.definition, "input"],
   [bfloat16GradWeight.definition, "weight"],

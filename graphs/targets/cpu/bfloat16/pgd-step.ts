@@ -29,13 +29,8 @@ const attack: Lowering = ({ node, lowered }) => {
   const step = pgdStepOf(node);
   if (step === undefined) return undefined;
   const { x, gradient, least, most, stepSize } = step;
-  const [at, up, low, high] = [x, gradient, least, most].map((value) => lowered(value).plain) as [
-    Value,
-    Value,
-    Value,
-    Value,
-  ];
-  return [boundedStep(at, up, low, high, { stepSize })];
+  const plain = (value: Value): Value => lowered(value).plain;
+  return [boundedStep(plain(x), plain(gradient), plain(least), plain(most), { stepSize })];
 };
 
 export const bfloat16Attacks: readonly [OpDefinition, Lowering][] = [[clip.definition, attack]];
