@@ -152,8 +152,7 @@ class Writer {
     for (const [wanted, value] of outputs) {
       if (this.#used.has(wanted)) throw new GraphError("parameter", `two inputs or outputs are named ${wanted}`);
       this.#used.set(wanted, 1);
-      if (!this.#names.has(value) && !isConstant(value)) this.#names.set(value, wanted);
-      else renamed.push(this.#unique(`${wanted}/Identity`));
+      if (!this.#claimed(value, wanted)) renamed.push(this.#unique(`${wanted}/Identity`));
     }
     const scope = new Map<string, TensorProto>();
     const node = this.#all(scheduled(values, null), scope);
@@ -170,6 +169,13 @@ class Writer {
     };
   }
 
+  /** Has what makes a value call it so; false where it is a constant or has a name, and is copied to this one. */
+  #claimed(value: Value, name: string): boolean {
+    if (isConstant(value) || this.#names.has(value)) return false;
+    this.#names.set(value, name);
+    return true;
+  }
+
   #body(subgraph: Subgraph, path: string): GraphProto {
     subgraph.inputs.forEach((value, i) => {
       this.#names.set(value, this.#unique(`${path}/input_${i}`));
@@ -177,9 +183,7 @@ class Writer {
     // A body's outputs are made in it, each under a name of its own.
     const names = subgraph.outputs.map((value, i) => {
       const name = this.#unique(`${path}/output_${i}`);
-      const own = value.frame === subgraph.frame && !isConstant(value) && !this.#names.has(value);
-      if (own) this.#names.set(value, name);
-      return { name, own };
+      return { name, own: this.#claimed(value, name) };
     });
     const scope = new Map<string, TensorProto>();
     const node = this.#all(scheduled(subgraph.outputs, subgraph.frame), scope);

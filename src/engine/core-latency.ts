@@ -51,13 +51,15 @@ export const coresApart = async (): Promise<CoresApart> => ({
   nanoseconds: await coreLatency(),
 });
 
+const inGroups = (groups: number): string => `cores share a cache in ${groups} groups`;
+
 /** How many replicas of a training such cores want, and why. */
 export const replicasFor = ({
   groups = 1,
   nanoseconds,
 }: CoresApart): { readonly count: number; readonly why: string } => {
   if (nanoseconds === undefined) return { count: 1, why: "one core" };
-  if (groups > 1) return { count: groups, why: `cores share a cache in ${groups} groups` };
+  if (groups > 1) return { count: groups, why: inGroups(groups) };
   const apart = `${nanoseconds.toFixed(0)} ns from core to core, as they were just now`;
   return nanoseconds < FAR ? { count: 1, why: apart } : { count: 2, why: `${apart}: they share no cache` };
 };
@@ -71,5 +73,5 @@ export const coresText = (apart: CoresApart): string => {
 /** What a training says that shares no batch, where the system tells of such groups. */
 export const groupsHint = (groups: number | undefined): string | undefined =>
   groups !== undefined && groups > 1
-    ? `cores share a cache in ${groups} groups: a step may be faster with --replicas ${groups}, or auto (npx advcl doctor)`
+    ? `${inGroups(groups)}: a step may be faster with --replicas ${groups}, or auto (npx advcl doctor)`
     : undefined;

@@ -63,6 +63,14 @@ const runOf = async (outputs: Readonly<Record<string, Value>>) => {
 
 const given = (name: string, shape: readonly number[]): Value => input(name, { dtype: "float32", shape });
 
+/** A tensor of the number at each place. */
+const filled = (shape: readonly number[], of: (i: number) => number): Tensor =>
+  filledWith(
+    "float32",
+    shape,
+    Array.from({ length: sizeOf(shape) }, (_, i) => of(i)),
+  );
+
 /** Chunks of a side as inputs by name. */
 const parts = (name: string, chunks: readonly number[], channels: number, [h = 0, w = 0]: readonly number[]): Value[] =>
   chunks.map((count, i) => given(`${name}${i}`, [h * w, count * channels]));
@@ -272,24 +280,21 @@ here("oneDNN", () => {
   test("a step of an attack moves each pixel as its ops do, whatever its gradient's size", async () => {
     const shape = [2, 3, 5, 4];
     const [x, gradient, least, most] = ["x", "gradient", "least", "most"].map((name) => given(name, shape)) as [
-      ...[Value, Value, Value, Value],
+      Value,
+      Value,
+      Value,
+      Value,
     ];
     const outputs = { next: boundedStep(x, gradient, least, most, { stepSize: 2 / 255 }) };
     const random = randomNumbers(12);
-    const filled = (of: (i: number) => number) =>
-      filledWith(
-        "float32",
-        shape,
-        Array.from({ length: sizeOf(shape) }, (_, i) => of(i)),
-      );
-    const images = filled(() => random());
+    const images = filled(shape, () => random());
     const at = images.data as Float32Array;
     const feeds = {
       x: images,
       // Zeros of both signs, the smallest numbers and the largest.
-      gradient: filled((i) => [0, -0, 1.4e-45, -1.4e-45, 1e-39, 1, -2, 3e38, -3e38][i % 9]!),
-      least: filled((i) => at[i]! - random() / 100),
-      most: filled((i) => at[i]! + random() / 100),
+      gradient: filled(shape, (i) => [0, -0, 1.4e-45, -1.4e-45, 1e-39, 1, -2, 3e38, -3e38][i % 9]!),
+      least: filled(shape, (i) => at[i]! - random() / 100),
+      most: filled(shape, (i) => at[i]! + random() / 100),
     };
     const session = await runOf(outputs);
     const [actual, expected] = [await session.run(feeds), await evaluate(outputs, feeds)];
@@ -319,12 +324,7 @@ here("oneDNN", () => {
     ]);
     // Few different numbers, so that windows have equal pixels; those of dy have few bits, so that sums of four are exact.
     const random = randomNumbers(8);
-    const few = (shape: readonly number[], of: (v: number) => number) =>
-      filledWith(
-        "float32",
-        shape,
-        Array.from({ length: sizeOf(shape) }, () => of(random())),
-      );
+    const few = (shape: readonly number[], of: (v: number) => number) => filled(shape, () => of(random()));
     const feeds = Object.fromEntries([
       ...x.map((v) => [v.node.attributes.name as string, few(v.shape, (r) => Math.round(4 * r - 2) / 2)] as const),
       ...dy.map((v) => [v.node.attributes.name as string, few(v.shape, (r) => Math.round(16 * r - 8) / 8)] as const),

@@ -4,7 +4,7 @@ import { type Convolution, NARROW, ofImages } from "../../../../graphs/targets/c
 import type { KernelRun } from "../custom-op.ts";
 import { fromImages } from "./images.ts";
 import type { Type as DataType } from "./maker.ts";
-import { type Images, type Primitives, volume } from "./primitives.ts";
+import { BYTES, type Images, type Primitives, volume } from "./primitives.ts";
 import type { Scratch } from "./scratch.ts";
 
 export type Compute = (run: KernelRun) => void;
@@ -91,8 +91,25 @@ export const roundingsOf = (
     const narrow = type === "bfloat16";
     const near = volume(images, type, held);
     const run = primitives.reorder(near, volume(images, "bfloat16", count));
-    const [skipped, before] = [BigInt(piece.from * channels * (narrow ? 2 : 4)), BigInt(piece.to * channels * 2)];
+    const [skipped, before] = [
+      BigInt(piece.from * channels * BYTES[type]),
+      BigInt(piece.to * channels * BYTES.bfloat16),
+    ];
     const done = narrow && piece.count === count && held === count;
     return { chunk: piece.chunk, run: (from, to) => run(from + skipped, to + before), done };
   });
+};
+
+/** The same of x and of dy, the types of whose chunks follow each other. */
+export const bothRoundingsOf = (
+  primitives: Primitives,
+  c: Convolution,
+  types: Types,
+  range: readonly [first: number, count: number],
+): { readonly x: readonly Rounding[]; readonly dy: readonly Rounding[] } => {
+  const inputs = c.inputChunks.length;
+  return {
+    x: roundingsOf(primitives, c, "input", types.slice(0, inputs), range),
+    dy: roundingsOf(primitives, c, "output", types.slice(inputs), range),
+  };
 };

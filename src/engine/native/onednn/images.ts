@@ -1,7 +1,7 @@
 /** Row-major images on their way to a volume and back, their pixels in blocks as its channels (`Convolution.depth`). */
 import { type Convolution, imageShape } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
 import type { Strided, Type } from "./maker.ts";
-import type { Primitives } from "./primitives.ts";
+import { BYTES, type Primitives } from "./primitives.ts";
 
 /** Copies `count` images from `first` on; addresses are those of all images and of the volume. */
 type Copy = (from: bigint, to: bigint) => void;
@@ -23,7 +23,7 @@ const viewsOf = (
   return {
     images: { dims, strides: [c * plane, row, 1, plane, s * row, t], type: "float32" },
     volume: { dims, strides: [all, t * c, c, 1, w * count * all, count * all], type },
-    imageBytes: 4 * c * plane,
+    imageBytes: BYTES.float32 * c * plane,
   };
 };
 

@@ -14,6 +14,7 @@ import {
 } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
 import type { CustomOp, Kernels } from "../custom-op.ts";
 import {
+  bothRoundingsOf,
   type Compute,
   chunksOf,
   gathered,
@@ -157,8 +158,7 @@ class Convolutions {
   #weightOf(c: Convolution, types: Types, first: number, count: number) {
     const scratch = this.#scratch;
     const inputs = c.inputChunks.length;
-    const x = roundingsOf(this.#primitives, c, "input", types.slice(0, inputs), [first, count]);
-    const dy = roundingsOf(this.#primitives, c, "output", types.slice(inputs), [first, count]);
+    const { x, dy } = bothRoundingsOf(this.#primitives, c, types, [first, count]);
     const { above, below } = rowsAround(c);
     const bordered = above + below > 0;
     const [from, back] = [bordered ? "bordered" : "input", "output"] as const;

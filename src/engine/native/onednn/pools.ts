@@ -1,6 +1,7 @@
 /** Max pooling over chunks, and its gradient. */
 import { type Convolution, madeOf } from "../../../../graphs/targets/cpu/bfloat16/ops.ts";
 import {
+  bothRoundingsOf,
   type Compute,
   chunksOf,
   gathered,
@@ -14,9 +15,7 @@ import {
   type Types,
 } from "./chunks.ts";
 import type { Type as DataType, Run } from "./maker.ts";
-import { bytesOf, volume } from "./primitives.ts";
-
-const BYTES = { bfloat16: 2n, float32: 4n } as const;
+import { BYTES, bytesOf, volume } from "./primitives.ts";
 
 /** Shapes of the chunks of a side. */
 const shapesOf = (c: Convolution, side: Side): readonly (readonly number[])[] =>
@@ -41,14 +40,14 @@ const spread = (
   type: DataType,
   [first, count]: readonly [first: number, count: number],
 ): ((near: bigint, made: readonly bigint[]) => void) => {
-  const channels = BigInt(imagesOf(c, side, 1)[1]);
+  const [, channels] = imagesOf(c, side, 1);
   const chunks = chunksOf(c, side);
   const pieces = piecesOf(chunks, first, count).map((piece) => {
     const images = imagesOf(c, side, piece.count);
     const run: Run = primitives.reorder(volume(images, "bfloat16", count), volume(images, type, chunks[piece.chunk]!));
     const [skipped, before] = [
-      BigInt(piece.to) * channels * BYTES.bfloat16,
-      BigInt(piece.from) * channels * BYTES[type],
+      BigInt(piece.to * channels * BYTES.bfloat16),
+      BigInt(piece.from * channels * BYTES[type]),
     ];
     return { chunk: piece.chunk, run: (near: bigint, made: bigint) => run(near + skipped, made + before) };
   });
@@ -94,8 +93,7 @@ export const poolGradientBy = (tools: Tools, c: Convolution, types: Types): Comp
     scratch.reserve("input", bytesOf(volume(imagesOf(c, "input", count), "bfloat16")));
     return {
       prepared: prepare(tools, c, count),
-      x: roundingsOf(primitives, c, "input", types.slice(0, inputs), range),
-      dy: roundingsOf(primitives, c, "output", types.slice(inputs), range),
+      ...bothRoundingsOf(primitives, c, types, range),
       deliver: spread(tools, c, "input", type, range),
     };
   });

@@ -6,7 +6,7 @@ import { longs, Maker, type Operand, type Pointer, type Run, type Strided, type 
 
 import { boundedStep, FAR, type MapTypes, rowMap, rowSums } from "./passes.ts";
 
-const BYTES = { bfloat16: 2, float32: 4 } as const;
+export const BYTES = { bfloat16: 2, float32: 4 } as const;
 
 /** `dnnl_query_…_md`, by argument. */
 const queries: Readonly<Record<number, number>> = {
